@@ -1,0 +1,170 @@
+"""Geometry: which pixels a token holds, which tokens a tube holds, which tokens are hidden.
+
+Legend of shapes, used everywhere: B batch, C = 3 channels, T frames, H×W pixels; t×h×w the grid,
+N = t·h·w tokens in (t, h, w) order; L = h·w tubes (a tube is one place over all t steps);
+V visible and M masked tokens, N = V + M; P = tubelet·patch·patch·3 values of a token.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class TokenGrid:
+    """The t×h×w grid of tubelets of ``tubelet`` frames by ``patch``×``patch`` pixels.
+
+    A clip of 16 frames at 224×224 is ``TokenGrid(8, 14, 14)``: 1568 tokens, 196 tubes. An image is
+    ``TokenGrid(1, 14, 14, tubelet=1)``: there a tube is a patch.
+    """
+
+    t: int
+    h: int
+    w: int
+    tubelet: int = 2
+    patch: int = 16
+
+    @classmethod
+    def of_clip(
+        cls, frames: int, height: int, width: int, tubelet: int = 2, patch: int = 16
+    ) -> TokenGrid:
+        """The grid of a clip of ``frames`` × ``height`` × ``width`` pixels.
+
+        Raises ValueError when tubelets or patches do not tile the clip.
+        """
+        if frames < 1 or frames % tubelet:
+            raise ValueError(f"frames: {frames} is not a multiple of the tubelet ({tubelet})")
+        if min(height, width) < 1 or height % patch or width % patch:
+            raise ValueError(
+                f"image_size: {height}x{width} is not a multiple of the patch ({patch})"
+            )
+        return cls(frames // tubelet, height // patch, width // patch, tubelet, patch)
+
+    @property
+    def tokens(self) -> int:
+        """N."""
+        return self.t * self.h * self.w
+
+    @property
+    def tubes(self) -> int:
+        """L."""
+        return self.h * self.w
+
+    @property
+    def frames(self) -> int:
+        """T."""
+        return self.t * self.tubelet
+
+    @property
+    def height(self) -> int:
+        """H, pixels."""
+        return self.h * self.patch
+
+    @property
+    def width(self) -> int:
+        """W, pixels."""
+        return self.w * self.patch
+
+    @property
+    def values(self) -> int:
+        """P, the pixel values one token holds."""
+        return self.tubelet * self.patch * self.patch * 3
+
+    def blocks(self, clips: Tensor, index: Tensor | None = None) -> Tensor:
+        """The pixel blocks of the tokens that ``index`` names, and of no others.
+
+        Args:
+            clips: (B, C, T, H, W).
+            index: (B, K) token numbers, or None for all N in order.
+
+        Returns:
+            (B, K, C, tubelet, patch, patch).
+        """
+        batch, channels, *size = clips.shape
+        if tuple(size) != (self.frames, self.height, self.width):
+            raise ValueError(
+                f"clips of {'x'.join(map(str, size))} (frames x height x width) do not fit the "
+                f"grid, which is made for {self.frames}x{self.height}x{self.width}"
+            )
+        grid = clips.reshape(
+            batch, channels, self.t, self.tubelet, self.h, self.patch, self.w, self.patch
+        ).permute(0, 2, 4, 6, 1, 3, 5, 7)
+        if index is None:
+            return grid.flatten(1, 3)
+        row = torch.arange(batch, device=clips.device)[:, None]
+        return grid[row, index // self.tubes, index // self.w % self.h, index % self.w]
+
+    def patchify(self, clips: Tensor, index: Tensor | None = None) -> Tensor:
+        """(B, C, T, H, W) → (B, K, P), values in (t, h, w, c) order, c fastest (VideoMAE, MAE)."""
+        return self.blocks(clips, index).permute(0, 1, 3, 4, 5, 2).flatten(2)
+
+    def unpatchify(self, tokens: Tensor) -> Tensor:
+        """The inverse of :meth:`patchify` over all N tokens: (B, N, P) → (B, C, T, H, W)."""
+        batch = tokens.shape[0]
+        return (
+            tokens.reshape(batch, self.t, self.h, self.w, self.tubelet, self.patch, self.patch, -1)
+            .permute(0, 7, 1, 4, 2, 5, 3, 6)
+            .reshape(batch, -1, self.frames, self.height, self.width)
+        )
+
+    def tokens_of_tubes(self, tubes: Tensor) -> Tensor:
+        """(B, K) tube numbers → (B, t·K) numbers of their tokens; ascending if ``tubes`` is."""
+        step = torch.arange(self.t, device=tubes.device) * self.tubes
+        return (step[:, None] + tubes[:, None, :]).flatten(1)
+
+    def tokens_of_steps(self, steps: list[int], device: torch.device | None = None) -> Tensor:
+        """Numbers of all tokens of the given time steps, ascending: (len(steps)·L,)."""
+        step = torch.tensor(sorted(steps), device=device) * self.tubes
+        return (step[:, None] + torch.arange(self.tubes, device=device)).flatten()
+
+
+@dataclass(frozen=True)
+class Mask:
+    """Which tokens of each sample are hidden; True = masked, the same count in every sample.
+
+    The counts live in the shapes, so nothing that follows has to ask the device for them.
+    """
+
+    tokens: Tensor
+    """(B, N) bool."""
+    visible: Tensor
+    """(B, V) token numbers, ascending."""
+    masked: Tensor
+    """(B, M) token numbers, ascending."""
+    tubes: Tensor | None = None
+    """(B, M/t) masked tube numbers, ascending, where the unit of masking is the tube."""
+
+    @classmethod
+    def from_units(cls, masked: Tensor, grid: TokenGrid, unit: str = "tube") -> Mask:
+        """From (B, K) numbers of masked tubes (or tokens), all different, in any order."""
+        size = grid.tubes if unit == "tube" else grid.tokens
+        hidden = torch.zeros(len(masked), size, dtype=torch.bool, device=masked.device)
+        hidden = hidden.scatter(1, masked, True)
+        order = hidden.byte().argsort(dim=1, stable=True)
+        seen, hidden_units = order.split([size - masked.shape[1], masked.shape[1]], dim=1)
+        if unit == "token":
+            return cls(hidden, seen, hidden_units)
+        tokens = hidden.repeat(1, grid.t)
+        return cls(
+            tokens, grid.tokens_of_tubes(seen), grid.tokens_of_tubes(hidden_units), hidden_units
+        )
+
+    @classmethod
+    def from_bool(cls, tokens: Tensor, grid: TokenGrid) -> Mask:
+        """From (B, N) bool, True = masked. For masks made elsewhere: it reads the device.
+
+        Raises ValueError when the samples do not all hide the same number of tokens.
+        """
+        counts = tokens.sum(1)
+        count = int(counts[0])
+        if not bool((counts == count).all()):
+            raise ValueError("mask: every sample must hide the same number of tokens")
+        tubes = tokens.view(-1, grid.t, grid.tubes)
+        if bool((tubes == tubes[:, :1]).all()):
+            per_tube = tubes[:, 0].byte().argsort(dim=1, stable=True, descending=True)
+            return cls.from_units(per_tube[:, : count // grid.t], grid)
+        masked = tokens.byte().argsort(dim=1, stable=True, descending=True)[:, :count]
+        return cls.from_units(masked, grid, "token")

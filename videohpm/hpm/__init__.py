@@ -1,0 +1,56 @@
+"""Hard Patches Mining (TPAMI 2025, arXiv 2312.13714) for video: one equation a function.
+
+==============================================  ==========================================
+in the paper                                    here
+==============================================  ==========================================
+random masking                                  :func:`random_mask`
+hard patches: masked units by predicted loss    :func:`hard_mask`
+easy to hard: α rises over training             :func:`hard_share`
+reconstruction target                           :func:`pixel_targets`
+L_rec, kept for each token                      :func:`reconstruction_loss`
+the same for each tube (video only)             :func:`loss_per_tube`
+L_pred, relative: which of two is harder        :func:`relative_loss`
+L_pred, absolute: how hard                      :func:`absolute_loss`
+the teacher and its scores                      :class:`LossTeacher`
+θ_t ← m·θ_t + (1 − m)·θ_s                       :meth:`LossTeacher.update`
+m over training                                 :func:`teacher_momentum`
+==============================================  ==========================================
+"""
+
+from videohpm.hpm.diagnostics import rank_correlation
+from videohpm.hpm.losses import (
+    absolute_loss,
+    loss_per_tube,
+    pixel_targets,
+    reconstruction_loss,
+    relative_loss,
+)
+from videohpm.hpm.masking import (
+    hard_count,
+    hard_mask,
+    masked_count,
+    random_mask,
+    random_priority,
+    unit_count,
+)
+from videohpm.hpm.schedule import hard_share, teacher_momentum
+from videohpm.hpm.teacher import LossTeacher, thinned_steps
+
+__all__ = [
+    "LossTeacher",
+    "absolute_loss",
+    "hard_count",
+    "hard_mask",
+    "hard_share",
+    "loss_per_tube",
+    "masked_count",
+    "pixel_targets",
+    "random_mask",
+    "random_priority",
+    "rank_correlation",
+    "reconstruction_loss",
+    "relative_loss",
+    "teacher_momentum",
+    "thinned_steps",
+    "unit_count",
+]

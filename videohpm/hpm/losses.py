@@ -1,0 +1,126 @@
+"""Targets, the reconstruction loss of each token and tube, and what trains the loss predictor."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from videohpm.grid import Mask, TokenGrid
+
+TARGETS = ("raw", "per_channel", "joint")
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+def pixel_targets(
+    clips: Tensor,
+    mask: Mask,
+    grid: TokenGrid,
+    target: str = "per_channel",
+    mean: tuple[float, ...] = IMAGENET_MEAN,
+    std: tuple[float, ...] = IMAGENET_STD,
+) -> Tensor:
+    """What the masked tokens should be reconstructed to, and only they: (B, M, P) fp32.
+
+    Args:
+        clips: (B, 3, T, H, W), normalised by ``mean`` and ``std``.
+        target: ``raw``: the normalised pixels (HPM as published). ``per_channel``: pixels in
+            [0, 1], standardised over each channel of the token with unbiased deviation + 1e-6
+            (VideoMAE). ``joint``: normalised pixels, standardised over all values of the token
+            with 1e-6 added to the unbiased variance (MAE with ``norm_pix_loss``).
+    """
+    pixels = grid.patchify(clips, mask.masked).float()
+    if target == "raw":
+        return pixels
+    if target == "joint":
+        variance, average = torch.var_mean(pixels, dim=-1, keepdim=True)
+        return (pixels - average) * (variance + 1e-6).rsqrt()
+    if target != "per_channel":
+        raise ValueError(f"target: {target!r} is not one of {', '.join(TARGETS)}")
+    pixels = pixels.unflatten(-1, (-1, 3)) * pixels.new_tensor(std) + pixels.new_tensor(mean)
+    variance, average = torch.var_mean(pixels, dim=-2, keepdim=True)
+    return ((pixels - average) / (variance.sqrt() + 1e-6)).flatten(-2)
+
+
+def reconstruction_loss(
+    predicted: Tensor,
+    clips: Tensor,
+    mask: Mask,
+    grid: TokenGrid,
+    target: str = "per_channel",
+    mean: tuple[float, ...] = IMAGENET_MEAN,
+    std: tuple[float, ...] = IMAGENET_STD,
+) -> Tensor:
+    """Mean squared error of each masked token: (B, M) fp32, in token order (HPM, eq. of L_rec).
+
+    Args:
+        predicted: (B, M, P), what the pixel decoder says.
+        clips, target, mean, std: see :func:`pixel_targets`.
+    """
+    targets = pixel_targets(clips, mask, grid, target, mean, std)
+    return (predicted.float() - targets).square().mean(-1)
+
+
+def loss_per_tube(losses: Tensor, grid: TokenGrid) -> Tensor:
+    """Mean over time of each masked tube's token losses: (B, t·K) → (B, K)."""
+    return losses.unflatten(1, (grid.t, -1)).mean(1)
+
+
+def relative_loss(scores: Tensor, losses: Tensor) -> Tensor:
+    """The relative objective: which of two masked units is harder (HPM, section 3.2, L_pred).
+
+    The mean over all pairs (i, j) of one sample with losses_i > losses_j of −log σ(s_i − s_j);
+    ties are no pairs. 0 when there are none. fp32 throughout.
+
+    Args:
+        scores: (B, K) predicted hardness.
+        losses: (B, K) true losses of the same units; no gradient flows into them.
+    """
+    return _PairwiseRank.apply(scores.float(), losses.detach().float())
+
+
+def absolute_loss(scores: Tensor, losses: Tensor) -> Tensor:
+    """The absolute objective: squared error to each sample's standardised losses (HPM, section 3.2).
+
+    Args:
+        scores, losses: as for :func:`relative_loss`. Unbiased variance, + 1e-6 under the root.
+    """
+    variance, average = torch.var_mean(losses.detach().float(), dim=1, keepdim=True)
+    return F.mse_loss(scores.float(), (losses.detach() - average) * (variance + 1e-6).rsqrt())
+
+
+class _PairwiseRank(torch.autograd.Function):
+    """Value and gradient of the relative objective in one pass over unordered pairs.
+
+    Units are sorted by loss, so that every pair stands above the diagonal; rows are taken a few at
+    a time, so that nothing of size B·K² is ever held.
+    """
+
+    ELEMENTS_AT_ONCE = 1 << 22
+
+    @staticmethod
+    def forward(ctx, scores: Tensor, losses: Tensor) -> Tensor:
+        batch, count = scores.shape
+        losses, order = losses.sort(dim=1, descending=True)
+        ranked = scores.gather(1, order)
+        total, pairs = scores.new_zeros(()), scores.new_zeros(())
+        gradient = torch.zeros_like(ranked)
+        rows = max(1, _PairwiseRank.ELEMENTS_AT_ONCE // max(1, batch * count))
+        for first in range(0, count, rows):
+            last = min(first + rows, count)
+            margin = ranked[:, first:last, None] - ranked[:, None, first:]
+            harder = losses[:, first:last, None] > losses[:, None, first:]
+            total += (F.softplus(-margin) * harder).sum()
+            pairs += harder.sum()
+            push = torch.sigmoid(-margin) * harder
+            gradient[:, first:last] -= push.sum(2)
+            gradient[:, first:] += push.sum(1)
+        pairs = pairs.clamp(min=1)
+        ctx.save_for_backward(torch.zeros_like(gradient).scatter(1, order, gradient / pairs))
+        return total / pairs
+
+    @staticmethod
+    def backward(ctx, upstream: Tensor) -> tuple[Tensor, None]:
+        (gradient,) = ctx.saved_tensors
+        return upstream * gradient, None

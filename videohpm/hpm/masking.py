@@ -1,0 +1,81 @@
+"""Which tubes (or tokens) to hide: at random, or the hardest first (HPM, section 3.3)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from videohpm.grid import Mask, TokenGrid
+
+UNITS = ("tube", "token")
+
+
+def unit_count(grid: TokenGrid, unit: str = "tube") -> int:
+    """How many tubes (L) or tokens (N) there are to choose from."""
+    if unit not in UNITS:
+        raise ValueError(f"unit: {unit!r} is not one of {', '.join(UNITS)}")
+    return grid.tubes if unit == "tube" else grid.tokens
+
+
+def masked_count(units: int, ratio: float) -> int:
+    """int(ratio·units), as VideoMAE counts: 176 of 196 tubes at .9, 147 at .75.
+
+    Raises ValueError when nothing would be masked, or nothing stay visible.
+    """
+    count = int(ratio * units)
+    if not 0 < count < units:
+        raise ValueError(
+            f"ratio: {ratio} of {units} units masks {count}; it must mask at least one and leave "
+            "at least one visible"
+        )
+    return count
+
+
+def random_priority(batch: int, units: int, generator: torch.Generator | None = None) -> Tensor:
+    """The random part of a mask: a permutation of the units for each sample, (B, units)."""
+    return torch.rand(batch, units, generator=generator).argsort(1)
+
+
+def random_mask(grid: TokenGrid, ratio: float, priority: Tensor, unit: str = "tube") -> Mask:
+    """Hide the ``ratio`` of units that ``priority`` ranks highest: VideoMAE's tube masking.
+
+    Args:
+        priority: (B, units) permutations, see :func:`random_priority`.
+    """
+    count = masked_count(unit_count(grid, unit), ratio)
+    return Mask.from_units(priority.topk(count, dim=1).indices, grid, unit)
+
+
+def hard_mask(
+    scores: Tensor,
+    grid: TokenGrid,
+    ratio: float,
+    hard_share: float,
+    priority: Tensor | None = None,
+    unit: str = "tube",
+) -> Mask:
+    """Hide the hardest units as the teacher ranks them, and random ones among the rest.
+
+    Of the int(ratio·units) masked units, int(hard_share·masked) are those of the highest score;
+    ``priority`` chooses the others uniformly from what is left. At share 0 this is
+    :func:`random_mask`, bit for bit. (HPM, section 3.3, "easy-to-hard mask generation".)
+
+    Args:
+        scores: (B, L) by tube or (B, N) by token; for tubes, token scores are averaged over time.
+        priority: (B, units) permutations; drawn here when None.
+    """
+    units = unit_count(grid, unit)
+    if unit == "tube" and scores.shape[1] != grid.tubes:
+        scores = scores.view(-1, grid.t, grid.tubes).mean(1)
+    if scores.shape[1] != units:
+        raise ValueError(f"scores: {scores.shape[1]} of a sample, where there are {units} {unit}s")
+    if priority is None:
+        priority = random_priority(len(scores), units).to(scores.device)
+    hard = hard_count(masked_count(units, ratio), hard_share)
+    hardest = scores.topk(hard, dim=1).indices
+    return random_mask(grid, ratio, priority.scatter(1, hardest, units), unit)
+
+
+def hard_count(masked: int, hard_share: float) -> int:
+    """int(hard_share·masked): how many of the masked units the teacher chooses."""
+    return int(hard_share * masked)

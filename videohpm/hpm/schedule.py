@@ -1,0 +1,21 @@
+"""From easy to hard, and how slowly the teacher follows: functions of progress in [0, 1]."""
+
+from __future__ import annotations
+
+
+def hard_share(progress: float, start: float = 0.0, end: float = 0.5) -> float:
+    """α, the share of masked units that the teacher chooses (HPM, section 3.3).
+
+    α = start + (end − start)·progress. The published code advances once an epoch:
+    progress = (epoch + 1) / epochs.
+    """
+    return start + (end - start) * min(max(progress, 0.0), 1.0)
+
+
+def teacher_momentum(progress: float, start: float = 0.999, end: float = 0.9999) -> float:
+    """m of θ_teacher ← m·θ_teacher + (1 − m)·θ_student (HPM, section 3.2).
+
+    Rises linearly from ``start`` to ``end``; the published ramp lasts 100 epochs, whatever the
+    length of the run: progress = epoch / 100.
+    """
+    return start + (end - start) * min(max(progress, 0.0), 1.0)

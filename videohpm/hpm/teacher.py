@@ -1,0 +1,67 @@
+"""The teacher: a slow copy of the student that says which tubes will be hard (HPM, section 3.2)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from videohpm.models.mae import MaskedAutoencoder
+
+
+def thinned_steps(t: int, count: int | None) -> list[int] | None:
+    """``count`` of ``t`` time steps, evenly spread and centred: 2 of 8 are [2, 6]; None for all."""
+    if count is None or count >= t:
+        return None
+    return [(2 * i + 1) * t // (2 * count) for i in range(count)]
+
+
+class LossTeacher(nn.Module):
+    """EMA of the student's encoder and loss predictor, in fp32; it has no pixel decoder.
+
+    Args:
+        student: the model to follow; it must have a loss predictor.
+        steps: how many time steps of a clip to look at (all tubes are seen in each). None for all,
+            the published way; 2 of 8 cost a quarter.
+        read: ``query`` or ``visible``, see :meth:`MaskedAutoencoder.score`.
+    """
+
+    def __init__(self, student: MaskedAutoencoder, steps: int | None = None, read: str = "query"):
+        super().__init__()
+        if student.predictor is None:
+            raise ValueError("predictor: the teacher needs a student with a loss predictor")
+        if read not in ("query", "visible"):
+            raise ValueError(f"teacher_read: {read!r} is neither query nor visible")
+        self.steps, self.read = thinned_steps(student.grid.t, steps), read
+        lean = student.config | {"pixel_decoder": False, "drop_path": 0.0, "checkpoint": False}
+        self.model = MaskedAutoencoder(**lean).to(student.mask_token.device)
+        self.requires_grad_(False).eval()
+        names = [name for name, _ in self.model.named_parameters()]
+        weights = student.state_dict()
+        self.model.load_state_dict({name: weights[name] for name in names})
+
+    def train(self, mode: bool = True) -> LossTeacher:
+        """A teacher is never in training mode."""
+        return super().train(False)
+
+    @torch.no_grad()
+    def forward(self, clips: Tensor) -> Tensor:
+        """Predicted hardness with nothing masked: (B, L) by tube or (B, N) by token."""
+        return self.model.score(clips, self.steps, self.read)
+
+    @torch.no_grad()
+    def update(self, student: MaskedAutoencoder, momentum: float) -> None:
+        """θ_teacher ← momentum·θ_teacher + (1 − momentum)·θ_student, once an optimiser step."""
+        mine, theirs = self._pairs(student)
+        torch._foreach_lerp_(mine, theirs, 1.0 - momentum)
+
+    @torch.no_grad()
+    def distance(self, student: MaskedAutoencoder) -> Tensor:
+        """‖θ_student − θ_teacher‖ / ‖θ_student‖ over what both have."""
+        mine, theirs = self._pairs(student)
+        apart = torch._foreach_norm(torch._foreach_sub(theirs, mine))
+        return torch.stack(apart).norm() / torch.stack(torch._foreach_norm(theirs)).norm()
+
+    def _pairs(self, student: nn.Module) -> tuple[list[Tensor], list[Tensor]]:
+        theirs = dict(student.named_parameters())
+        mine = dict(self.model.named_parameters())
+        return list(mine.values()), [theirs[name].float() for name in mine]

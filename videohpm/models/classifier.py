@@ -1,0 +1,91 @@
+"""Encoder + pooling + head, for fine-tuning and for frozen features."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+from torch import Tensor, nn
+
+from videohpm.models.vit import VideoViT
+from videohpm.models.zoo import size as named_size
+
+POOLS = ("mean", "class_token")
+
+
+class VideoClassifier(nn.Module):
+    """A :class:`VideoViT` that ends in class scores.
+
+    With mean pooling the encoder's final norm is replaced by a new one behind the pooling
+    (``fc_norm``), as VideoMAE and MAE fine-tune; with the class token the final norm stays.
+
+    Args:
+        size: a name from :mod:`videohpm.models.zoo`; dim, depth, heads, mlp_ratio override it.
+        classes: number of classes.
+        pool: ``mean`` over all tokens but the class token, or ``class_token``.
+        head_dropout: probability of dropping a pooled feature in training.
+        head_scale: factor on the head's initial weights (the published recipes: .001).
+        frames, image_size, patch, tubelet, position, class_token, drop_path, checkpoint:
+            see :class:`VideoViT`.
+    """
+
+    def __init__(
+        self,
+        size: str = "vit_base",
+        *,
+        classes: int,
+        frames: int = 16,
+        image_size: int | tuple[int, int] = 224,
+        patch: int = 16,
+        tubelet: int = 2,
+        dim: int | None = None,
+        depth: int | None = None,
+        heads: int | None = None,
+        mlp_ratio: float | None = None,
+        position: str = "sincos_1d",
+        class_token: bool = False,
+        pool: str = "mean",
+        drop_path: float = 0.0,
+        head_dropout: float = 0.0,
+        head_scale: float = 0.001,
+        checkpoint: bool = False,
+    ):
+        self_config = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
+        super().__init__()
+        if pool not in POOLS:
+            raise ValueError(f"pool: {pool!r} is not one of {', '.join(POOLS)}")
+        if pool == "class_token" and not class_token:
+            raise ValueError("pool: class_token needs a model with a class token")
+        numbers = asdict(named_size(size))
+        numbers = {k: numbers[k] for k in ("dim", "depth", "heads", "mlp_ratio")}
+        numbers |= {k: self_config[k] for k in numbers if self_config[k] is not None}
+        self.config = self_config | numbers
+        self.pool = pool
+        self.encoder = VideoViT(
+            frames, image_size, patch, tubelet, numbers["dim"], numbers["depth"],
+            numbers["heads"], numbers["mlp_ratio"], position, class_token, drop_path,
+            final_norm=pool == "class_token", checkpoint=checkpoint,
+        )  # fmt: skip
+        dim = numbers["dim"]
+        self.fc_norm = nn.LayerNorm(dim, eps=1e-6) if pool == "mean" else nn.Identity()
+        self.dropout = nn.Dropout(head_dropout)
+        self.head = nn.Linear(dim, classes)
+        nn.init.trunc_normal_(self.head.weight, std=0.02)
+        self.head.weight.data.mul_(head_scale)
+        nn.init.zeros_(self.head.bias)
+
+    @property
+    def grid(self):
+        """The :class:`TokenGrid` the model is made for."""
+        return self.encoder.grid
+
+    def features(self, clips: Tensor) -> Tensor:
+        """Pooled features of normalised clips (B, 3, T, H, W): (B, D)."""
+        x = self.encoder(clips)
+        if self.pool == "class_token":
+            return x[:, 0]
+        first = 0 if self.encoder.cls_token is None else 1
+        return self.fc_norm(x[:, first:].mean(1))
+
+    def forward(self, clips: Tensor) -> Tensor:
+        """Class scores (logits) of normalised clips (B, 3, T, H, W): (B, classes)."""
+        return self.head(self.dropout(self.features(clips)))

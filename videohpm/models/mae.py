@@ -1,0 +1,182 @@
+"""The masked autoencoder that also predicts how hard each hidden tube is to reconstruct."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from videohpm.grid import Mask
+from videohpm.models.vit import Block, VideoViT, init_linear, position_table, run_blocks
+from videohpm.models.zoo import size as named_size
+
+PREDICTORS = ("tube", "token")
+
+
+class Output(NamedTuple):
+    """What the student says of the hidden tokens."""
+
+    pixels: Tensor
+    """(B, M, P) predicted targets of the masked tokens, in token order."""
+    scores: Tensor | None
+    """Predicted hardness: (B, M/t) of masked tubes, or (B, M) of masked tokens; only order counts."""
+
+
+class Decoder(nn.Module):
+    """Blocks, norm and a linear head that is read at the last ``count`` positions only."""
+
+    def __init__(self, dim: int, depth: int, heads: int, out: int):
+        super().__init__()
+        self.blocks = nn.ModuleList(Block(dim, heads) for _ in range(depth))
+        self.norm = nn.LayerNorm(dim, eps=1e-6)
+        self.head = nn.Linear(dim, out)
+        self.checkpoint = False
+        self.apply(init_linear)
+
+    def forward(self, x: Tensor, count: int) -> Tensor:
+        x = run_blocks(self.blocks, x, self.checkpoint and self.training)
+        return self.head(self.norm(x[:, x.shape[1] - count :]))
+
+
+class MaskedAutoencoder(nn.Module):
+    """Encoder + pixel decoder + loss predictor (HPM, sections 3.1 and 3.2; VideoMAE without it).
+
+    The predictor is a twin of the pixel decoder: it shares the projection into decoder width, the
+    mask token and the position embedding, and ends in one score instead of pixels. At tube level
+    it asks one query a tube (mask token + the mean of the tube's position embeddings); at token
+    level one a token, as published. At t = 1 the two are the same.
+
+    Args:
+        size: a name from :mod:`videohpm.models.zoo`; the arguments below it override its numbers.
+        frames, image_size, patch, tubelet, position, class_token, drop_path, patch_init,
+            checkpoint: see :class:`VideoViT`.
+        projection_bias: bias in the encoder-to-decoder projection (MAE and HPM have one).
+        predictor: ``tube``, ``token`` or None for none (VideoMAE).
+        predictor_depth: blocks of the predictor; None for as many as the decoder has.
+        predictor_detach: keep the predictor's gradient from the rest of the model. The paper does
+            not: that gradient alone already improves the representation.
+        pixel_decoder: False leaves the pixel decoder out, which is all a teacher needs.
+    """
+
+    def __init__(
+        self,
+        size: str = "vit_base",
+        *,
+        frames: int = 16,
+        image_size: int | tuple[int, int] = 224,
+        patch: int = 16,
+        tubelet: int = 2,
+        dim: int | None = None,
+        depth: int | None = None,
+        heads: int | None = None,
+        decoder_dim: int | None = None,
+        decoder_depth: int | None = None,
+        decoder_heads: int | None = None,
+        mlp_ratio: float | None = None,
+        position: str = "sincos_1d",
+        class_token: bool = False,
+        projection_bias: bool = False,
+        drop_path: float = 0.0,
+        patch_init: str = "default",
+        predictor: str | None = "tube",
+        predictor_depth: int | None = None,
+        predictor_detach: bool = False,
+        pixel_decoder: bool = True,
+        checkpoint: bool = False,
+    ):
+        self_config = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
+        super().__init__()
+        numbers = asdict(named_size(size))
+        numbers |= {k: self_config[k] for k in numbers if self_config[k] is not None}
+        self.config = self_config | numbers
+        if predictor not in (None, *PREDICTORS):
+            raise ValueError(f"predictor: {predictor!r} is not one of {', '.join(PREDICTORS)}")
+        self.encoder = VideoViT(
+            frames, image_size, patch, tubelet, numbers["dim"], numbers["depth"],
+            numbers["heads"], numbers["mlp_ratio"], position, class_token, drop_path,
+            patch_init=patch_init, checkpoint=checkpoint,
+        )  # fmt: skip
+        self.predictor_level, self.predictor_detach = predictor, predictor_detach
+        grid, width, heads = self.grid, numbers["decoder_dim"], numbers["decoder_heads"]
+        depth = numbers["decoder_depth"]
+        self.decoder_embed = nn.Linear(numbers["dim"], width, bias=projection_bias)
+        init_linear(self.decoder_embed)
+        self.mask_token = nn.Parameter(torch.zeros(1, 1, width))
+        nn.init.normal_(self.mask_token, std=0.02)
+        positions = position_table(position, grid, width)
+        self.register_buffer("decoder_positions", positions, persistent=False)
+        tubes = positions.view(grid.t, grid.tubes, width).mean(0)
+        self.register_buffer("tube_positions", tubes, persistent=False)
+        self.decoder = Decoder(width, depth, heads, grid.values) if pixel_decoder else None
+        twin_depth = depth if predictor_depth is None else predictor_depth
+        self.predictor = Decoder(width, twin_depth, heads, 1) if predictor else None
+        for part in filter(None, (self.decoder, self.predictor)):
+            part.checkpoint = checkpoint
+
+    @property
+    def grid(self):
+        """The :class:`TokenGrid` the model is made for."""
+        return self.encoder.grid
+
+    def forward(self, clips: Tensor, mask: Mask) -> Output:
+        """Reconstruct what is masked, and say how hard each part of it will be.
+
+        Args:
+            clips: (B, 3, T, H, W), normalised.
+            mask: which tokens are hidden; the tube-level predictor needs a mask of tubes.
+        """
+        context = self._context(clips, mask.visible)
+        pixels = None
+        if self.decoder is not None:
+            queries = self.mask_token + self.decoder_positions[mask.masked]
+            pixels = self.decoder(torch.cat([context, queries], 1), queries.shape[1])
+        if self.predictor is None:
+            return Output(pixels, None)
+        queries = self.mask_token + self._query_positions(mask)
+        if self.predictor_detach:
+            context, queries = context.detach(), queries.detach()
+        scores = self.predictor(torch.cat([context, queries], 1), queries.shape[1])
+        return Output(pixels, scores.squeeze(2))
+
+    def score(self, clips: Tensor, steps: list[int] | None = None, read: str = "query") -> Tensor:
+        """The predicted hardness of everything, with nothing masked: what a teacher is asked for.
+
+        Args:
+            clips: (B, 3, T, H, W), normalised.
+            steps: the time steps to look at (all their tubes are visible); None for all t.
+            read: ``query`` reads scores at mask queries, which is what the predictor is trained
+                on; ``visible`` at the visible tokens, as published.
+
+        Returns:
+            (B, L) by tube, or (B, N) by token from a token-level predictor that sees all steps.
+        """
+        grid, batch = self.grid, len(clips)
+        by_token = self.predictor_level == "token" and steps is None
+        steps = list(range(grid.t)) if steps is None else steps
+        visible = grid.tokens_of_steps(steps, clips.device).expand(batch, -1)
+        context = self._context(clips, visible)
+        if read == "visible":
+            scores = self.predictor(context, visible.shape[1]).squeeze(2)
+            return scores if by_token else scores.view(batch, len(steps), grid.tubes).mean(1)
+        tube_level = self.predictor_level == "tube"
+        positions = self.tube_positions if tube_level else self.decoder_positions
+        queries = (self.mask_token + positions).expand(batch, -1, -1)
+        scores = self.predictor(torch.cat([context, queries], 1), queries.shape[1]).squeeze(2)
+        return scores if by_token or tube_level else scores.view(batch, grid.t, -1).mean(1)
+
+    def _context(self, clips: Tensor, visible: Tensor) -> Tensor:
+        """The visible tokens in decoder width, with their positions: (B, [1+]V, d)."""
+        x = self.decoder_embed(self.encoder(clips, visible))
+        positions = self.decoder_positions[visible]
+        if self.encoder.cls_token is not None:  # the class token has no place
+            positions = nn.functional.pad(positions, (0, 0, 1, 0))
+        return x + positions
+
+    def _query_positions(self, mask: Mask) -> Tensor:
+        if self.predictor_level == "token":
+            return self.decoder_positions[mask.masked]
+        if mask.tubes is None:
+            raise ValueError("the tube-level loss predictor needs a mask whose unit is the tube")
+        return self.tube_positions[mask.tubes]

@@ -1,0 +1,201 @@
+"""The encoder: a vision transformer over tubelets that embeds only the tokens it is given."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from timm.layers import DropPath
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from videohpm.grid import TokenGrid
+
+POSITIONS = ("sincos_1d", "sincos_2d")
+
+
+def sincos_1d(count: int, dim: int) -> np.ndarray:
+    """Fixed embedding of the flat token number, sine and cosine interleaved: (count, dim).
+
+    Angles are n / 10000^(2⌊j/2⌋/dim) in float64 (VideoMAE; also Hugging Face's VideoMAE).
+    """
+    exponent = 2 * (np.arange(dim) // 2) / dim
+    angle = np.arange(count)[:, None] / np.power(10000.0, exponent)[None]
+    return np.where(np.arange(dim) % 2 == 0, np.sin(angle), np.cos(angle))
+
+
+def _sin_then_cos(position: np.ndarray, dim: int) -> np.ndarray:
+    omega = 1.0 / 10000.0 ** (np.arange(dim // 2) / (dim / 2))
+    angle = position.reshape(-1)[:, None] * omega[None]
+    return np.concatenate([np.sin(angle), np.cos(angle)], axis=1)
+
+
+def sincos_2d(grid: TokenGrid, dim: int) -> np.ndarray:
+    """Fixed embedding of column (first half) and row (second half), each [sin…|cos…]: (N, dim).
+
+    At t = 1 this is MAE's and HPM's table. Over time a third term is added that is zero at the
+    first step, so that an image and the first step of a clip are embedded alike.
+    """
+    step, row, column = np.meshgrid(
+        np.arange(grid.t), np.arange(grid.h), np.arange(grid.w), indexing="ij"
+    )
+    place = np.concatenate([_sin_then_cos(column, dim // 2), _sin_then_cos(row, dim // 2)], axis=1)
+    return place + _sin_then_cos(step, dim) - _sin_then_cos(np.zeros(1), dim)
+
+
+def position_table(kind: str, grid: TokenGrid, dim: int) -> Tensor:
+    """(N, dim) float32, computed in float64. Raises ValueError for an unknown kind."""
+    if kind == "sincos_1d":
+        return torch.from_numpy(sincos_1d(grid.tokens, dim)).float()
+    if kind == "sincos_2d":
+        if dim % 4:
+            raise ValueError(f"dim: sincos_2d needs a multiple of 4, not {dim}")
+        return torch.from_numpy(sincos_2d(grid, dim)).float()
+    raise ValueError(f"position: {kind!r} is not one of {', '.join(POSITIONS)}")
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention in one fused call: (B, K, D) → (B, K, D)."""
+
+    def __init__(self, dim: int, heads: int):
+        super().__init__()
+        if dim % heads:
+            raise ValueError(f"heads: {heads} does not divide the width {dim}")
+        self.heads = heads
+        self.qkv = nn.Linear(dim, 3 * dim)
+        self.proj = nn.Linear(dim, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch, count, dim = x.shape
+        qkv = self.qkv(x).view(batch, count, 3, self.heads, dim // self.heads)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
+        x = F.scaled_dot_product_attention(q, k, v)
+        return self.proj(x.transpose(1, 2).reshape(batch, count, dim))
+
+
+class Mlp(nn.Module):
+    """Two linear layers with GELU between."""
+
+    def __init__(self, dim: int, hidden: int):
+        super().__init__()
+        self.fc1 = nn.Linear(dim, hidden)
+        self.fc2 = nn.Linear(hidden, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc2(F.gelu(self.fc1(x)))
+
+
+class Block(nn.Module):
+    """Pre-norm transformer block."""
+
+    def __init__(self, dim: int, heads: int, mlp_ratio: float = 4.0, drop_path: float = 0.0):
+        super().__init__()
+        self.norm1 = nn.LayerNorm(dim, eps=1e-6)
+        self.attn = Attention(dim, heads)
+        self.norm2 = nn.LayerNorm(dim, eps=1e-6)
+        self.mlp = Mlp(dim, int(dim * mlp_ratio))
+        self.drop_path = DropPath(drop_path) if drop_path else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.drop_path(self.attn(self.norm1(x)))
+        return x + self.drop_path(self.mlp(self.norm2(x)))
+
+
+class TubeletEmbed(nn.Module):
+    """A linear map of each tubelet's pixels: VideoMAE's 3-D convolution with stride = kernel.
+
+    ``proj.weight`` is the convolution's weight [D, 3, tubelet, patch, patch] flattened.
+    """
+
+    def __init__(self, grid: TokenGrid, dim: int):
+        super().__init__()
+        self.proj = nn.Linear(grid.values, dim)
+
+    def forward(self, blocks: Tensor) -> Tensor:
+        return self.proj(blocks.flatten(2))
+
+
+class VideoViT(nn.Module):
+    """Tubelet ViT. ``frames=1, tubelet=1`` is the image mode: a frame is a one-step clip.
+
+    Args:
+        frames: T.
+        image_size: pixels, H = W, or (H, W).
+        patch: pixels, side of a patch.
+        tubelet: frames a token spans.
+        position: ``sincos_1d`` (VideoMAE) or ``sincos_2d`` (MAE, HPM).
+        class_token: prepend a learned token (MAE, HPM).
+        drop_path: stochastic depth of the last block; earlier ones rise to it linearly.
+        final_norm: LayerNorm after the last block.
+        patch_init: ``default`` (torch's, as VideoMAE) or ``xavier`` (as MAE and HPM).
+        checkpoint: recompute blocks in the backward pass to save memory.
+
+    Raises ValueError when the sizes do not fit each other.
+    """
+
+    def __init__(
+        self,
+        frames: int = 16,
+        image_size: int | tuple[int, int] = 224,
+        patch: int = 16,
+        tubelet: int = 2,
+        dim: int = 768,
+        depth: int = 12,
+        heads: int = 12,
+        mlp_ratio: float = 4.0,
+        position: str = "sincos_1d",
+        class_token: bool = False,
+        drop_path: float = 0.0,
+        final_norm: bool = True,
+        patch_init: str = "default",
+        checkpoint: bool = False,
+    ):
+        super().__init__()
+        height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
+        self.grid = TokenGrid.of_clip(frames, height, width, tubelet, patch)
+        self.dim = dim
+        self.checkpoint = checkpoint
+        self.patch_embed = TubeletEmbed(self.grid, dim)
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, dim)) if class_token else None
+        self.register_buffer(
+            "positions", position_table(position, self.grid, dim), persistent=False
+        )
+        rates = np.linspace(0, drop_path, depth)
+        self.blocks = nn.ModuleList(Block(dim, heads, mlp_ratio, float(rate)) for rate in rates)
+        self.norm = nn.LayerNorm(dim, eps=1e-6) if final_norm else nn.Identity()
+        self.blocks.apply(init_linear)
+        if patch_init == "xavier":
+            nn.init.xavier_uniform_(self.patch_embed.proj.weight)
+            nn.init.zeros_(self.patch_embed.proj.bias)
+        if self.cls_token is not None:
+            nn.init.normal_(self.cls_token, std=0.02)
+
+    def forward(self, clips: Tensor, visible: Tensor | None = None) -> Tensor:
+        """Encode the visible tokens.
+
+        Args:
+            clips: (B, 3, T, H, W), normalised.
+            visible: (B, V) numbers of the tokens to look at; None for all.
+
+        Returns:
+            (B, V, D), or (B, 1 + V, D) with a class token in front.
+        """
+        x = self.patch_embed(self.grid.blocks(clips, visible))
+        x = x + (self.positions if visible is None else self.positions[visible])
+        if self.cls_token is not None:
+            x = torch.cat([self.cls_token.expand(len(x), -1, -1), x], dim=1)
+        return self.norm(run_blocks(self.blocks, x, self.checkpoint and self.training))
+
+
+def run_blocks(blocks: nn.ModuleList, x: Tensor, recompute: bool = False) -> Tensor:
+    """Apply the blocks in turn; with ``recompute`` keep only their inputs for the backward pass."""
+    for block in blocks:
+        x = checkpoint(block, x, use_reentrant=False) if recompute else block(x)
+    return x
+
+
+def init_linear(module: nn.Module) -> None:
+    """Xavier-uniform weights and zero biases, as VideoMAE, MAE and HPM start from."""
+    if isinstance(module, nn.Linear):
+        nn.init.xavier_uniform_(module.weight)
+        nn.init.zeros_(module.bias) if module.bias is not None else None
