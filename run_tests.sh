@@ -1,0 +1,16 @@
+#!/usr/bin/env bash
+# ./run_tests.sh [PYTEST ARGUMENTS]: without arguments the whole suite, spread over the cores.
+# Paths in the arguments are relative to this folder.
+set -euo pipefail
+# shellcheck source=.ci/environment.sh
+. "$(dirname -- "${BASH_SOURCE[0]}")/.ci/environment.sh"
+
+prepare_environment test
+cd "$root"
+export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}" # threads that outnumber the cores slow all down
+if (($# == 0)); then
+    # At most four: each worker imports torch. By file, because fixtures are shared within files.
+    workers=$("$PYTHON" -c 'import os; print(min(4, os.cpu_count() or 1))')
+    set -- -n "$workers" --dist loadfile tests
+fi
+exec "$PYTHON" -m pytest "$@"

@@ -1,0 +1,57 @@
+"""Installs videohpm: `pip install .`, or `pip install -e '.[test]'` to work on it.
+
+The version and the dependencies stand here and nowhere else. Lower bounds are the oldest versions
+that the test suite was run with; there are no upper bounds, because a newer release that breaks
+something is better met by a fix here than by an environment that cannot be solved.
+"""
+
+from setuptools import find_packages, setup
+
+# decord 0.6 has wheels for these machines only; everywhere else PyAV reads every file.
+DECORD = (
+    "sys_platform == 'linux' and platform_machine == 'x86_64'"
+    " or sys_platform == 'win32' and platform_machine == 'AMD64'"
+)
+
+REQUIRES = [
+    "torch>=2.6",  # torch.load(weights_only=True) as the default, and safe_globals
+    "torchvision>=0.21",  # the release beside torch 2.6; transforms.v2
+    "timm>=1.0.9",
+    "av>=14.0",
+    f"decord>=0.6.0; {DECORD}",
+    # 0.19.3 changed the default of gradient_clipping from 0 to 1.0: engine.py always sets it.
+    "deepspeed>=0.16.4; sys_platform == 'linux'",
+    "numpy>=1.26",
+    "jsonargparse[signatures]>=4.38",
+    "safetensors>=0.4.3",
+    "rich>=13.7",
+    "tensorboard>=2.16",
+    "matplotlib>=3.8",
+    "pillow>=10.0",
+    "torchmetrics>=1.4",
+    "PyYAML>=6.0.1",
+]
+
+TEST = [
+    "pytest>=8.0",
+    "pytest-xdist>=3.5",  # run_tests.sh spreads the suite over the cores
+    "hypothesis>=6.100",
+    "ruff>=0.9",
+    "setuptools>=77.0.3",  # tests/test_packaging.py builds the package
+    "transformers>=4.48",  # an independent VideoMAE to compare with
+    "scikit-learn>=1.4",  # independent metrics and classifiers to compare with
+]
+
+setup(
+    name="videohpm",
+    version="0.1.0",
+    description="Hard Patches Mining for video: masked autoencoders that learn what is hard",
+    license="Apache-2.0",
+    license_files=["LICENSE"],
+    python_requires=">=3.10",
+    # Only videohpm: an importable top-level `datasets` would shadow Hugging Face's package.
+    packages=find_packages(include=["videohpm", "videohpm.*"]),
+    install_requires=REQUIRES,
+    extras_require={"test": TEST},
+    entry_points={"console_scripts": ["videohpm = videohpm.cli:main"]},
+)
