@@ -1,9 +1,16 @@
-"""The one exception that a user's mistake raises, below every other module."""
+"""The exceptions that end a command with one line instead of a traceback; below every module."""
 
 
 class UserError(Exception):
     """Something the user can mend: a wrong file, field or combination.
 
     The message is one line that names the field or file and says what to do. The command line
-    prints it and exits with code 2, without a traceback.
+    prints it and exits with code 2.
+    """
+
+
+class RunError(Exception):
+    """A run that cannot go on through nobody's mistake in typing: a loss that is not finite, say.
+
+    The message is one line. The command line prints it and exits with code 1.
     """

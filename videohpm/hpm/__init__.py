@@ -17,8 +17,10 @@ m over training                                 :func:`teacher_momentum`
 ==============================================  ==========================================
 """
 
+from videohpm.grid import Mask
 from videohpm.hpm.diagnostics import rank_correlation
 from videohpm.hpm.losses import (
+    OBJECTIVES,
     absolute_loss,
     loss_per_tube,
     pixel_targets,
@@ -37,7 +39,9 @@ from videohpm.hpm.schedule import hard_share, teacher_momentum
 from videohpm.hpm.teacher import LossTeacher, thinned_steps
 
 __all__ = [
+    "OBJECTIVES",
     "LossTeacher",
+    "Mask",
     "absolute_loss",
     "hard_count",
     "hard_mask",

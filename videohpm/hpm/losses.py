@@ -81,7 +81,7 @@ def relative_loss(scores: Tensor, losses: Tensor) -> Tensor:
 
 
 def absolute_loss(scores: Tensor, losses: Tensor) -> Tensor:
-    """The absolute objective: squared error to each sample's standardised losses (HPM, section 3.2).
+    """The absolute objective: squared error to standardised losses (HPM, section 3.2).
 
     Args:
         scores, losses: as for :func:`relative_loss`. Unbiased variance, + 1e-6 under the root.
@@ -124,3 +124,6 @@ class _PairwiseRank(torch.autograd.Function):
     def backward(ctx, upstream: Tensor) -> tuple[Tensor, None]:
         (gradient,) = ctx.saved_tensors
         return upstream * gradient, None
+
+
+OBJECTIVES = {"relative": relative_loss, "absolute": absolute_loss}

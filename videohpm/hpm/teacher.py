@@ -31,7 +31,8 @@ class LossTeacher(nn.Module):
             raise ValueError("predictor: the teacher needs a student with a loss predictor")
         if read not in ("query", "visible"):
             raise ValueError(f"teacher_read: {read!r} is neither query nor visible")
-        self.steps, self.read = thinned_steps(student.grid.t, steps), read
+        self.step_count, self.read = steps, read
+        self.steps = thinned_steps(student.grid.t, steps)
         lean = student.config | {"pixel_decoder": False, "drop_path": 0.0, "checkpoint": False}
         self.model = MaskedAutoencoder(**lean).to(student.mask_token.device)
         self.requires_grad_(False).eval()

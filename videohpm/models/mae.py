@@ -21,7 +21,7 @@ class Output(NamedTuple):
     pixels: Tensor
     """(B, M, P) predicted targets of the masked tokens, in token order."""
     scores: Tensor | None
-    """Predicted hardness: (B, M/t) of masked tubes, or (B, M) of masked tokens; only order counts."""
+    """Predicted hardness, of which only the order counts: (B, M/t) by tube or (B, M) by token."""
 
 
 class Decoder(nn.Module):
@@ -53,6 +53,7 @@ class MaskedAutoencoder(nn.Module):
         frames, image_size, patch, tubelet, position, class_token, drop_path, patch_init,
             checkpoint: see :class:`VideoViT`.
         projection_bias: bias in the encoder-to-decoder projection (MAE and HPM have one).
+        target: what the pixels it predicts mean, see :func:`videohpm.hpm.pixel_targets`.
         predictor: ``tube``, ``token`` or None for none (VideoMAE).
         predictor_depth: blocks of the predictor; None for as many as the decoder has.
         predictor_detach: keep the predictor's gradient from the rest of the model. The paper does
@@ -78,6 +79,7 @@ class MaskedAutoencoder(nn.Module):
         position: str = "sincos_1d",
         class_token: bool = False,
         projection_bias: bool = False,
+        target: str = "per_channel",
         drop_path: float = 0.0,
         patch_init: str = "default",
         predictor: str | None = "tube",
@@ -98,6 +100,7 @@ class MaskedAutoencoder(nn.Module):
             numbers["heads"], numbers["mlp_ratio"], position, class_token, drop_path,
             patch_init=patch_init, checkpoint=checkpoint,
         )  # fmt: skip
+        self.target = target
         self.predictor_level, self.predictor_detach = predictor, predictor_detach
         grid, width, heads = self.grid, numbers["decoder_dim"], numbers["decoder_heads"]
         depth = numbers["decoder_depth"]

@@ -150,7 +150,9 @@ class VideoViT(nn.Module):
         patch_init: str = "default",
         checkpoint: bool = False,
     ):
+        self_config = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
         super().__init__()
+        self.config = self_config
         height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
         self.grid = TokenGrid.of_clip(frames, height, width, tubelet, patch)
         self.dim = dim

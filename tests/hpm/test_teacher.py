@@ -1,0 +1,106 @@
+"""The teacher follows, looks at what it should, and says what the student would."""
+
+import pytest
+import torch
+
+from videohpm.hpm import LossTeacher, thinned_steps
+from videohpm.models import MaskedAutoencoder
+
+MICRO = {
+    "frames": 8, "image_size": 32, "patch": 8, "dim": 24, "depth": 1, "heads": 2,
+    "decoder_dim": 16, "decoder_depth": 1, "decoder_heads": 2,
+}  # fmt: skip
+
+
+def micro(**changes) -> MaskedAutoencoder:
+    torch.manual_seed(0)
+    return MaskedAutoencoder("vit_tiny", **(MICRO | changes))
+
+
+def test_update_is_the_moving_average_of_every_weight():
+    student = micro()
+    teacher = LossTeacher(student)
+    before = {name: value.clone() for name, value in teacher.model.named_parameters()}
+    with torch.no_grad():
+        for parameter in student.parameters():
+            parameter.add_(torch.randn_like(parameter))
+    teacher.update(student, 0.9)
+    theirs = dict(student.named_parameters())
+    for name, value in teacher.model.named_parameters():
+        expected = 0.9 * before[name] + 0.1 * theirs[name]
+        torch.testing.assert_close(value, expected, atol=1e-6, rtol=1e-5)
+    assert not any(name.startswith("decoder.") for name in before)
+    assert {n.split(".")[0] for n in before} == {
+        "encoder", "decoder_embed", "mask_token", "predictor",
+    }  # fmt: skip
+
+
+def test_a_bf16_student_does_not_round_the_average_away():
+    student = micro().bfloat16()
+    teacher = LossTeacher(student)
+    start = teacher.model.mask_token.clone()
+    with torch.no_grad():
+        student.mask_token.add_(1.0)
+    for _ in range(10):
+        teacher.update(student, 0.9999)
+    moved = (teacher.model.mask_token - start).mean().item()
+    assert teacher.model.mask_token.dtype == torch.float32
+    assert moved == pytest.approx(1 - 0.9999**10, rel=0.02)
+
+
+def test_distance_is_zero_at_first_and_then_the_relative_norm():
+    student = micro()
+    teacher = LossTeacher(student)
+    assert teacher.distance(student).item() == 0
+    with torch.no_grad():
+        for parameter in teacher.model.parameters():
+            parameter.zero_()
+    assert teacher.distance(student).item() == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize(
+    ("t", "count", "steps"),
+    [(8, 2, [2, 6]), (8, 1, [4]), (8, 8, None), (8, None, None), (1, 2, None), (3, 2, [0, 2])],
+)
+def test_thinned_steps_are_spread_evenly(t, count, steps):
+    assert thinned_steps(t, count) == steps
+
+
+@pytest.mark.parametrize("read", ["query", "visible"])
+def test_a_thinned_teacher_sees_only_its_time_steps(read):
+    teacher = LossTeacher(micro(), steps=2, read=read)
+    clips = torch.randn(2, 3, 8, 32, 32)
+    scores = teacher(clips)
+    assert scores.shape == (2, 16)
+    other = torch.randn_like(clips)
+    seen = [2 * step + frame for step in teacher.steps for frame in range(2)]
+    other[:, :, seen] = clips[:, :, seen]
+    assert torch.equal(teacher(other), scores)
+    other[:, :, seen[0]] += 1
+    assert not torch.equal(teacher(other), scores)
+
+
+def test_token_and_tube_level_are_one_in_image_mode():
+    image = {"frames": 1, "tubelet": 1}
+    tube, token = micro(predictor="tube", **image), micro(predictor="token", **image)
+    token.load_state_dict(tube.state_dict())
+    clips = torch.randn(2, 3, 1, 32, 32)
+    for read in ("query", "visible"):
+        for steps in (None, 2):
+            one, other = (LossTeacher(m, steps, read)(clips) for m in (tube, token))
+            torch.testing.assert_close(one, other)
+
+
+def test_the_published_read_scores_visible_tokens_without_any_query():
+    model = micro(predictor="token")
+    clips = torch.randn(2, 3, 8, 32, 32)
+    scores = LossTeacher(model, read="visible")(clips)
+    with torch.no_grad():
+        model.mask_token.normal_()
+    torch.testing.assert_close(LossTeacher(model, read="visible")(clips), scores)
+    assert not torch.allclose(LossTeacher(model, read="query")(clips), scores)
+
+
+def test_a_student_without_predictor_has_no_teacher():
+    with pytest.raises(ValueError, match="predictor"):
+        LossTeacher(micro(predictor=None))

@@ -1,0 +1,129 @@
+"""The command line: ``videohpm COMMAND …``, the only place that parses arguments.
+
+A command is a function; its parameters and their documentation are the command's options. What is
+particular to a command lives beside what it does, not here.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import inspect
+import re
+import sys
+from argparse import ArgumentError
+from collections.abc import Callable
+from dataclasses import is_dataclass
+from typing import get_origin, get_type_hints
+
+from jsonargparse import ActionConfigFile, ArgumentParser
+
+from videohpm.errors import RunError, UserError
+
+COMMANDS = {
+    "pretrain": ("videohpm.pretrain:pretrain", "train a masked autoencoder on unlabelled clips"),
+    "export": ("videohpm.checkpoint:export", "weights of a run, for use elsewhere"),
+}
+INTERRUPTED = 130
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command and return its exit code: 0, 1 (the run failed) or 2 (a user's mistake)."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(_overview())
+        return 0 if arguments else 2
+    name, *rest = arguments
+    try:
+        if name not in COMMANDS:
+            raise UserError(f"{name}: no such command{_nearest(name, COMMANDS)}")
+        return _run(name, rest)
+    except (UserError, RunError) as error:
+        print(f"videohpm: {_one_line(error)}", file=sys.stderr)
+        return 2 if isinstance(error, UserError) else 1
+    except KeyboardInterrupt:
+        print("videohpm: interrupted", file=sys.stderr)
+        return INTERRUPTED
+
+
+def parser_of(name: str, function: Callable) -> ArgumentParser:
+    """The parser of a command: one option for each parameter, or for each field of its config."""
+    parser = ArgumentParser(
+        prog=f"videohpm {name}",
+        description=COMMANDS[name][1] if name in COMMANDS else None,
+        exit_on_error=False,
+    )
+    config = _config_of(function)
+    if config:
+        parser.add_argument(
+            "--config", action=ActionConfigFile, help="YAML file; later ones win over earlier ones"
+        )
+        parser.add_class_arguments(config, as_group=False)
+        return parser
+    lists = _positional_lists(function)
+    for parameter in lists:
+        parser.add_argument(parameter, nargs="+", help="one or more")
+    parser.add_function_arguments(function, as_group=False, as_positional=True, skip=set(lists))
+    return parser
+
+
+def _run(name: str, arguments: list[str]) -> int:
+    module, _, attribute = COMMANDS[name][0].partition(":")
+    function = getattr(importlib.import_module(module), attribute)
+    parser = parser_of(name, function)
+    try:
+        parsed = parser.parse_args(arguments)
+        values = vars(parser.instantiate(parsed))
+        values = {key: value for key, value in values.items() if key != "config"}
+        config = _config_of(function)
+        call = [config(**values)] if config else []
+    except ArgumentError as error:
+        raise UserError(_explain(error, parser)) from None
+    except ValueError as error:  # what a config's own checks say
+        raise UserError(str(error)) from None
+    code = function(*call) if config else function(**values)
+    return code if isinstance(code, int) else 0
+
+
+def _config_of(function: Callable) -> type | None:
+    """The dataclass of a command that is told everything by one."""
+    hints = get_type_hints(function)
+    hints.pop("return", None)
+    only = next(iter(hints.values()), None)
+    return only if len(hints) == 1 and is_dataclass(only) else None
+
+
+def _positional_lists(function: Callable) -> list[str]:
+    hints = get_type_hints(function)
+    return [
+        name
+        for name, parameter in inspect.signature(function).parameters.items()
+        if parameter.default is parameter.empty and get_origin(hints[name]) is list
+    ]
+
+
+def _overview() -> str:
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:<{width}}  {about}" for name, (_, about) in COMMANDS.items()]
+    return "\n".join(
+        ["usage: videohpm COMMAND [options]", "", *lines, "", "videohpm COMMAND --help says more."]
+    )
+
+
+def _explain(error: ArgumentError, parser: ArgumentParser) -> str:
+    """The parser's complaint in our words: which field, what is wrong, what was perhaps meant."""
+    text = _one_line(error)
+    found = re.search(r"(?:unrecognized arguments: --|option '|[Kk]ey '?)([\w.]+)", text)
+    known = [action.dest for action in parser._actions if action.dest != "help"]
+    if found and found[1] not in known and "Parser key" not in text:
+        return f"{found[1]}: no such field{_nearest(found[1], known)}"
+    return re.sub(r'^Parser key "([^"]+)": ?', r"\1: ", text)
+
+
+def _nearest(word: str, known) -> str:
+    near = difflib.get_close_matches(word, known, 1)
+    return f"; did you mean {near[0]}?" if near else f"; there are: {', '.join(known)}"
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
