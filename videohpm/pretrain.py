@@ -58,7 +58,7 @@ def train_step(
             mask = choose_mask(teacher, clips, batch.priority, config, hard_share)
             out = model(clips, mask)
         losses = hpm.reconstruction_loss(
-            out.pixels, clips, mask, grid, config.model.target, *statistics
+            out.pixels, clips, mask, grid, config.model.target, config.data.std
         )
         loss = losses.mean()
         said.append({"loss": loss.detach()})

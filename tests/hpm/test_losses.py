@@ -113,7 +113,7 @@ def test_loss_of_each_token_is_the_literal_one(target):
     clips = torch.randn(2, 3, 4, 8, 12)
     mask = Mask.from_units(torch.tensor([[0, 4], [2, 3]]), grid)
     predicted = torch.randn(2, 4, grid.values)
-    got = hpm.reconstruction_loss(predicted, clips, mask, grid, target, mean, std)
+    got = hpm.reconstruction_loss(predicted, clips, mask, grid, target, std)
     for sample in range(2):
         for place, token in enumerate(mask.masked[sample].tolist()):
             wanted = literal_target(clips[sample], grid, token, target, mean, std)

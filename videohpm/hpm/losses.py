@@ -9,7 +9,6 @@ from torch import Tensor
 from videohpm.grid import Mask, TokenGrid
 
 TARGETS = ("raw", "per_channel", "joint")
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
@@ -18,17 +17,17 @@ def pixel_targets(
     mask: Mask,
     grid: TokenGrid,
     target: str = "per_channel",
-    mean: tuple[float, ...] = IMAGENET_MEAN,
     std: tuple[float, ...] = IMAGENET_STD,
 ) -> Tensor:
     """What the masked tokens should be reconstructed to, and only they: (B, M, P) fp32.
 
     Args:
-        clips: (B, 3, T, H, W), normalised by ``mean`` and ``std``.
+        clips: (B, 3, T, H, W), normalised: (pixels in [0, 1] − mean) / std.
         target: ``raw``: the normalised pixels (HPM as published). ``per_channel``: pixels in
             [0, 1], standardised over each channel of the token with unbiased deviation + 1e-6
             (VideoMAE). ``joint``: normalised pixels, standardised over all values of the token
             with 1e-6 added to the unbiased variance (MAE with ``norm_pix_loss``).
+        std: of each channel, by which the clips were normalised.
     """
     pixels = grid.patchify(clips, mask.masked).float()
     if target == "raw":
@@ -38,9 +37,13 @@ def pixel_targets(
         return (pixels - average) * (variance + 1e-6).rsqrt()
     if target != "per_channel":
         raise ValueError(f"target: {target!r} is not one of {', '.join(TARGETS)}")
-    pixels = pixels.unflatten(-1, (-1, 3)) * pixels.new_tensor(std) + pixels.new_tensor(mean)
+    # In [0, 1] a channel's deviation is std times ours, so the same 1e-6 is 1e-6/std here.
+    pixels = pixels.unflatten(-1, (-1, 3))
     variance, average = torch.var_mean(pixels, dim=-2, keepdim=True)
-    return ((pixels - average) / (variance.sqrt() + 1e-6)).flatten(-2)
+    spread = variance.sqrt_()
+    for channel, scale in enumerate(std):
+        spread[..., channel] += 1e-6 / scale
+    return ((pixels - average) / spread).flatten(-2)
 
 
 def reconstruction_loss(
@@ -49,16 +52,15 @@ def reconstruction_loss(
     mask: Mask,
     grid: TokenGrid,
     target: str = "per_channel",
-    mean: tuple[float, ...] = IMAGENET_MEAN,
     std: tuple[float, ...] = IMAGENET_STD,
 ) -> Tensor:
     """Mean squared error of each masked token: (B, M) fp32, in token order (HPM, eq. of L_rec).
 
     Args:
         predicted: (B, M, P), what the pixel decoder says.
-        clips, target, mean, std: see :func:`pixel_targets`.
+        clips, target, std: see :func:`pixel_targets`.
     """
-    targets = pixel_targets(clips, mask, grid, target, mean, std)
+    targets = pixel_targets(clips, mask, grid, target, std)
     return (predicted.float() - targets).square().mean(-1)
 
 
