@@ -1,1 +1,45 @@
-"""Reading videos and images into clips."""
+"""Reading videos and images into batches of clips."""
+
+from videohpm.data.clips import (
+    BadFile,
+    ClipDataset,
+    DataConfig,
+    ImageDataset,
+    VideoDataset,
+    count_frames,
+    load_clip,
+    load_image,
+    make_dataset,
+    training_transform,
+)
+from videohpm.data.decode import DecodeError, VideoInfo, probe, read_frames, read_image
+from videohpm.data.loader import BadFileLedger, Batch, GlobalBatchSampler, collate, make_loader
+from videohpm.data.manifest import Manifest, Sample, find_samples
+from videohpm.data.transforms import normalise
+
+__all__ = [
+    "BadFile",
+    "BadFileLedger",
+    "Batch",
+    "ClipDataset",
+    "DataConfig",
+    "DecodeError",
+    "GlobalBatchSampler",
+    "ImageDataset",
+    "Manifest",
+    "Sample",
+    "VideoDataset",
+    "VideoInfo",
+    "collate",
+    "count_frames",
+    "find_samples",
+    "load_clip",
+    "load_image",
+    "make_dataset",
+    "make_loader",
+    "normalise",
+    "probe",
+    "read_frames",
+    "read_image",
+    "training_transform",
+]

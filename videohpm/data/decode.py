@@ -31,9 +31,8 @@ READERS = ("decord", "pyav")
 # Containers whose seek lands where it was asked to and whose time stamps belong to one packet each.
 _SEEKABLE = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "avi", "flv")
 # One packet is one frame for these.
-_WHOLE_PACKETS = frozenset(
-    "h264 hevc vp8 vp9 av1 mjpeg png ffv1 prores mpeg4 msmpeg4v2 msmpeg4v3 h263 flv1 mpeg2video "
-    "dnxhd rawvideo huffyuv".split()
+_WHOLE_PACKETS = ("h264", "hevc", "vp8", "vp9", "av1", "mjpeg", "ffv1", "prores") + (
+    ("mpeg4", "msmpeg4v2", "msmpeg4v3", "h263", "flv1", "mpeg2video", "png", "rawvideo")
 )
 # Bit-exact by their standard: the FFmpeg inside decord is years older than PyAV's, and codecs whose
 # inverse transform may round (MPEG-4, MPEG-2, MJPEG) differ by a few levels between the two.
@@ -382,8 +381,7 @@ def _read_decord(path: str, unique: list[int]) -> np.ndarray | None:
     That is after any error, and where two different positions hold the very same picture: decord
     repeats a frame for one that it cannot decode. (A still scene is then read twice, that is all.)
     """
-    import torch  # noqa: F401  decord before torch can crash
-
+    import torch  # noqa: F401, I001  decord before torch can crash
     import decord
 
     decord.logging.set_level(decord.logging.QUIET)

@@ -1,0 +1,276 @@
+"""Items of a data set: clips of videos, or images as clips of one frame.
+
+Every random choice of an item comes from (seed, epoch, index): the same item whatever the worker,
+the rank or the order in which items are asked for.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from videohpm.data.deadline import within
+from videohpm.data.decode import DecodeError, probe, read_frames, read_image
+from videohpm.data.manifest import Manifest, Sample, find_samples
+from videohpm.data.sampling import dense_indices, segment_indices
+from videohpm.data.transforms import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    CentreCrop,
+    Chain,
+    Flip,
+    MultiScaleCrop,
+    RandomResizedCrop,
+    Size,
+)
+from videohpm.errors import UserError
+
+Transform = Callable[[Tensor, np.random.Generator], Tensor]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """What is read and how clips are cut from it."""
+
+    root: str | None = None
+    """Folder of videos or images, searched recursively; also the base of a manifest's paths."""
+    manifest: str | None = None
+    """File that lists the samples: CSV with a header (path[,label][,frames][,reader]), or lines of
+    "path label" or "path frames label"."""
+    kind: Literal["auto", "video", "image"] = "auto"
+    """Sort of files; auto tells by their suffixes."""
+    sampling: Literal["dense", "segments"] = "dense"
+    """dense: frames a fixed stride apart from a random start. segments: one random frame from each
+    of as many equal parts of the video as the clip has frames (TSN)."""
+    stride: int = 4
+    """Dense sampling: distance between a clip's frames, in frames of the video (published: 4 on
+    Kinetics, 2 on Something-Something)."""
+    crop: Literal["multiscale", "random_resized", "centre"] = "multiscale"
+    """multiscale: VideoMAE's pre-training crop. random_resized: random area and aspect ratio.
+    centre: shorter side resized, then the centre."""
+    crop_scales: tuple[float, ...] = (1.0, 0.875, 0.75, 0.66)
+    """multiscale: crop sides as shares of the frame's shorter side."""
+    crop_area: tuple[float, float] = (0.2, 1.0)
+    """random_resized: smallest and largest crop as shares of the frame's area."""
+    crop_aspect: tuple[float, float] = (3 / 4, 4 / 3)
+    """random_resized: smallest and largest width / height of the crop, before resizing."""
+    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
+    """How crops are resized, with antialiasing either way."""
+    flip: bool = False
+    """Mirror half of the clips left to right. Leave off where labels say left or right."""
+    repeats: int = 1
+    """Clips cut from each decoded sample, each with its own crop and mask (repeated
+    augmentation)."""
+    workers: int = 4
+    """Reading processes for each rank; 0 reads in the training process."""
+    prefetch: int = 2
+    """Micro-batches that each worker keeps ready."""
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    """Channel means of pixels in 0..1, subtracted on the device."""
+    std: tuple[float, float, float] = IMAGENET_STD
+    """Channel standard deviations of pixels in 0..1, divided by on the device."""
+    max_bad_share: float = 0.01
+    """Largest share of unreadable files before the run stops; they are replaced until then."""
+    tries: int = 10
+    """Unreadable files in a row, for one item, before the run stops."""
+    sample_seconds: float = 120.0
+    """Longest time that reading one file may take before another replaces it, in seconds; 0 waits
+    for ever."""
+
+    def __post_init__(self) -> None:
+        for name in ("stride", "repeats", "tries", "prefetch"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}: {getattr(self, name)} is less than 1")
+        if self.workers < 0:
+            raise ValueError(f"workers: {self.workers} is negative; 0 reads in the main process")
+        for name, known in _CHOICES.items():
+            value = getattr(self, name)
+            if value not in known:
+                raise ValueError(f"{name}: {value!r} is not one of {', '.join(known)}")
+        if not self.crop_scales or not all(0 < scale <= 1 for scale in self.crop_scales):
+            raise ValueError(f"crop_scales: {self.crop_scales} must lie in 0..1, at least one")
+        low, high = self.crop_area
+        if not 0 < low <= high <= 1:
+            raise ValueError(f"crop_area: {self.crop_area} must be 0 < low <= high <= 1")
+        low, high = self.crop_aspect
+        if not 0 < low <= high:
+            raise ValueError(f"crop_aspect: {self.crop_aspect} must be 0 < low <= high")
+        if len(self.mean) != 3 or not all(map(math.isfinite, self.mean)):
+            raise ValueError(f"mean: {self.mean} must be three numbers, for pixels in 0..1")
+        if len(self.std) != 3 or not all(0 < value < math.inf for value in self.std):
+            raise ValueError(f"std: {self.std} must be three numbers over 0")
+        if not 0 <= self.max_bad_share <= 1:
+            raise ValueError(f"max_bad_share: {self.max_bad_share} is a share, from 0 to 1")
+        if not 0 <= self.sample_seconds < math.inf:
+            raise ValueError(f"sample_seconds: {self.sample_seconds} must be 0 (no bound) or more")
+
+
+_CHOICES = {
+    "kind": ("auto", "video", "image"),
+    "sampling": ("dense", "segments"),
+    "crop": ("multiscale", "random_resized", "centre"),
+    "interpolation": ("bilinear", "bicubic"),
+}
+
+
+class BadFile(NamedTuple):
+    """A file that could not be read: its row in the manifest, its path and why."""
+
+    index: int
+    path: str
+    reason: str
+
+
+def training_transform(config: DataConfig, size: Size) -> Transform:
+    """The crop, and the flip, that ``config`` asks for."""
+    if config.crop == "multiscale":
+        crop = MultiScaleCrop(size, tuple(config.crop_scales), config.interpolation)
+    elif config.crop == "random_resized":
+        area, aspect = tuple(config.crop_area), tuple(config.crop_aspect)
+        crop = RandomResizedCrop(size, area, aspect, config.interpolation)
+    else:
+        crop = CentreCrop(size, config.interpolation)
+    return Chain((crop, Flip())) if config.flip else crop
+
+
+def count_frames(sample: Sample) -> int:
+    """Frames of a video: the manifest's count where it has one, else the file's own."""
+    return sample.frames or probe(sample.path).frames
+
+
+def load_clip(sample: Sample, indices: np.ndarray) -> Tensor:
+    """Frames ``indices`` of a video as uint8 (T, 3, H, W). Raises DecodeError; replaces nothing."""
+    frames = read_frames(sample.path, indices.tolist(), reader=sample.reader)
+    # A view: channels last is also how torch resizes bytes fastest.
+    return torch.from_numpy(frames).permute(0, 3, 1, 2)
+
+
+def load_image(sample: Sample) -> Tensor:
+    """An image file as uint8 (1, 3, H, W). Raises DecodeError."""
+    return torch.from_numpy(np.array(read_image(sample.path))).permute(0, 3, 1, 2)
+
+
+class ClipDataset(Dataset):
+    """Items by key (epoch, index), for training: a file that cannot be read is replaced.
+
+    An item is a dict: ``clips`` uint8 (R, 3, T, H, W) for R repeats; ``priority`` int64 (R, units),
+    a random permutation for each clip, the random part of its mask; ``label`` (-1: none);
+    ``index``, the manifest row that was read; ``bad``, the files that could not be.
+
+    ``size`` is (height, width) of the clips, ``units`` how many units a mask chooses from (tubes or
+    tokens; 0 for none). ``transform`` replaces the crop and flip of ``config``: called with a clip
+    uint8 (T, 3, H, W) and the item's generator, once for each repeat, it returns the clip resized.
+    """
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        config: DataConfig,
+        *,
+        frames: int,
+        size: Size,
+        units: int = 0,
+        seed: int = 0,
+        transform: Transform | None = None,
+    ):
+        if len(manifest) == 0:
+            raise UserError("root: no samples to train on")
+        self.manifest, self.config = manifest, config
+        self.frames, self.size, self.units, self.seed = frames, tuple(size), units, seed
+        self.transform = transform or training_transform(config, self.size)
+        self._hung: set[int] = set()
+
+    def __len__(self) -> int:
+        return len(self.manifest)
+
+    def read(self, sample: Sample, rng: np.random.Generator) -> Tensor:
+        """Frames of one sample, uint8 (T, 3, H, W), not cropped. Raises DecodeError."""
+        raise NotImplementedError
+
+    def __getitem__(self, key: tuple[int, int]) -> dict[str, Any]:
+        epoch, index = key
+        bad: list[BadFile] = []
+        for attempt in range(self.config.tries):
+            rng = np.random.default_rng([self.seed, epoch, index, attempt])
+            row = int(index if attempt == 0 else rng.integers(len(self.manifest)))
+            sample = self.manifest[row]
+            try:
+                frames = self._bounded_read(row, sample, rng)
+            except DecodeError as error:
+                bad.append(BadFile(row, sample.path, error.reason))
+                continue
+            clips = [self.transform(frames, rng) for _ in range(self.config.repeats)]
+            return {
+                "clips": torch.stack([clip.transpose(0, 1) for clip in clips]),
+                "priority": self._priority(epoch, index),
+                "label": -1 if sample.label is None else sample.label,
+                "index": row,
+                "bad": bad,
+            }
+        raise UserError(
+            f"{bad[-1].path}: {bad[-1].reason}; {len(bad)} files in a row could not be read"
+        )
+
+    def _priority(self, epoch: int, index: int) -> Tensor:
+        # A stream of its own: another crop or a replaced file must not change the mask.
+        rng = np.random.default_rng([self.seed, epoch, index, self.config.tries, 1])
+        rows = [rng.permutation(self.units) for _ in range(self.config.repeats)]
+        return torch.from_numpy(np.stack(rows).astype(np.int64))
+
+    def _bounded_read(self, row: int, sample: Sample, rng: np.random.Generator) -> Tensor:
+        if row in self._hung:  # never hand a decoder that hangs a second thread to hold
+            raise DecodeError(sample.path, "reading it did not end before")
+        try:
+            return within(self.config.sample_seconds, self.read, sample, rng)
+        except TimeoutError as error:
+            self._hung.add(row)
+            raise DecodeError(sample.path, str(error)) from None
+
+
+class VideoDataset(ClipDataset):
+    """Clips of ``frames`` frames, sampled as ``config.sampling`` says."""
+
+    def read(self, sample: Sample, rng: np.random.Generator) -> Tensor:
+        length = count_frames(sample)
+        if self.config.sampling == "dense":
+            indices = dense_indices(length, self.frames, self.config.stride, rng)
+        else:
+            indices = segment_indices(length, self.frames, rng)
+        return load_clip(sample, indices)
+
+
+class ImageDataset(ClipDataset):
+    """Clips of one frame: an image, or a random frame of a video."""
+
+    def read(self, sample: Sample, rng: np.random.Generator) -> Tensor:
+        if self.manifest.kind == "image":
+            return load_image(sample)
+        return load_clip(sample, rng.integers(count_frames(sample), size=1))
+
+
+def make_dataset(
+    config: DataConfig,
+    *,
+    frames: int,
+    size: Size,
+    units: int = 0,
+    seed: int = 0,
+    labels: bool = False,
+    classes: list[str] | None = None,
+    transform: Transform | None = None,
+) -> ClipDataset:
+    """The data set that ``config`` names: of images where the clip has one frame."""
+    manifest = find_samples(
+        config.root, config.manifest, labels=labels, kind=config.kind, classes=classes
+    )
+    if manifest.kind == "image" and frames > 1:
+        raise UserError(f"root: images, but the model takes clips of {frames} frames; set 1 frame")
+    dataset = ImageDataset if frames == 1 else VideoDataset
+    return dataset(
+        manifest, config, frames=frames, size=size, units=units, seed=seed, transform=transform
+    )
