@@ -1,0 +1,285 @@
+"""What a run leaves behind and shows while it works.
+
+A run folder holds ``metrics.jsonl`` (one JSON object for each logged step), ``tensorboard/`` (the
+same as curves) and ``pictures/`` (PNG). On a terminal a progress bar shows the last numbers;
+elsewhere each logged step is one plain line.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import platform
+import re
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import TextIO
+
+import numpy as np
+
+from videohpm.progress import make_screen
+
+DEFAULT_STEPS = 1000
+PACKAGES = ("videohpm", "torch", "torchvision", "timm", "numpy", "av", "decord", "deepspeed")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """How long a run is, and what it leaves behind.
+
+    Args:
+        dir: the run folder, for checkpoints, metrics and pictures.
+        steps: length in optimiser steps; give this or epochs (neither: 1000 steps).
+        epochs: length in passes over the data set; parts of one are allowed.
+        seed: everything random comes from it.
+        log_every: steps between two lines of metrics.
+        picture_every: steps between two pictures; 0 for one at the end only.
+        save_every: steps between two checkpoints; 0 for one at the end only.
+        keep: how many checkpoints to keep; older ones are removed.
+        resume: auto (go on from the newest checkpoint in the run folder, if there is one), never,
+            or the path of a checkpoint.
+    """
+
+    dir: str = "runs/pretrain"
+    steps: int | None = None
+    epochs: float | None = None
+    seed: int = 0
+    log_every: int = 50
+    picture_every: int = 1000
+    save_every: int = 1000
+    keep: int = 2
+    resume: str = "auto"
+
+    def __post_init__(self):
+        if not self.dir:
+            raise ValueError("run.dir: empty; name a folder")
+        if self.steps is not None and self.epochs is not None:
+            raise ValueError(
+                f"run.steps: {self.steps}, but run.epochs is {self.epochs:g}; "
+                "set one of the two to null"
+            )
+        if self.steps is not None and self.steps < 1:
+            raise ValueError(f"run.steps: {self.steps}; give at least 1")
+        if self.epochs is not None and not 0 < self.epochs < math.inf:
+            raise ValueError(f"run.epochs: {self.epochs}; give a number above 0")
+        for name, least in (
+            ("seed", 0),
+            ("log_every", 1),
+            ("picture_every", 0),
+            ("save_every", 0),
+            ("keep", 1),
+        ):
+            if getattr(self, name) < least:
+                raise ValueError(f"run.{name}: {getattr(self, name)}; give at least {least}")
+        if not self.resume:
+            raise ValueError("run.resume: empty; give auto, never or the path of a checkpoint")
+
+    def total_steps(self, steps_per_epoch: float) -> int:
+        """Optimiser steps of the whole run; a begun step of the last epoch counts."""
+        if self.epochs is None:
+            return self.steps or DEFAULT_STEPS
+        # The margin keeps 3 epochs of 10/3 steps, 10.000000000000002, from becoming 11 steps.
+        return max(1, math.ceil(self.epochs * steps_per_epoch - 1e-6))
+
+
+class Stopwatch:
+    """Clips a second, and the share of the time spent waiting for data.
+
+    Args:
+        clips: clips of one optimiser step, over all ranks.
+        clock: seconds.
+    """
+
+    def __init__(self, clips: int, clock: Callable[[], float] = time.perf_counter):
+        self.clips, self.clock = clips, clock
+        self.start, self.steps, self.waited = clock(), 0, 0.0
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Around what fetches the data of one step."""
+        begun = self.clock()
+        yield
+        self.waited += self.clock() - begun
+        self.steps += 1
+
+    def lap(self) -> dict[str, float]:
+        """``clips_per_s`` and ``data_wait`` (0 to 1) since the last call."""
+        now = self.clock()
+        seconds = max(now - self.start, 1e-9)
+        lap = {
+            "clips_per_s": self.steps * self.clips / seconds,
+            "data_wait": min(1.0, self.waited / seconds),
+        }
+        self.start, self.steps, self.waited = now, 0, 0.0
+        return lap
+
+
+class Tracker:
+    """Writes metrics and pictures into a run folder and shows them.
+
+    Use it in a ``with`` statement, or call :meth:`close`.
+
+    Args:
+        run_dir: the run folder; made where missing.
+        total_steps: of the whole run.
+        start_step: the steps a resumed run has behind it. Whatever an interrupted run logged
+            after them is dropped, because those steps will be done again.
+        console: show progress; False writes the files only.
+        enabled: False makes every method do nothing: for all ranks but the first.
+        stream: where progress goes; standard output if None.
+        clock: seconds, for the time left.
+    """
+
+    def __init__(
+        self,
+        run_dir: str | os.PathLike,
+        *,
+        total_steps: int,
+        start_step: int = 0,
+        console: bool = True,
+        enabled: bool = True,
+        stream: TextIO | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ):
+        self.enabled, self.screen = enabled, None
+        if not enabled:
+            return
+        self.folder = Path(run_dir)
+        (self.folder / "pictures").mkdir(parents=True, exist_ok=True)
+        file = self.folder / "metrics.jsonl"
+        drop_lines_after(file, start_step)
+        # Line buffered, and a line is written at once: a reader sees whole lines only.
+        self.lines = file.open("a", encoding="utf-8", buffering=1)
+        # Imported here: it takes a second, and ranks without a tracker never need it.
+        from torch.utils.tensorboard import SummaryWriter
+
+        # What an interrupted run wrote from purge_step on is hidden.
+        self.curves = SummaryWriter(
+            str(self.folder / "tensorboard"), purge_step=start_step + 1 if start_step else 0
+        )
+        if console:
+            self.screen = make_screen(stream or sys.stdout, total_steps, start_step, clock)
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Write and show the metrics of a step.
+
+        Args:
+            step: optimiser steps done.
+            metrics: numbers or 0-d tensors; reading a tensor waits for its device. The screen
+                shows the first of them, as many as fit, and always ``clips_per_s`` and
+                ``data_wait``. A number that is not finite becomes null in ``metrics.jsonl``,
+                because JSON has no nan.
+        """
+        if not self.enabled:
+            return
+        if "step" in metrics:
+            raise ValueError("metrics: 'step' is taken by the step itself")
+        numbers = {name: _plain_number(value) for name, value in metrics.items()}
+        row = {"step": step} | {
+            name: value if math.isfinite(value) else None for name, value in numbers.items()
+        }
+        self.lines.write(json.dumps(row, allow_nan=False) + "\n")
+        for name, value in numbers.items():
+            self.curves.add_scalar(name, value, step)
+        if self.screen:
+            self.screen.log(step, numbers)
+
+    def advance(self, step: int) -> None:
+        """Move the progress bar; cheap enough for every step."""
+        if self.screen:
+            self.screen.advance(step)
+
+    def picture(self, step: int, name: str, image: np.ndarray) -> None:
+        """Write ``image``, uint8 (H, W, 3), as pictures/NAME_STEP.png and to TensorBoard."""
+        if not self.enabled:
+            return
+        if not re.fullmatch(r"[\w.-]+", name):
+            raise ValueError(f"name: {name!r}; give letters, digits, '_', '-' and '.' only")
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+            raise ValueError(f"image: {image.dtype} {image.shape}; give uint8 (H, W, 3)")
+        from PIL import Image
+
+        file = self.folder / "pictures" / f"{name}_{step:07d}.png"
+        unfinished = file.with_suffix(".tmp")
+        Image.fromarray(image).save(unfinished, format="PNG")
+        unfinished.replace(file)
+        self.curves.add_image(name, image, step, dataformats="HWC")
+
+    def message(self, text: str) -> None:
+        """Show a line of text, above the progress bar where there is one."""
+        if self.screen:
+            self.screen.message(text)
+
+    def close(self) -> None:
+        """End the bar and finish the files; a second call does nothing."""
+        if self.screen:
+            self.screen.close()
+        if self.enabled:
+            self.lines.close()
+            self.curves.close()
+        self.enabled, self.screen = False, None
+
+    def __enter__(self) -> Tracker:
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.close()
+
+
+def drop_lines_after(file: Path, step: int) -> None:
+    """Keep the lines of a metrics file up to ``step``; torn lines, and all others, go.
+
+    The file is replaced in one move: an interruption leaves the old one or the new one.
+    """
+    if not file.exists():
+        return
+    unfinished = file.with_suffix(".tmp")
+    with file.open("rb") as old, unfinished.open("wb") as new:
+        for line in old:
+            try:
+                keep = json.loads(line)["step"] <= step
+            except (ValueError, KeyError, TypeError):
+                continue  # a torn line
+            if keep:
+                new.write(line.rstrip(b"\n") + b"\n")
+        new.flush()
+        os.fsync(new.fileno())
+    unfinished.replace(file)
+
+
+def describe_machine(file: Path) -> None:
+    """Write the versions and devices that a run depends on as JSON; no host or user names."""
+    import torch
+
+    versions = {}
+    for name in PACKAGES:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            versions[name] = None
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    facts = {
+        "python": platform.python_version(),
+        "system": platform.system(),
+        "machine": platform.machine(),
+        "packages": versions,
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "cuda": torch.version.cuda,
+        "gpus": gpus,
+    }
+    file.write_text(json.dumps(facts, indent=2) + "\n")
+
+
+def _plain_number(value: object) -> float:
+    """An int, a bool or a float; numpy and torch scalars lose their wrapping."""
+    number = value.item() if hasattr(value, "item") else value
+    if not isinstance(number, (bool, int, float)):
+        raise TypeError(f"metrics: {value!r} is not a number")
+    return number
