@@ -1,0 +1,388 @@
+#!/usr/bin/env python
+"""Write the shapes data set: small H.264 clips of one moving object each, in a few seconds.
+
+Class = shape x motion, 4 x 8 = 32. Every clip is a loop: the object moves, turns or changes its
+size steadily and starts over, and the clip begins at a random moment of that loop. What stays
+still in a clip (position, size or angle) is drawn as if it had been caught at a random moment
+too. So the state of the object in any one frame has one and the same distribution for every
+motion: a single frame cannot tell the motion, two neighbouring frames can.
+
+README.md beside this file describes what is written.
+"""
+
+import argparse
+import csv
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import NoReturn
+
+import av
+import numpy as np
+from PIL import Image
+
+SHAPES = ("square", "triangle", "cross", "ring")
+MOTIONS = ("left", "right", "up", "down", "clockwise", "anticlockwise", "grow", "shrink")
+CLASSES = tuple(f"{shape} {motion}" for shape in SHAPES for motion in MOTIONS)
+SPLITS = ("train", "validation")
+FPS = 8
+CELL = 4  # pixels a side of the cells in which `cover` is stored
+VERSION = 1  # raise it when the same arguments give other pixels
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What decides every pixel; recorded in shapes.json, compared before anything is written."""
+
+    train: int = 1024
+    validation: int = 256
+    size: int = 64
+    frames: int = 16
+    seed: int = 0
+    images: bool = False
+    version: int = VERSION
+
+    def __post_init__(self) -> None:
+        limits = {"train": (1, 99_999), "validation": (1, 99_999), "size": (32, 512),
+                  "frames": (1, 256), "seed": (0, 2**32 - 1)}  # fmt: skip
+        for name, (low, high) in limits.items():
+            value = getattr(self, name)
+            if not isinstance(value, int) or not low <= value <= high:
+                refuse(f"{name}: {value!r} is not a whole number from {low} to {high}")
+        if self.size % CELL:
+            refuse(f"size: {self.size} is not a multiple of {CELL}; use {self.size // CELL * CELL}")
+
+    def path(self, split: str, index: int) -> str:
+        """Where a clip lies in the folder; in image mode in a folder for each shape."""
+        if self.images:
+            return f"{split}/{SHAPES[clip_class(index)[1]]}/{index:05d}.png"
+        return f"{split}/{index:05d}.mp4"
+
+
+def refuse(message: str) -> NoReturn:
+    """A user's mistake. Imported this late because the workers need nothing of the package."""
+    from videohpm.errors import UserError
+
+    raise UserError(message)
+
+
+@dataclass(frozen=True)
+class Track:
+    """Where the object is: T frames, in pixels and radians, x to the right, y downwards."""
+
+    centre: np.ndarray  # (T, 2) float32: x, y; the centre of the top left pixel is (0, 0)
+    radius: np.ndarray  # (T,) float32: of the unit of signed_distance, about that of the object
+    angle: np.ndarray  # (T,) float32: grows clockwise
+
+
+def clip_class(index: int) -> tuple[int, int, int]:
+    """(label, shape, motion) of clip `index`: the classes in turn, so any 32 in a row are one
+    of each and counts that are multiples of 32 are balanced."""
+    label = index % len(CLASSES)
+    return label, label // len(MOTIONS), label % len(MOTIONS)
+
+
+def clip_random(seed: int, split: str, index: int) -> np.random.Generator:
+    """The random stream of one clip: the same whatever the other clips, counts and jobs."""
+    return np.random.default_rng((seed, SPLITS.index(split), index))
+
+
+# --- the object ---------------------------------------------------------------------------------
+
+
+def make_track(motion: str, frames: int, size: int, rng: np.random.Generator) -> Track:
+    """The object's way through one clip: a loop cut at a random moment.
+
+    Four phases in [0, 1) place the object on x, y, size and angle. All start uniformly at random
+    and the motion moves one of them on: equal draws in equal order for every motion keep the
+    distribution of any single frame independent of it. A turn closes by itself and takes about
+    two clips; slow enough that a square still turns visibly one way at every second frame.
+    """
+    start = rng.random(4)
+    middle = size * rng.uniform(0.44, 0.56, 2) - 0.5
+    travel = size * rng.uniform(0.25, 0.34, 2)
+    growth = rng.uniform(1.7, 1.9)
+    radius = size * rng.uniform(0.22, 0.25)
+    turns = rng.uniform(0.42, 0.58)
+    axis, step = {"left": (0, -1), "right": (0, 1), "up": (1, -1), "down": (1, 1),
+                  "shrink": (2, -1), "grow": (2, 1),
+                  "anticlockwise": (3, -turns), "clockwise": (3, turns)}[motion]  # fmt: skip
+    phase = np.repeat(start[None], frames, 0)
+    phase[:, axis] = (phase[:, axis] + step * np.arange(frames) / frames) % 1.0
+    return Track(
+        centre=(middle + travel * (phase[:, :2] - 0.5)).astype(np.float32),
+        radius=(radius * growth ** (phase[:, 2] - 0.5)).astype(np.float32),
+        angle=(2 * np.pi * phase[:, 3]).astype(np.float32),
+    )
+
+
+def signed_distance(shape: str, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Distance to the outline of a shape of radius 1 at the origin, negative inside.
+
+    The proportions give all shapes about the same area (1.8 to 2.3 squared radii). Near outer
+    corners it is a lower bound of the distance, which is all that drawing needs.
+    """
+    if shape == "square":
+        return np.maximum(np.abs(x), np.abs(y)) - 0.76
+    if shape == "triangle":
+        sides = [np.cos(a) * x + np.sin(a) * y for a in (np.pi / 2, np.pi * 7 / 6, -np.pi / 6)]
+        return np.maximum.reduce(sides) - 0.59
+    if shape == "cross":
+        x, y = np.abs(x), np.abs(y)
+        return np.minimum(np.maximum(x - 0.98, y - 0.33), np.maximum(x - 0.33, y - 0.98))
+    return np.abs(np.hypot(x, y) - 0.74) - 0.26  # ring
+
+
+def draw_object(shape: str, track: Track, size: int, mark: float) -> tuple[np.ndarray, np.ndarray]:
+    """Coverage of each pixel by the object, and its shading there; both (T, H, W) in [0, 1].
+
+    The shading runs from 0 to 1 across the object, at angle `mark` to the shape. It is the same
+    for every shape, shows the turning of shapes that look alike when turned, and leaves no patch
+    flat (a flat patch is nothing but coding noise once a target is normalised).
+    """
+    grid = np.arange(size, dtype=np.float32)
+    x = grid[None, None, :] - track.centre[:, 0, None, None]
+    y = grid[None, :, None] - track.centre[:, 1, None, None]
+    radius, angle = track.radius[:, None, None], track.angle[:, None, None]
+    cos, sin = np.cos(angle), np.sin(angle)
+    right, down = cos * x + sin * y, cos * y - sin * x
+    distance = radius * signed_distance(shape, right / radius, down / radius)
+    along = (float(np.cos(mark)) * right + float(np.sin(mark)) * down) / radius
+    return np.clip(0.5 - distance, 0, 1), np.clip(0.5 + along / 1.7, 0, 1)
+
+
+# --- the picture --------------------------------------------------------------------------------
+
+
+def draw_background(frames: int, size: int, rng: np.random.Generator) -> np.ndarray:
+    """(T, H, W, 3): two gratings on a colour gradient, panning slowly in a random direction.
+
+    Everything is smooth and regular, so what is hidden can be inferred from what is visible, and
+    the contrast is high enough in each patch to survive compression.
+    """
+    heading, pace = rng.uniform(0, 2 * np.pi), size / 64 * rng.uniform(0, 0.25)
+    time = pace * np.arange(frames)[:, None, None]
+    grid = np.arange(size)
+    x = (grid[None, None, :] - np.cos(heading) * time).astype(np.float32)
+    y = (grid[None, :, None] - np.sin(heading) * time).astype(np.float32)
+    colour = (0.32 + rng.uniform(-0.06, 0.06, 3)).astype(np.float32)
+    picture = np.broadcast_to(colour, (frames, size, size, 3)).copy()
+    for wave, height in ((rng.uniform(0.22, 0.34), 0.075), (rng.uniform(0.3, 0.5), 0.06)):
+        slope, phase = rng.uniform(0, 2 * np.pi, 2)
+        step = 2 * np.pi / (wave * size)
+        steps = float(step * np.cos(slope)) * x + float(step * np.sin(slope)) * y + float(phase)
+        picture += np.sin(steps)[..., None] * (height * rng.uniform(0.7, 1, 3)).astype(np.float32)
+    slope = rng.uniform(0, 2 * np.pi)
+    ramp = (float(np.cos(slope)) * x + float(np.sin(slope)) * y) / size
+    picture += (ramp - ramp.mean())[..., None] * rng.uniform(-0.1, 0.1, 3).astype(np.float32)
+    return picture
+
+
+def make_clip(settings: Settings, split: str, index: int) -> tuple[np.ndarray, dict]:
+    """Frames uint8 (T, H, W, 3) and the truth about the object.
+
+    The truth: `centre`, `radius` and `angle` as in Track, and `cover` uint8 (T, H / 4, W / 4),
+    the share of each cell that the object covers, 255 = all of it.
+    """
+    _, shape, motion = clip_class(index)
+    rng = clip_random(settings.seed, split, index)
+    size = settings.size
+    track = make_track(MOTIONS[motion], settings.frames, size, rng)
+    body, half = draw_object(SHAPES[shape], track, size, rng.uniform(0, 2 * np.pi))
+    tint = rng.uniform(-0.06, 0.06, (2, 3)).astype(np.float32)
+    dim, light = 0.62 + tint[0], 0.95 + tint[1]
+    picture = draw_background(settings.frames, size, rng)
+    paint = dim + half[..., None] * (light - dim)
+    picture += body[..., None] * (paint - picture)
+    cells = body.reshape(settings.frames, size // CELL, CELL, size // CELL, CELL)
+    cover = np.rint(255 * cells.mean((2, 4))).astype(np.uint8)
+    return np.rint(255 * picture.clip(0, 1)).astype(np.uint8), vars(track) | {"cover": cover}
+
+
+def write_video(path: Path, frames: np.ndarray) -> None:
+    """H.264 without B-frames in closed groups of 8, which every reader decodes alike; one
+    encoder thread and no metadata, so that equal frames give equal bytes."""
+    options = {"preset": "veryfast", "crf": "16", "x264-params":
+               "keyint=8:min-keyint=8:scenecut=0:open-gop=0:bframes=0:threads=1"}  # fmt: skip
+    with av.open(str(path), "w", options={"fflags": "+bitexact"}) as file:
+        stream = file.add_stream("libx264", rate=FPS, options=options)
+        stream.height, stream.width = frames.shape[1:3]
+        stream.pix_fmt = "yuv420p"
+        for frame in frames:
+            file.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        file.mux(stream.encode())
+
+
+# --- the folder ---------------------------------------------------------------------------------
+
+
+def write_part(folder: Path, settings: Settings, part: int, parts: int) -> None:
+    """One worker's share: every `parts`-th clip, and the truth about their objects."""
+    truths = {}
+    for split in SPLITS:
+        clips = []
+        for index in range(part, getattr(settings, split), parts):
+            frames, truth = make_clip(settings, split, index)
+            clips.append(truth)
+            path = folder / settings.path(split, index)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if settings.images:
+                Image.fromarray(frames[0]).save(path)
+            else:
+                write_video(path, frames)
+        for name in clips[0] if clips else ():
+            truths[f"{split}/{name}"] = np.stack([clip[name] for clip in clips])
+    np.savez(folder / f"part-{part}.npz", **truths)
+
+
+def run_parts(folder: Path, settings: Settings, jobs: int) -> None:
+    """Write all clips in `jobs` processes of this very file, showing how far they are."""
+    total = settings.train + settings.validation
+    arguments = [sys.executable, __file__, "--part", str(folder), json.dumps(asdict(settings))]
+    workers = [subprocess.Popen([*arguments, str(part), str(jobs)]) for part in range(jobs)]
+    try:
+        while any(worker.poll() is None for worker in workers):
+            if sys.stderr.isatty():
+                done = sum(len(files) for _, _, files in os.walk(folder))
+                print(f"\rshapes: {min(done, total)} of {total}", end="", file=sys.stderr)
+            time.sleep(0.1)
+    finally:
+        for worker in workers:
+            worker.terminate()
+            worker.wait()
+        if sys.stderr.isatty():
+            print("\r\033[K", end="", file=sys.stderr)
+    if any(worker.returncode for worker in workers):
+        raise RuntimeError("a worker failed; its message is above")
+
+
+def write_truth(folder: Path, settings: Settings, jobs: int) -> None:
+    """Put the workers' shares together: objects-SPLIT.npz, clips in manifest order."""
+    parts = [folder / f"part-{part}.npz" for part in range(jobs)]
+    for split in SPLITS:
+        whole = {}
+        for part, path in enumerate(parts):
+            with np.load(path) as shares:
+                for key in (key for key in shares if key.startswith(f"{split}/")):
+                    share = shares[key]
+                    shape = (getattr(settings, split), *share.shape[1:])
+                    name = key.removeprefix(f"{split}/")
+                    whole.setdefault(name, np.empty(shape, share.dtype))[part::jobs] = share
+        np.savez_compressed(folder / f"objects-{split}.npz", **whole)
+    for path in parts:
+        path.unlink()
+
+
+def write_manifests(folder: Path, settings: Settings) -> None:
+    """SPLIT.csv and the same with one factor as the label; classes in the order of the labels."""
+    kinds = {"-shape": SHAPES, "-motion": MOTIONS, "": CLASSES}
+    if settings.images:
+        kinds = {"": SHAPES}
+    for kind, (suffix, names) in enumerate(kinds.items()):
+        (folder / f"classes{suffix}.txt").write_text("".join(f"{name}\n" for name in names))
+        for split in SPLITS:
+            with open(folder / f"{split}{suffix}.csv", "w", newline="") as file:
+                rows = csv.writer(file, lineterminator="\n")
+                rows.writerow(("path", "label", "shape", "motion")[: 3 if settings.images else 4])
+                for index in range(getattr(settings, split)):
+                    label, shape, motion = clip_class(index)
+                    row = [settings.path(split, index), (shape, motion, label)[kind], SHAPES[shape]]
+                    rows.writerow(row if settings.images else [*row, MOTIONS[motion]])
+
+
+def is_ready(out: Path, settings: Settings, force: bool) -> bool:
+    """Whether `out` holds just this data set already; UserError where it must not be touched."""
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return False
+    try:
+        found = json.loads((out / "shapes.json").read_text())
+    except (OSError, ValueError):
+        refuse(f"{out}: exists and is not a shapes data set; name another folder with --out")
+    wanted = asdict(settings)
+    if not isinstance(found, dict) or "version" not in found:
+        refuse(f"{out}: its shapes.json is not a shapes data set's; name another folder with --out")
+    if force:
+        return False
+    other = [name for name in wanted if found.get(name) != wanted[name]]
+    if other:
+        refuse(f"{out}: made with other settings ({', '.join(other)}); name another folder with "
+               "--out, or replace it with --force")  # fmt: skip
+    clips = [out / settings.path(split, i) for split in SPLITS for i in range(wanted[split])]
+    if not all(clip.is_file() for clip in clips):
+        refuse(f"{out}: some of its clips are missing; make it anew with --force")
+    return True
+
+
+def prepare(
+    out: str | os.PathLike, train: int = 1024, validation: int = 256, *, size: int = 64,
+    frames: int = 16, seed: int = 0, images: bool = False, jobs: int = 2, force: bool = False,
+) -> Path:  # fmt: skip
+    """Write the data set into the folder `out` and return it; see README.md for the layout.
+
+    The folder appears when it is complete. One that was made with the same settings is left
+    alone; other settings, or a folder that is something else, raise UserError. `force` replaces
+    a shapes data set, and nothing else.
+    """
+    settings = Settings(train, validation, size, 1 if images else frames, seed, images)
+    if not isinstance(jobs, int) or not 1 <= jobs <= 64:
+        refuse(f"jobs: {jobs!r} is not a whole number from 1 to 64")
+    out = Path(out)
+    if is_ready(out, settings, force):
+        print(f"shapes: {out} is complete already")
+        return out
+    out.absolute().parent.mkdir(parents=True, exist_ok=True)
+    work = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.absolute().parent))
+    try:
+        folder = work / "new"
+        folder.mkdir()
+        run_parts(folder, settings, jobs)
+        write_truth(folder, settings, jobs)
+        write_manifests(folder, settings)
+        (folder / "shapes.json").write_text(json.dumps(asdict(settings), indent=1) + "\n")
+        if out.exists():
+            out.rename(work / "old")
+        folder.rename(out)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    kind = "images" if images else "clips"
+    print(f"shapes: {train} training and {validation} validation {kind} in {out}")
+    return out
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command line; a user's mistake is one line and exit code 2."""
+    from videohpm.errors import UserError
+
+    parser = argparse.ArgumentParser(
+        description="Write the shapes data set: small videos of moving objects, in seconds.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument("--out", default="data/shapes", help="folder to write")
+    parser.add_argument("--train", type=int, default=1024, help="training clips (32 classes)")
+    parser.add_argument("--validation", type=int, default=256, help="validation clips")
+    parser.add_argument("--size", type=int, default=64, help="height and width in pixels")
+    parser.add_argument("--frames", type=int, default=16, help=f"frames a clip, at {FPS} a second")
+    parser.add_argument("--seed", type=int, default=0, help="another seed, other clips")
+    parser.add_argument("--images", action="store_true", help="one PNG a clip, not a video")
+    parser.add_argument("--jobs", type=int, default=2, help="processes that draw and encode")
+    parser.add_argument("--force", action="store_true", help="replace a data set in that folder")
+    try:
+        prepare(**vars(parser.parse_args(arguments)))
+    except UserError as error:
+        print(f"prepare.py: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--part"]:
+        place, recipe, *share = sys.argv[2:]
+        write_part(Path(place), Settings(**json.loads(recipe)), *map(int, share))
+    else:
+        sys.exit(main())
