@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from videohpm.models.vit import VideoViT
 from videohpm.models.zoo import size as named_size
 
-POOLS = ("mean", "class_token")
+POOLS = ("mean", "class_token", "first_token")
 
 
 class VideoClassifier(nn.Module):
@@ -21,11 +21,13 @@ class VideoClassifier(nn.Module):
     Args:
         size: a name from :mod:`videohpm.models.zoo`; dim, depth, heads, mlp_ratio override it.
         classes: number of classes.
-        pool: ``mean`` over all tokens but the class token, or ``class_token``.
+        pool: ``mean`` over all tokens but the class token, ``class_token``, or ``first_token`` of a
+            model without one (Hugging Face's VideoMAE with mean pooling off).
         head_dropout: probability of dropping a pooled feature in training.
         head_scale: factor on the head's initial weights (the published recipes: .001).
-        frames, image_size, patch, tubelet, position, class_token, drop_path, checkpoint:
-            see :class:`VideoViT`.
+        head_norm_eps: eps of fc_norm; None for norm_eps.
+        frames, image_size, patch, tubelet, position, class_token, drop_path, checkpoint,
+            norm_eps: see :class:`VideoViT`.
     """
 
     def __init__(
@@ -48,6 +50,8 @@ class VideoClassifier(nn.Module):
         head_dropout: float = 0.0,
         head_scale: float = 0.001,
         checkpoint: bool = False,
+        norm_eps: float = 1e-6,
+        head_norm_eps: float | None = None,
     ):
         self_config = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
         super().__init__()
@@ -55,6 +59,8 @@ class VideoClassifier(nn.Module):
             raise ValueError(f"pool: {pool!r} is not one of {', '.join(POOLS)}")
         if pool == "class_token" and not class_token:
             raise ValueError("pool: class_token needs a model with a class token")
+        if pool == "first_token" and class_token:
+            raise ValueError("pool: first_token is for models without a class token")
         numbers = asdict(named_size(size))
         numbers = {k: numbers[k] for k in ("dim", "depth", "heads", "mlp_ratio")}
         numbers |= {k: self_config[k] for k in numbers if self_config[k] is not None}
@@ -63,10 +69,11 @@ class VideoClassifier(nn.Module):
         self.encoder = VideoViT(
             frames, image_size, patch, tubelet, numbers["dim"], numbers["depth"],
             numbers["heads"], numbers["mlp_ratio"], position, class_token, drop_path,
-            final_norm=pool == "class_token", checkpoint=checkpoint,
+            final_norm=pool != "mean", checkpoint=checkpoint, norm_eps=norm_eps,
         )  # fmt: skip
         dim = numbers["dim"]
-        self.fc_norm = nn.LayerNorm(dim, eps=1e-6) if pool == "mean" else nn.Identity()
+        eps = norm_eps if head_norm_eps is None else head_norm_eps
+        self.fc_norm = nn.LayerNorm(dim, eps=eps) if pool == "mean" else nn.Identity()
         self.dropout = nn.Dropout(head_dropout)
         self.head = nn.Linear(dim, classes)
         nn.init.trunc_normal_(self.head.weight, std=0.02)
@@ -81,7 +88,7 @@ class VideoClassifier(nn.Module):
     def features(self, clips: Tensor) -> Tensor:
         """Pooled features of normalised clips (B, 3, T, H, W): (B, D)."""
         x = self.encoder(clips)
-        if self.pool == "class_token":
+        if self.pool != "mean":
             return x[:, 0]
         first = 0 if self.encoder.cls_token is None else 1
         return self.fc_norm(x[:, first:].mean(1))

@@ -27,10 +27,21 @@ class Output(NamedTuple):
 class Decoder(nn.Module):
     """Blocks, norm and a linear head that is read at the last ``count`` positions only."""
 
-    def __init__(self, dim: int, depth: int, heads: int, out: int):
+    def __init__(
+        self,
+        dim: int,
+        depth: int,
+        heads: int,
+        out: int,
+        mlp_ratio: float = 4.0,
+        norm_eps: float = 1e-6,
+        head_norm_eps: float | None = None,
+    ):
         super().__init__()
-        self.blocks = nn.ModuleList(Block(dim, heads) for _ in range(depth))
-        self.norm = nn.LayerNorm(dim, eps=1e-6)
+        self.blocks = nn.ModuleList(
+            Block(dim, heads, mlp_ratio, norm_eps=norm_eps) for _ in range(depth)
+        )
+        self.norm = nn.LayerNorm(dim, eps=norm_eps if head_norm_eps is None else head_norm_eps)
         self.head = nn.Linear(dim, out)
         self.checkpoint = False
         self.apply(init_linear)
@@ -59,6 +70,9 @@ class MaskedAutoencoder(nn.Module):
         predictor_detach: keep the predictor's gradient from the rest of the model. The paper does
             not: that gradient alone already improves the representation.
         pixel_decoder: False leaves the pixel decoder out, which is all a teacher needs.
+        decoder_mlp_ratio: of the decoder's and predictor's blocks (VideoMAEv2's giant: 48/11).
+        final_norm, norm_eps: see :class:`VideoViT`.
+        head_norm_eps: eps of the norms before the heads; None for norm_eps.
     """
 
     def __init__(
@@ -87,6 +101,10 @@ class MaskedAutoencoder(nn.Module):
         predictor_detach: bool = False,
         pixel_decoder: bool = True,
         checkpoint: bool = False,
+        decoder_mlp_ratio: float = 4.0,
+        final_norm: bool = True,
+        norm_eps: float = 1e-6,
+        head_norm_eps: float | None = None,
     ):
         self_config = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
         super().__init__()
@@ -98,7 +116,7 @@ class MaskedAutoencoder(nn.Module):
         self.encoder = VideoViT(
             frames, image_size, patch, tubelet, numbers["dim"], numbers["depth"],
             numbers["heads"], numbers["mlp_ratio"], position, class_token, drop_path,
-            patch_init=patch_init, checkpoint=checkpoint,
+            final_norm=final_norm, patch_init=patch_init, checkpoint=checkpoint, norm_eps=norm_eps,
         )  # fmt: skip
         self.target = target
         self.predictor_level, self.predictor_detach = predictor, predictor_detach
@@ -112,9 +130,10 @@ class MaskedAutoencoder(nn.Module):
         self.register_buffer("decoder_positions", positions, persistent=False)
         tubes = positions.view(grid.t, grid.tubes, width).mean(0)
         self.register_buffer("tube_positions", tubes, persistent=False)
-        self.decoder = Decoder(width, depth, heads, grid.values) if pixel_decoder else None
+        rest = (decoder_mlp_ratio, norm_eps, head_norm_eps)
+        self.decoder = Decoder(width, depth, heads, grid.values, *rest) if pixel_decoder else None
         twin_depth = depth if predictor_depth is None else predictor_depth
-        self.predictor = Decoder(width, twin_depth, heads, 1) if predictor else None
+        self.predictor = Decoder(width, twin_depth, heads, 1, *rest) if predictor else None
         for part in filter(None, (self.decoder, self.predictor)):
             part.checkpoint = checkpoint
 

@@ -11,7 +11,7 @@ from torch.utils.checkpoint import checkpoint
 
 from videohpm.grid import TokenGrid
 
-POSITIONS = ("sincos_1d", "sincos_2d")
+POSITIONS = ("sincos_1d", "sincos_2d", "learned")
 
 
 def sincos_1d(count: int, dim: int) -> np.ndarray:
@@ -88,11 +88,18 @@ class Mlp(nn.Module):
 class Block(nn.Module):
     """Pre-norm transformer block."""
 
-    def __init__(self, dim: int, heads: int, mlp_ratio: float = 4.0, drop_path: float = 0.0):
+    def __init__(
+        self,
+        dim: int,
+        heads: int,
+        mlp_ratio: float = 4.0,
+        drop_path: float = 0.0,
+        norm_eps: float = 1e-6,
+    ):
         super().__init__()
-        self.norm1 = nn.LayerNorm(dim, eps=1e-6)
+        self.norm1 = nn.LayerNorm(dim, eps=norm_eps)
         self.attn = Attention(dim, heads)
-        self.norm2 = nn.LayerNorm(dim, eps=1e-6)
+        self.norm2 = nn.LayerNorm(dim, eps=norm_eps)
         self.mlp = Mlp(dim, int(dim * mlp_ratio))
         self.drop_path = DropPath(drop_path) if drop_path else nn.Identity()
 
@@ -123,10 +130,12 @@ class VideoViT(nn.Module):
         image_size: pixels, H = W, or (H, W).
         patch: pixels, side of a patch.
         tubelet: frames a token spans.
-        position: ``sincos_1d`` (VideoMAE) or ``sincos_2d`` (MAE, HPM).
+        position: ``sincos_1d`` (VideoMAE), ``sincos_2d`` (MAE, HPM), or ``learned``, a parameter
+            [N, D] that fine-tuned image models and mae_st have.
         class_token: prepend a learned token (MAE, HPM).
         drop_path: stochastic depth of the last block; earlier ones rise to it linearly.
         final_norm: LayerNorm after the last block.
+        norm_eps: eps of every LayerNorm; Hugging Face's VideoMAE uses 1e-12.
         patch_init: ``default`` (torch's, as VideoMAE) or ``xavier`` (as MAE and HPM).
         checkpoint: recompute blocks in the backward pass to save memory.
 
@@ -149,6 +158,7 @@ class VideoViT(nn.Module):
         final_norm: bool = True,
         patch_init: str = "default",
         checkpoint: bool = False,
+        norm_eps: float = 1e-6,
     ):
         self_config = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
         super().__init__()
@@ -159,12 +169,17 @@ class VideoViT(nn.Module):
         self.checkpoint = checkpoint
         self.patch_embed = TubeletEmbed(self.grid, dim)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, dim)) if class_token else None
-        self.register_buffer(
-            "positions", position_table(position, self.grid, dim), persistent=False
-        )
+        if position == "learned":
+            self.positions = nn.Parameter(torch.zeros(self.grid.tokens, dim))
+            nn.init.trunc_normal_(self.positions, std=0.02)
+        else:
+            table = position_table(position, self.grid, dim)
+            self.register_buffer("positions", table, persistent=False)
         rates = np.linspace(0, drop_path, depth)
-        self.blocks = nn.ModuleList(Block(dim, heads, mlp_ratio, float(rate)) for rate in rates)
-        self.norm = nn.LayerNorm(dim, eps=1e-6) if final_norm else nn.Identity()
+        self.blocks = nn.ModuleList(
+            Block(dim, heads, mlp_ratio, float(rate), norm_eps) for rate in rates
+        )
+        self.norm = nn.LayerNorm(dim, eps=norm_eps) if final_norm else nn.Identity()
         self.blocks.apply(init_linear)
         if patch_init == "xavier":
             nn.init.xavier_uniform_(self.patch_embed.proj.weight)

@@ -1,0 +1,142 @@
+"""MAE and image HPM ``.pth``: 2-D patches, joint qkv bias, position tables in the file."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from videohpm.errors import UserError
+from videohpm.interop.core import (
+    ReadOptions,
+    Weights,
+    depth_of,
+    expected_shapes,
+    grid_of,
+    heads_of,
+    is_table,
+    ratio_of,
+    settle,
+    shape_of,
+)
+from videohpm.interop.files import Source
+from videohpm.interop.report import Report
+from videohpm.interop.rules import AVERAGED_HEAD, SAME, Rule, read_by, same
+from videohpm.interop.timm import encoder_arguments, encoder_rules, read_positions
+from videohpm.interop.videomae import block_rules
+
+NAME = "mae"
+MAE_DECODER_HEADS = {512: 16}
+TEACHER_ALONE = "the teacher needs no pixel decoder"
+
+
+def recognise(source: Source) -> str | None:
+    """What of this layout ``source`` holds; None when it is another's."""
+    names = source.tensors
+    if "pos_embed" not in names or "decoder_pos_embed" not in names:
+        return None
+    if names["patch_embed.proj.weight"].ndim != 4:
+        return None
+    return "HPM image" if "decoder_pred_losspred.weight" in names else "MAE pre-training"
+
+
+def rules_for(predictor: bool) -> list[Rule]:
+    """Which of MAE's tensors make up which of ours, with HPM's second decoder or without."""
+    rules = [
+        *encoder_rules("encoder."),
+        *same("decoder_embed", "decoder_embed"),
+        Rule("mask_token", ("mask_token",), SAME),
+        *block_rules("decoder.blocks.{n}", "decoder_blocks.{n}", "joined"),
+        *same("decoder.norm", "decoder_norm"),
+        *same("decoder.head", "decoder_pred"),
+    ]
+    if predictor:
+        head = "decoder_pred_losspred"
+        rules += [
+            *block_rules("predictor.blocks.{n}", "decoder_blocks_losspred.{n}", "joined"),
+            *same("predictor.norm", "decoder_norm_losspred"),
+            Rule("predictor.head.weight", (f"{head}.weight",), AVERAGED_HEAD),
+            Rule("predictor.head.bias", (f"{head}.bias",), AVERAGED_HEAD),
+        ]
+    return rules
+
+
+def read(source: Source, report: Report, options: ReadOptions) -> Weights:
+    """The autoencoder in an MAE or HPM file, and HPM's teacher."""
+    if options.weights == "ema":
+        if source.ema is None:
+            raise UserError(f"{source.path}: holds no moving average (ema_state_dict)")
+        source.tensors, source.ema = source.ema, None
+    tensors = source.tensors
+    predictor = "decoder_pred_losspred.weight" in tensors
+    model = encoder_arguments(source, report, options)
+    model |= _decoder_arguments(source, predictor, report, options)
+    rules = rules_for(predictor)
+    places = _positions(source, tensors, model, report)
+    kind = "MaskedAutoencoder"
+    mine = read_by(rules, tensors, expected_shapes(kind, model), grid_of(model), report)
+    weights = Weights(kind, model, mine | places)
+    weights.tensors = settle(weights, set(tensors), report, options)
+    if predictor and source.ema is not None:
+        weights.teacher = _teacher(source, model, rules, report, options)
+    elif source.ema is not None:
+        report.note("the moving average is left out: without a loss predictor it is no teacher")
+    return weights
+
+
+def _decoder_arguments(
+    source: Source, predictor: bool, report: Report, options: ReadOptions
+) -> dict:
+    tensors = source.tensors
+    width = shape_of(tensors, "decoder_embed.weight", source.path, 2)[0]
+    hidden = shape_of(tensors, "decoder_blocks.0.mlp.fc1.weight", source.path, 2)[0]
+    heads = options.decoder_heads or source.hint.get("decoder_heads")
+    normed = source.args.get("norm_pix_loss", not predictor)
+    target = source.hint.get("target") or ("joint" if normed else "raw")
+    report.note(f"target: {target}, as {'MAE' if target == 'joint' else 'HPM'} trains")
+    return {
+        "decoder_dim": width,
+        "decoder_depth": depth_of(tensors, "decoder_blocks"),
+        "decoder_heads": heads_of(width, heads, MAE_DECODER_HEADS, "decoder_heads", report),
+        "decoder_mlp_ratio": ratio_of(hidden, width),
+        "projection_bias": True,
+        "target": target,
+        "patch_init": "xavier",
+        "predictor": "token" if predictor else None,
+        "predictor_depth": depth_of(tensors, "decoder_blocks_losspred") if predictor else None,
+    }
+
+
+def _positions(
+    source: Source, tensors: dict[str, Tensor], model: dict, report: Report
+) -> dict[str, Tensor]:
+    """Both tables must be the ones we compute: an autoencoder here has fixed positions."""
+    places = read_positions(source, tensors, "encoder.", model, report)
+    rows = tensors["decoder_pos_embed"][0]
+    skip = 1 if model["class_token"] and len(rows) == grid_of(model).tokens + 1 else 0
+    name = "pos_embed"
+    if model["position"] != "learned":
+        name = "decoder_pos_embed"
+        fixed = is_table(rows[skip:], "sincos_2d", grid_of(model), name, report)
+        if fixed and not rows[:skip].any():
+            return places
+    raise UserError(
+        f"{source.path}: {name} is not MAE's fixed table; only encoders and classifiers here can "
+        "have a learned one (leave out the decoder_* and mask_token tensors)"
+    )
+
+
+def _teacher(
+    source: Source, model: dict, rules: list[Rule], report: Report, options: ReadOptions
+) -> dict[str, Tensor]:
+    """The encoder and predictor of the moving average, accounted for under its own name."""
+    lean = model | {"pixel_decoder": False}
+    own = Report(f"{source.path} (ema_state_dict)")
+    places = _positions(source, source.ema, dict(lean), own)
+    shapes = expected_shapes("MaskedAutoencoder", lean)
+    mine = read_by(rules, source.ema, shapes, grid_of(lean), own)
+    pixels = ("decoder_blocks.", "decoder_norm.", "decoder_pred.")
+    own.left_over |= {n: TEACHER_ALONE for n in source.ema if n.startswith(pixels)}
+    weights = Weights("MaskedAutoencoder", lean, mine | places)
+    tensors = settle(weights, set(source.ema), own, options)
+    for mine_to, theirs in ((report.loaded, own.loaded), (report.left_over, own.left_over)):
+        mine_to |= {f"ema: {name}": what for name, what in theirs.items()}
+    return tensors

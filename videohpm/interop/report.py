@@ -1,0 +1,69 @@
+"""What became of every tensor, in words a user can check."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from dataclasses import dataclass, field
+
+
+@dataclass
+class Report:
+    """The account of one conversion. ``print(report)`` shows it."""
+
+    source: str
+    layout: str = ""
+    """The layout recognised, in words."""
+    kind: str = ""
+    """MaskedAutoencoder, VideoClassifier or VideoViT."""
+    model: dict = field(default_factory=dict)
+    """Constructor arguments of the model."""
+    loaded: dict[str, str] = field(default_factory=dict)
+    """Our tensor → the source's tensors it was made of."""
+    left_over: dict[str, str] = field(default_factory=dict)
+    """The source's tensor → why it was not loaded."""
+    missing: dict[str, str] = field(default_factory=dict)
+    """Our tensor that the source does not have → what it was set to, and why."""
+    notes: list[str] = field(default_factory=list)
+    """What was assumed, inferred or changed."""
+    out: str = ""
+    target: str = ""
+    """The layout written."""
+    written: int = 0
+    """Tensors written."""
+    not_written: dict[str, str] = field(default_factory=dict)
+    """Our tensor that the layout written cannot hold → what becomes of it."""
+
+    def note(self, text: str) -> None:
+        """Add a remark, once."""
+        if text not in self.notes:
+            self.notes.append(text)
+
+    def __str__(self) -> str:
+        shown = ("dim", "depth", "heads", "frames", "image_size", "patch", "tubelet")
+        sizes = ", ".join(f"{k} {self.model[k]}" for k in shown if k in self.model)
+        lines = [
+            f"source: {self.source}",
+            f"layout: {self.layout}",
+            f"model: {self.kind} ({sizes})",
+            f"loaded: {len(self.loaded)} tensors",
+            *_grouped("left over", self.left_over),
+            *_grouped("missing", self.missing),
+            *(f"note: {text}" for text in self.notes),
+        ]
+        if self.target:
+            lines.append(f"written: {self.written} tensors as {self.target} to {self.out}")
+        return "\n".join(lines + _grouped("not written", self.not_written))
+
+
+def _grouped(title: str, names: dict[str, str]) -> list[str]:
+    """One line a reason: how many tensors, which families, why."""
+    by_reason = defaultdict(list)
+    for name, reason in names.items():
+        by_reason[reason].append(name)
+    lines = []
+    for reason, members in by_reason.items():
+        families = list(dict.fromkeys(re.sub(r"\.\d+\..*", ".*", name) for name in members))
+        some = ", ".join(families[:6]) + (", ..." if len(families) > 6 else "")
+        lines.append(f"{title}: {len(members)} ({some}): {reason}")
+    return lines

@@ -1,0 +1,155 @@
+"""Rules that say which of their tensors make up which of ours, read in both directions.
+
+Names are templates: ``{n}`` stands for a block's number. A layout is a list of rules, a few lines
+of inference and nothing else.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from videohpm.grid import TokenGrid
+from videohpm.interop.report import Report
+
+KEY_BIAS = (
+    "the layout has no key bias; dropping it changes no output, softmax does not see a constant"
+)
+
+
+@dataclass(frozen=True)
+class Codec:
+    """How several of their tensors become one of ours, and how it becomes them again."""
+
+    read: Callable[[list[Tensor], TokenGrid], Tensor]
+    write: Callable[[Tensor, TokenGrid], list[Tensor]]
+
+
+@dataclass(frozen=True)
+class Rule:
+    """``ours`` is made of ``theirs`` by ``codec``; absent altogether, it is zero where ``zeros``."""
+
+    ours: str
+    theirs: tuple[str, ...]
+    codec: Codec
+    zeros: str | None = None
+    """Why the layout may lack it; None: it may not."""
+
+
+def _only(parts: list[Tensor], grid: TokenGrid) -> Tensor:
+    return parts[0]
+
+
+def _alone(tensor: Tensor, grid: TokenGrid) -> list[Tensor]:
+    return [tensor]
+
+
+def _flatten(parts: list[Tensor], grid: TokenGrid) -> Tensor:
+    """Convolution weight [D, 3, (tubelet,) patch, patch] → linear weight [D, P]."""
+    return parts[0].flatten(1)
+
+
+def _conv3d(tensor: Tensor, grid: TokenGrid) -> list[Tensor]:
+    return [tensor.reshape(-1, 3, grid.tubelet, grid.patch, grid.patch)]
+
+
+def _conv2d(tensor: Tensor, grid: TokenGrid) -> list[Tensor]:
+    """For an image; a tubelet of a repeated frame is the sum over its frames."""
+    weight = _conv3d(tensor, grid)[0]
+    return [weight[:, :, 0] if grid.tubelet == 1 else weight.sum(2)]
+
+
+def _join_query_value(parts: list[Tensor], grid: TokenGrid) -> Tensor:
+    query, value = parts
+    return torch.cat([query, torch.zeros_like(query), value])
+
+
+def _split_query_value(tensor: Tensor, grid: TokenGrid) -> list[Tensor]:
+    query, _, value = tensor.chunk(3)
+    return [query, value]
+
+
+def _join(parts: list[Tensor], grid: TokenGrid) -> Tensor:
+    return torch.cat(parts)
+
+
+def _thirds(tensor: Tensor, grid: TokenGrid) -> list[Tensor]:
+    return list(tensor.chunk(3))
+
+
+def _fold_rows(parts: list[Tensor], grid: TokenGrid) -> Tensor:
+    """A head whose outputs are averaged is a 1-wide head; float64 makes the way back exact."""
+    return parts[0].double().mean(0, keepdim=True).to(parts[0].dtype)
+
+
+def _repeat_rows(tensor: Tensor, grid: TokenGrid) -> list[Tensor]:
+    return [tensor.expand(grid.values, *tensor.shape[1:])]
+
+
+SAME = Codec(_only, _alone)
+CONV3D = Codec(_flatten, _conv3d)
+CONV2D = Codec(_flatten, _conv2d)
+QUERY_VALUE = Codec(_join_query_value, _split_query_value)
+THIRDS = Codec(_join, _thirds)
+AVERAGED_HEAD = Codec(_fold_rows, _repeat_rows)
+
+
+def same(ours: str, theirs: str, *leaves: str) -> list[Rule]:
+    """Rules for a module whose leaves (weight and bias) keep their names."""
+    leaves = leaves or ("weight", "bias")
+    return [Rule(f"{ours}.{leaf}", (f"{theirs}.{leaf}",), SAME) for leaf in leaves]
+
+
+def template(name: str) -> str:
+    """``encoder.blocks.3.norm1.bias`` → ``encoder.blocks.{n}.norm1.bias``."""
+    return re.sub(r"blocks\.\d+\.", "blocks.{n}.", name)
+
+
+def read_by(
+    rules: list[Rule],
+    tensors: dict[str, Tensor],
+    expected: dict[str, torch.Size],
+    grid: TokenGrid,
+    report: Report,
+) -> dict[str, Tensor]:
+    """Our tensors out of theirs. What is absent is simply not in the result."""
+    by_name = {rule.ours: rule for rule in rules}
+    mine = {}
+    for name, shape in expected.items():
+        rule = by_name.get(template(name))
+        if rule is None:
+            continue
+        number = re.search(r"blocks\.(\d+)\.", name)
+        sources = [t.replace("{n}", number[1] if number else "") for t in rule.theirs]
+        found = [tensors[source] for source in sources if source in tensors]
+        if len(found) == len(sources):
+            mine[name] = rule.codec.read(found, grid).contiguous()
+            report.loaded[name] = " + ".join(sources)
+        elif rule.zeros and not any(template(n) in rule.theirs for n in tensors):
+            mine[name] = torch.zeros(shape)
+            report.missing[name] = f"set to zero: {rule.zeros}"
+    return mine
+
+
+def write_by(
+    rules: list[Rule], tensors: dict[str, Tensor], grid: TokenGrid, report: Report
+) -> dict[str, Tensor]:
+    """Their tensors out of ours. What no rule names is entered under ``not_written``."""
+    by_name = {rule.ours: rule for rule in rules}
+    theirs = {}
+    for name, tensor in tensors.items():
+        rule = by_name.get(template(name))
+        if rule is None:
+            report.not_written.setdefault(name, "the layout has no place for it")
+            continue
+        if rule.codec is QUERY_VALUE and tensor.chunk(3)[1].any():
+            report.not_written[f"{name} (key part)"] = KEY_BIAS
+        number = re.search(r"blocks\.(\d+)\.", name)
+        targets = [t.replace("{n}", number[1] if number else "") for t in rule.theirs]
+        parts = rule.codec.write(tensor, grid)
+        theirs |= {t: part.contiguous() for t, part in zip(targets, parts, strict=True)}
+    return theirs

@@ -1,0 +1,171 @@
+"""timm's image ViTs, whose names MAE's encoders and fine-tuned models share; image mode only."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from videohpm.errors import UserError
+from videohpm.interop.core import (
+    ENCODER_HEADS,
+    ReadOptions,
+    Weights,
+    depth_of,
+    expected_shapes,
+    grid_of,
+    heads_of,
+    is_table,
+    ratio_of,
+    settle,
+    shape_of,
+    size_name,
+)
+from videohpm.interop.files import Source, strip_prefix
+from videohpm.interop.report import Report
+from videohpm.interop.rules import CONV2D, SAME, Rule, read_by, same
+from videohpm.interop.videomae import block_rules
+from videohpm.models.vit import position_table
+
+NAME = "timm"
+HEADLESS = "the norm of a classification head that the file does not have"
+
+
+def recognise(source: Source) -> str | None:
+    """What of this layout ``source`` holds; None when it is another's."""
+    strip_prefix(source, "encoder.", "backbone.")
+    patch = source.tensors.get("patch_embed.proj.weight")
+    names = source.tensors
+    if patch is None or patch.ndim != 4 or "pos_embed" not in names or "mask_token" in names:
+        return None
+    family = "MAE" if source.entry else "timm"
+    return f"{family} image {'classifier' if 'head.weight' in names else 'encoder'}"
+
+
+def encoder_rules(ours: str) -> list[Rule]:
+    """Which of an image ViT's tensors make up our encoder's, whose names begin with ``ours``."""
+    return [
+        Rule(f"{ours}patch_embed.proj.weight", ("patch_embed.proj.weight",), CONV2D),
+        Rule(f"{ours}patch_embed.proj.bias", ("patch_embed.proj.bias",), SAME),
+        Rule(f"{ours}cls_token", ("cls_token",), SAME),
+        *block_rules(f"{ours}blocks.{{n}}", "blocks.{n}", "joined"),
+        *same(f"{ours}norm", "norm"),
+    ]
+
+
+def rules_for(kind: str) -> list[Rule]:
+    """The rules for an encoder or a classifier."""
+    if kind == "VideoViT":
+        return encoder_rules("")
+    return [*encoder_rules("encoder."), *same("fc_norm", "fc_norm"), *same("head", "head")]
+
+
+def read(source: Source, report: Report, options: ReadOptions) -> Weights:
+    """The image model in a timm file or folder, or in MAE's ``.pth`` of an encoder."""
+    tensors = source.tensors
+    kind = "VideoClassifier" if "head.weight" in tensors else "VideoViT"
+    model = encoder_arguments(source, report, options)
+    if kind == "VideoClassifier":
+        model["classes"] = len(tensors["head.weight"])
+        model["pool"] = _pool(source)
+    else:
+        model.pop("size")
+        model["final_norm"] = "norm.weight" in tensors
+        for name in tensors.keys() & {"fc_norm.weight", "fc_norm.bias"}:
+            report.left_over[name] = HEADLESS
+    prefix = "" if kind == "VideoViT" else "encoder."
+    places = read_positions(source, tensors, prefix, model, report)
+    mine = read_by(rules_for(kind), tensors, expected_shapes(kind, model), grid_of(model), report)
+    weights = Weights(kind, model, mine | places)
+    weights.tensors = settle(weights, set(tensors), report, options)
+    return weights
+
+
+def encoder_arguments(source: Source, report: Report, options: ReadOptions) -> dict:
+    """Constructor arguments of an image encoder, from its shapes."""
+    tensors = source.tensors
+    name = "patch_embed.proj.weight"
+    dim, channels, patch, width = shape_of(tensors, name, source.path, 4)
+    if channels != 3 or patch != width:
+        raise UserError(f"{source.path}: {name} is not for square patches of RGB")
+    depth = depth_of(tensors, "blocks")
+    hidden = shape_of(tensors, "blocks.0.mlp.fc1.weight", source.path, 2)[0]
+    rows = shape_of(tensors, "pos_embed", source.path, 3)[1]
+    heads = options.heads or source.hint.get("heads") or _named_heads(source)
+    return {
+        "size": size_name(dim, depth),
+        "dim": dim,
+        "depth": depth,
+        "heads": heads_of(dim, heads, ENCODER_HEADS, "heads", report),
+        "mlp_ratio": ratio_of(hidden, dim),
+        "patch": patch,
+        "tubelet": 1,
+        "frames": 1,
+        "image_size": _image_size(source, rows, patch, options),
+        "class_token": "cls_token" in tensors,
+    }
+
+
+def _image_size(source: Source, rows: int, patch: int, options: ReadOptions) -> int | list[int]:
+    """From the rows of the position table, of which one may be the class token's."""
+    given = options.image_size or source.hint.get("image_size")
+    if given is not None:
+        return given
+    for places in (rows, rows - 1):
+        side = math.isqrt(max(0, places))
+        if side * side == places > 0:
+            return side * patch
+    raise UserError(f"{source.path}: pos_embed has {rows} rows, no square; give --image_size")
+
+
+def _named_heads(source: Source) -> int | None:
+    heads = (source.config.get("model_args") or {}).get("num_heads")
+    return heads if isinstance(heads, int) and heads > 0 else None
+
+
+def _pool(source: Source) -> str:
+    arguments = source.config.get("model_args") or {}
+    pool = arguments.get("global_pool") or source.config.get("global_pool")
+    if "fc_norm.weight" in source.tensors:
+        return "mean"
+    if "cls_token" not in source.tensors or pool not in (None, "", "token"):
+        raise UserError(
+            f"{source.path}: pools by {pool or 'the mean'} behind the final norm, which no model "
+            "here does; convert the encoder alone (leave out head.weight and head.bias)"
+        )
+    return "class_token"
+
+
+def read_positions(
+    source: Source, tensors: dict[str, Tensor], prefix: str, model: dict, report: Report
+) -> dict[str, Tensor]:
+    """The position table: dropped where we compute the same, else kept as learned.
+
+    The class token has no place in ours; what the file adds to it is added to the token itself.
+    Sets ``model["position"]``; returns the tensors that are not as they stand in the file.
+    """
+    grid, table, mine = grid_of(model), tensors["pos_embed"][0], {}
+    if model["class_token"] and len(table) == grid.tokens + 1:
+        first, table = table[0], table[1:]
+        if first.any():
+            report.note("the class token's position is added to the class token")
+            mine[f"{prefix}cls_token"] = tensors["cls_token"] + first
+            report.loaded[f"{prefix}cls_token"] = "cls_token + pos_embed"
+    if is_table(table, "sincos_2d", grid, "pos_embed", report):
+        model["position"] = "sincos_2d"
+        return mine
+    model["position"] = "learned"
+    report.loaded[f"{prefix}positions"] = "pos_embed"
+    return mine | {f"{prefix}positions": table}
+
+
+def table_for(weights: Weights) -> Tensor:
+    """The position table [1, (1 +) N, D] that an image layout stores, class token's row zero."""
+    grid, prefix = weights.grid, weights.prefix
+    table = weights.tensors.get(f"{prefix}positions")
+    if table is None:
+        table = position_table(weights.model["position"], grid, weights.model["dim"])
+    if f"{prefix}cls_token" in weights.tensors:
+        table = torch.cat([torch.zeros(1, table.shape[1]), table])
+    return table[None]
