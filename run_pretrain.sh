@@ -22,12 +22,7 @@ TEXT
 
 demo() {
     cd "$root"
-    if [[ ! -e data/shapes ]]; then
-        say "Making the videos of moving shapes in data/shapes"
-        rm -rf data/shapes.unfinished
-        "$PYTHON" datasets/shapes/prepare.py --out data/shapes.unfinished
-        mv data/shapes.unfinished data/shapes
-    fi
+    "$PYTHON" datasets/shapes/prepare.py --out data/shapes # made once, checked later
     "$PYTHON" -m videohpm pretrain --config configs/pretrain/demo.yaml --run.dir runs/demo
     cat <<TEXT
 

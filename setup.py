@@ -38,6 +38,7 @@ TEST = [
     "hypothesis>=6.100",
     "ruff>=0.9",
     "setuptools>=77.0.3",  # tests/test_packaging.py builds the package
+    "packaging>=22.0",  # and reads its requirements
     "transformers>=4.48",  # an independent VideoMAE to compare with
     "scikit-learn>=1.4",  # independent metrics and classifiers to compare with
 ]

@@ -1,0 +1,123 @@
+"""What `pip install .` installs, and that it asks for all that the package imports."""
+
+import ast
+import re
+import runpy
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import setuptools
+from packaging.requirements import Requirement
+
+# Import names that are not the name of the package which brings them.
+PACKAGE_OF = {"yaml": "PyYAML", "PIL": "pillow", "sklearn": "scikit-learn"}
+
+
+@pytest.fixture
+def setup_arguments(root, monkeypatch) -> dict:
+    """What setup.py hands to setuptools."""
+    arguments = {}
+    monkeypatch.chdir(root)
+    monkeypatch.setattr(setuptools, "setup", lambda **given: arguments.update(given))
+    runpy.run_path("setup.py")
+    return arguments
+
+
+def normal(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def imported_packages(folder: Path) -> set[str]:
+    """The top-level names that the Python files under a folder import, standard library aside."""
+    names = set()
+    for file in folder.rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                names |= {alias.name.partition(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and not node.level:
+                names.add(node.module.partition(".")[0])
+    own = {file.stem for file in folder.rglob("*.py")} | {"videohpm"}
+    return names - set(sys.stdlib_module_names) - own
+
+
+def declared(requirements: list[str]) -> set[str]:
+    return {normal(Requirement(line).name) for line in requirements}
+
+
+def test_the_package_holds_all_of_videohpm_and_nothing_else(root, tmp_path):
+    for name in ("setup.py", "pyproject.toml", "LICENSE"):
+        shutil.copy(root / name, tmp_path)
+    for name in ("videohpm", "tests", "datasets", "benchmarks", "configs"):
+        if (root / name).is_dir():
+            ignore = shutil.ignore_patterns("__pycache__", "*.mp4")
+            shutil.copytree(root / name, tmp_path / name, ignore=ignore)
+    (tmp_path / "datasets/__init__.py").parent.mkdir(exist_ok=True)
+    (tmp_path / "datasets/__init__.py").touch()  # even then it stays out
+    subprocess.run(
+        [sys.executable, "setup.py", "-q", "build_py", "--build-lib", "built"],
+        cwd=tmp_path,
+        check=True,
+        stdin=subprocess.DEVNULL,
+    )
+    built = {f.relative_to(tmp_path / "built") for f in (tmp_path / "built").rglob("*")}
+    built = {f for f in built if (tmp_path / "built" / f).is_file()}
+    source = {f.relative_to(root) for f in (root / "videohpm").rglob("*") if f.is_file()}
+    assert built == {f for f in source if f.suffix != ".pyc"}
+
+
+def test_our_datasets_folder_is_no_package(root):
+    assert not list((root / "datasets").rglob("__init__.py"))
+
+
+def test_everything_imported_is_asked_for(root, setup_arguments):
+    asked = declared(setup_arguments["install_requires"])
+    names = {normal(PACKAGE_OF.get(name, name)) for name in imported_packages(root / "videohpm")}
+    assert names <= asked, f"add to setup.py: {sorted(names - asked)}"
+
+
+def test_everything_the_tests_import_is_asked_for(root, setup_arguments):
+    asked = declared(
+        setup_arguments["install_requires"] + setup_arguments["extras_require"]["test"]
+    )
+    names = {normal(PACKAGE_OF.get(name, name)) for name in imported_packages(root / "tests")}
+    assert names <= asked, f"add to setup.py, or do without: {sorted(names - asked)}"
+
+
+@pytest.mark.parametrize(
+    ("system", "machine", "decord", "deepspeed"),
+    [
+        ("linux", "x86_64", True, True),
+        ("linux", "aarch64", False, True),
+        ("win32", "AMD64", True, False),
+        ("win32", "ARM64", False, False),
+        ("darwin", "arm64", False, False),
+        ("darwin", "x86_64", False, False),
+    ],
+)
+def test_what_has_no_wheels_is_not_asked_for(setup_arguments, system, machine, decord, deepspeed):
+    here = {"sys_platform": system, "platform_machine": machine}
+    needs = [Requirement(line) for line in setup_arguments["install_requires"]]
+    asked = {need.name for need in needs if not need.marker or need.marker.evaluate(here)}
+    assert ("decord" in asked, "deepspeed" in asked) == (decord, deepspeed)
+    assert {"torch", "av"} <= asked
+
+
+def test_the_version_is_in_one_place(root, setup_arguments):
+    version = setup_arguments["version"]
+    files = [root / "pyproject.toml", *(root / "videohpm").rglob("*.py")]
+    assert [f for f in files if f'"{version}"' in f.read_text(encoding="utf-8")] == []
+
+
+def test_python_m_videohpm_is_the_command(root):
+    done = subprocess.run(
+        [sys.executable, "-m", "videohpm", "--help"],
+        cwd=root,
+        capture_output=True,
+        text=True,
+        stdin=subprocess.DEVNULL,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "pretrain" in done.stdout
