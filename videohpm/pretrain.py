@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 from pathlib import Path
 
 import torch
@@ -106,12 +107,13 @@ class Pretraining:
 
     def __init__(self, config: PretrainConfig):
         self.config, self.folder = config, Path(config.run.dir)
+        grid = config.model.grid()
         self.data = make_dataset(
             config.data,
-            frames=config.model.frames,
-            image_size=config.model.image_size,
+            frames=grid.frames,
+            size=(grid.height, grid.width),
+            units=hpm.unit_count(grid, config.mask.unit),
             seed=config.run.seed,
-            mask_units=hpm.unit_count(config.model.grid(), config.mask.unit),
         )
         self.steps_per_epoch = len(self.data) / config.optim.batch
         self.steps = config.run.total_steps(self.steps_per_epoch)
@@ -129,7 +131,7 @@ class Pretraining:
         config, engine = self.config, self.engine
         self._write_settings()
         loader = self._loader()
-        ledger = BadFileLedger(config.data.max_bad_share, self.folder / "bad_files.jsonl")
+        ledger = BadFileLedger(len(self.data), config.data.max_bad_share)
         recent = RecentLosses(self.data.manifest)
         fixed = collate([self.data[0, i % len(self.data)] for i in range(FIXED_CLIPS)])
         tracker = Tracker(self.folder, total_steps=self.steps, start_step=self.done)
@@ -139,7 +141,7 @@ class Pretraining:
             for step in range(self.done, self.steps):
                 with watch.waiting():
                     micro = list(itertools.islice(batches, config.engine.accumulation))
-                ledger.add(micro)
+                self._count_bad(ledger, micro)
                 seed_step(config.run.seed, step + 1, engine.rank)
                 schedule = self.schedule(step)
                 said = train_step(engine, self.teacher, micro, config, **schedule)
@@ -230,7 +232,7 @@ class Pretraining:
             del metrics["momentum"]
         else:
             metrics["teacher_distance"] = float(self.teacher.distance(self.engine.model))
-        return metrics | {"epoch": self.done / self.steps_per_epoch, "bad_files": ledger.count}
+        return metrics | {"epoch": self.done / self.steps_per_epoch, "bad_files": ledger.bad}
 
     @torch.no_grad()
     def _picture(self, tracker: Tracker, fixed: Batch, hard_share: float) -> None:
@@ -240,9 +242,18 @@ class Pretraining:
         clips = normalise(fixed.clips.to(self.engine.device), **statistics)
         with self.engine.autocast():
             mask = choose_mask(self.teacher, clips, fixed.priority, config, hard_share)
-            seen = visualize.inspect(model, clips, mask, self.teacher, **statistics)
+            seen = visualize.inspect(
+                model, clips, mask, self.teacher, **statistics, hard_share=hard_share
+            )
         model.train()
         tracker.picture(self.done, "reconstruction", visualize.training_picture(seen))
+
+    def _count_bad(self, ledger: BadFileLedger, batches: list[Batch]) -> None:
+        """Name new unreadable files in bad_files.jsonl; UserError where they are too many."""
+        with (self.folder / "bad_files.jsonl").open("a") as file:
+            for batch in batches:
+                for bad in ledger.update(batch):
+                    print(json.dumps({"path": bad.path, "reason": bad.reason}), file=file)
 
     def _write_settings(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)

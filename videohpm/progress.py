@@ -116,8 +116,8 @@ def progress_line(
     names alone, so that all lines of a run have the same columns.
     """
     end = []
-    if "clips_per_s" in metrics:
-        pace = metrics["clips_per_s"]
+    if "clips_per_second" in metrics:
+        pace = metrics["clips_per_second"]
         end.append(f"clips/s {pace:.3g}" if pace < 100 else f"clips/s {pace:.0f}")
     if "data_wait" in metrics:
         end.append(f"wait {metrics['data_wait']:.0%}")
@@ -127,7 +127,7 @@ def progress_line(
     room = width - len(done) - len("  clips/s 1234  wait 10%  eta 10:00:00")
     shown = []
     for name, value in metrics.items():
-        if name in ("clips_per_s", "data_wait"):
+        if name in ("clips_per_second", "data_wait"):
             continue
         room -= len(f"  {name} ") + NUMBER_WIDTH
         if shown and room < 0:

@@ -109,11 +109,11 @@ class Stopwatch:
         self.steps += 1
 
     def lap(self) -> dict[str, float]:
-        """``clips_per_s`` and ``data_wait`` (0 to 1) since the last call."""
+        """``clips_per_second`` and ``data_wait`` (0 to 1) since the last call."""
         now = self.clock()
         seconds = max(now - self.start, 1e-9)
         lap = {
-            "clips_per_s": self.steps * self.clips / seconds,
+            "clips_per_second": self.steps * self.clips / seconds,
             "data_wait": min(1.0, self.waited / seconds),
         }
         self.start, self.steps, self.waited = now, 0, 0.0
@@ -172,7 +172,7 @@ class Tracker:
         Args:
             step: optimiser steps done.
             metrics: numbers or 0-d tensors; reading a tensor waits for its device. The screen
-                shows the first of them, as many as fit, and always ``clips_per_s`` and
+                shows the first of them, as many as fit, and always ``clips_per_second`` and
                 ``data_wait``. A number that is not finite becomes null in ``metrics.jsonl``,
                 because JSON has no nan.
         """

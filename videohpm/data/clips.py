@@ -85,29 +85,29 @@ class DataConfig:
     def __post_init__(self) -> None:
         for name in ("stride", "repeats", "tries", "prefetch"):
             if getattr(self, name) < 1:
-                raise ValueError(f"{name}: {getattr(self, name)} is less than 1")
+                raise ValueError(f"data.{name}: {getattr(self, name)} is less than 1")
         if self.workers < 0:
-            raise ValueError(f"workers: {self.workers} is negative; 0 reads in the main process")
+            raise ValueError(f"data.workers: {self.workers} is negative; 0 reads in the main process")
         for name, known in _CHOICES.items():
             value = getattr(self, name)
             if value not in known:
-                raise ValueError(f"{name}: {value!r} is not one of {', '.join(known)}")
+                raise ValueError(f"data.{name}: {value!r} is not one of {', '.join(known)}")
         if not self.crop_scales or not all(0 < scale <= 1 for scale in self.crop_scales):
-            raise ValueError(f"crop_scales: {self.crop_scales} must lie in 0..1, at least one")
+            raise ValueError(f"data.crop_scales: {self.crop_scales} must lie in 0..1, at least one")
         low, high = self.crop_area
         if not 0 < low <= high <= 1:
-            raise ValueError(f"crop_area: {self.crop_area} must be 0 < low <= high <= 1")
+            raise ValueError(f"data.crop_area: {self.crop_area} must be 0 < low <= high <= 1")
         low, high = self.crop_aspect
         if not 0 < low <= high:
-            raise ValueError(f"crop_aspect: {self.crop_aspect} must be 0 < low <= high")
+            raise ValueError(f"data.crop_aspect: {self.crop_aspect} must be 0 < low <= high")
         if len(self.mean) != 3 or not all(map(math.isfinite, self.mean)):
-            raise ValueError(f"mean: {self.mean} must be three numbers, for pixels in 0..1")
+            raise ValueError(f"data.mean: {self.mean} must be three numbers, for pixels in 0..1")
         if len(self.std) != 3 or not all(0 < value < math.inf for value in self.std):
-            raise ValueError(f"std: {self.std} must be three numbers over 0")
+            raise ValueError(f"data.std: {self.std} must be three numbers over 0")
         if not 0 <= self.max_bad_share <= 1:
-            raise ValueError(f"max_bad_share: {self.max_bad_share} is a share, from 0 to 1")
+            raise ValueError(f"data.max_bad_share: {self.max_bad_share} is a share, from 0 to 1")
         if not 0 <= self.sample_seconds < math.inf:
-            raise ValueError(f"sample_seconds: {self.sample_seconds} must be 0 (no bound) or more")
+            raise ValueError(f"data.sample_seconds: {self.sample_seconds} must be 0 (no bound) or more")
 
 
 _CHOICES = {
@@ -179,7 +179,7 @@ class ClipDataset(Dataset):
         transform: Transform | None = None,
     ):
         if len(manifest) == 0:
-            raise UserError("root: no samples to train on")
+            raise UserError("data.root: no samples to train on")
         self.manifest, self.config = manifest, config
         self.frames, self.size, self.units, self.seed = frames, tuple(size), units, seed
         self.transform = transform or training_transform(config, self.size)
@@ -269,7 +269,7 @@ def make_dataset(
         config.root, config.manifest, labels=labels, kind=config.kind, classes=classes
     )
     if manifest.kind == "image" and frames > 1:
-        raise UserError(f"root: images, but the model takes clips of {frames} frames; set 1 frame")
+        raise UserError(f"data.root: images, but the model takes clips of {frames} frames; set model.frames 1 and model.tubelet 1")
     dataset = ImageDataset if frames == 1 else VideoDataset
     return dataset(
         manifest, config, frames=frames, size=size, units=units, seed=seed, transform=transform

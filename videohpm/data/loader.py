@@ -196,7 +196,7 @@ class BadFileLedger:
         base = max(self.seen, min(len(self._seen), 1000)) if new else 0
         if new and self.bad > self.max_bad_share * base:
             raise UserError(
-                f"max_bad_share: {self.bad} of {base} files cannot be read, more than "
+                f"data.max_bad_share: {self.bad} of {base} files cannot be read, more than "
                 f"{self.max_bad_share:.2%} (last: {new[-1].path}: {new[-1].reason}); mend or "
                 f"remove them, or raise the share"
             )

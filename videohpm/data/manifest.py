@@ -124,17 +124,17 @@ def find_samples(
     ``kind`` is the sort of file, by the suffix where "auto". Raises UserError.
     """
     if kind not in KINDS:
-        raise UserError(f"kind: {kind!r} is not one of {', '.join(KINDS)}")
+        raise UserError(f"data.kind: {kind!r} is not one of {', '.join(KINDS)}")
     if root is None and manifest is None:
-        raise UserError("root: neither a folder nor a manifest is given; set one of them")
+        raise UserError("data.root: neither a folder nor a manifest is given; set one of them")
     if root is not None and manifest is None and Path(root).is_file():
         root, manifest = None, root
     if root is not None and not Path(root).is_dir():
-        raise UserError(f"root: {root} is not a folder; check the path")
+        raise UserError(f"data.root: {root} is not a folder; check the path")
     if manifest is None:
         return _from_folder(Path(root), labels, kind, classes)
     if not Path(manifest).is_file():
-        raise UserError(f"manifest: {manifest} does not exist; check the path")
+        raise UserError(f"data.manifest: {manifest} does not exist; check the path")
     base = Path(root) if root is not None else Path(manifest).parent
     return _from_file(Path(manifest), base, labels, kind, classes)
 
@@ -149,15 +149,15 @@ def _from_folder(root: Path, labels: bool, kind: str, classes: list[str] | None)
     paths = [path for path in _walk(root) if os.path.splitext(path)[1].lower() in suffixes]
     if not paths:
         what = "videos or images" if kind == "auto" else f"{kind}s"
-        raise UserError(f"root: no {what} under {root} (known by suffix, such as .mp4 or .jpg)")
-    kind = _kind_of(paths, kind, f"root: {root}")
+        raise UserError(f"data.root: no {what} under {root} (known by suffix, such as .mp4 or .jpg)")
+    kind = _kind_of(paths, kind, f"data.root: {root}")
     if not labels:
         return Manifest(paths, base=root, kind=kind)
     for path in paths:
         if os.sep not in path:
-            raise UserError(f"root: {path} lies in {root} itself; labels need a folder per class")
+            raise UserError(f"data.root: {path} lies in {root} itself; labels need a folder per class")
     names = [path.split(os.sep, 1)[0] for path in paths]
-    numbers, classes = _number_names(names, classes, f"root: {root}")
+    numbers, classes = _number_names(names, classes, f"data.root: {root}")
     return Manifest(paths, base=root, labels=numbers, classes=classes, kind=kind)
 
 
@@ -194,18 +194,18 @@ def _from_file(
     try:
         lines = file.read_text(encoding="utf-8-sig", errors="surrogateescape").splitlines()
     except OSError as error:
-        raise UserError(f"manifest: {file} cannot be read ({error.strerror})") from None
+        raise UserError(f"data.manifest: {file} cannot be read ({error.strerror})") from None
     numbered = [(number, line) for number, line in enumerate(lines, 1) if line.strip()]
     if not numbered:
-        raise UserError(f"manifest: {file} is empty")
+        raise UserError(f"data.manifest: {file} is empty")
     header = [field.strip().lower() for field in next(csv.reader([numbered[0][1]]))]
     if "path" in header or "," in numbered[0][1]:
         rows = _comma_rows(file, header, numbered)
     else:
         rows = _space_rows(file, numbered)
     if labels and "label" not in rows:
-        raise UserError(f"manifest: {file} has no labels; add a column named label")
-    paths, where = rows["path"], f"manifest: {file}"
+        raise UserError(f"data.manifest: {file} has no labels; add a column named label")
+    paths, where = rows["path"], f"data.manifest: {file}"
     _check_rows(where, base, rows)
     numbers = None
     if labels:
@@ -224,27 +224,27 @@ def _from_file(
 def _comma_rows(file: Path, header: list[str], numbered: list) -> dict[str, list]:
     if "path" not in header:
         raise UserError(
-            f"manifest: {file} line {numbered[0][0]}: a comma-separated file starts with a header "
+            f"data.manifest: {file} line {numbered[0][0]}: a comma-separated file starts with a header "
             f"that has a column path; this has {', '.join(header)}"
         )
     for name in header:
         if name not in _COLUMNS or header.count(name) > 1:
             raise UserError(
-                f"manifest: {file}: column {name!r} is not one of {', '.join(_COLUMNS)}, once each"
+                f"data.manifest: {file}: column {name!r} is not one of {', '.join(_COLUMNS)}, once each"
             )
     rows: dict[str, list] = {name: [] for name in header} | {"line": []}
     for number, line in numbered[1:]:
         fields = next(csv.reader([line]))
         if len(fields) != len(header):
             raise UserError(
-                f"manifest: {file} line {number}: {len(fields)} fields, the header has "
+                f"data.manifest: {file} line {number}: {len(fields)} fields, the header has "
                 f"{len(header)} ({', '.join(header)})"
             )
         for name, field in zip(header, fields, strict=True):
             rows[name].append(field.strip())
         rows["line"].append(number)
     if not rows["line"]:
-        raise UserError(f"manifest: {file} has a header and no rows")
+        raise UserError(f"data.manifest: {file} has a header and no rows")
     return rows
 
 
@@ -264,7 +264,7 @@ def _space_rows(file: Path, numbered: list) -> dict[str, list]:
         fields = line.strip().rsplit(maxsplit=len(names) - 1) if len(names) > 1 else [line.strip()]
         if len(fields) != len(names):
             raise UserError(
-                f"manifest: {file} line {number}: {len(fields)} fields, the first line has "
+                f"data.manifest: {file} line {number}: {len(fields)} fields, the first line has "
                 f"{len(names)} ({' '.join(names)})"
             )
         for name, field in zip(names, fields, strict=True):

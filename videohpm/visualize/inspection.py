@@ -69,7 +69,7 @@ def inspect(
     grid, training = model.grid, model.training
     out = model.eval()(clips, mask)
     model.train(training)
-    losses = hpm.reconstruction_loss(out.pixels, clips, mask, grid, model.target, mean, std)
+    losses = hpm.reconstruction_loss(out.pixels, clips, mask, grid, model.target, std)
     colours = predicted_pixels(out.pixels, clips, mask, grid, model.target, mean, std)
     truth = _pixels(clips, mean, std)
     hidden = mask.tokens.view(-1, grid.t, grid.h, grid.w)
