@@ -8,6 +8,10 @@ from pathlib import Path
 import pytest
 
 SCRIPTS = ("run_pretrain.sh", "run_finetune.sh", "run_tests.sh", ".ci/run", ".ci/environment.sh")
+TOOLS = (
+    *("bash", "basename", "cat", "cksum", "cp", "dirname", "grep"),
+    *("mkdir", "rm", "sed", "tail", "tee"),
+)
 pytestmark = pytest.mark.skipif(not shutil.which("bash"), reason="needs bash")
 
 # Stands for every interpreter: answers what the scripts ask, makes "environments" with a copy of

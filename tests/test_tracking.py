@@ -234,10 +234,10 @@ def test_plain_lines_one_for_each_log_with_the_time_left(tmp_path, clock):
     with Tracker(tmp_path, total_steps=600, stream=out, clock=clock) as tracker:
         clock.now += 48
         tracker.advance(100)
-        tracker.log(120, {"loss": 0.43124, "clips_per_s": 75.2, "data_wait": 0.021})
+        tracker.log(120, {"loss": 0.43124, "clips_per_second": 75.2, "data_wait": 0.021})
         tracker.message("a bad file")
         clock.now += 144
-        tracker.log(240, {"loss": math.nan, "clips_per_s": 1234.5, "data_wait": 0.5})
+        tracker.log(240, {"loss": math.nan, "clips_per_second": 1234.5, "data_wait": 0.5})
     assert out.getvalue().splitlines() == [
         "step 120/600  loss 0.4312  clips/s 75.2  wait 2%  eta 3:12",
         "a bad file",
@@ -274,7 +274,12 @@ def test_a_terminal_shows_a_bar_in_one_line_of_its_width(tmp_path, clock, monkey
     out = Terminal()
     with Tracker(tmp_path, total_steps=600, stream=out, clock=clock) as tracker:
         clock.now += 48
-        metrics = {"loss": 0.4312, "gradient_norm": 1.5, "clips_per_s": 75.0, "data_wait": 0.02}
+        metrics = {
+            "loss": 0.4312,
+            "gradient_norm": 1.5,
+            "clips_per_second": 75.0,
+            "data_wait": 0.02,
+        }
         tracker.log(120, metrics)
         tracker.message("a bad file")
         clock.now += 0.1
@@ -322,7 +327,7 @@ def test_stopwatch_divides_by_all_the_time_and_starts_anew(clock):
         with watch.waiting():
             clock.now += 0.5
         clock.now += 1.5
-    assert watch.lap() == {"clips_per_s": 16.0, "data_wait": 0.25}
+    assert watch.lap() == {"clips_per_second": 16.0, "data_wait": 0.25}
     with watch.waiting():
         clock.now += 4
-    assert watch.lap() == {"clips_per_s": 8.0, "data_wait": 1.0}
+    assert watch.lap() == {"clips_per_second": 8.0, "data_wait": 1.0}
