@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
@@ -23,12 +25,24 @@ ROWS = {
     "hard": "chosen by the teacher",
 }
 TRAINING_ROWS = ("input", "masked", "pasted", "loss", "scores", "hardness", "hard")
+LOSS_ROWS = ("input", "pasted", "loss", "scores", "hardness")
 COLOURS = "viridis"  # its lowest colour is not the dark grey of "not known"
 HARD = np.array([255, 140, 0])
 CELL = 112
 LABELS = 152
 GAP = 2
+NARROWEST = 420
 PAPER, INK, FAINT = (255, 255, 255), (20, 20, 20), (95, 95, 95)
+
+
+@dataclass(frozen=True)
+class Block:
+    """Part of a sheet: labelled lines of frames below captioned columns."""
+
+    lines: list[tuple[str, Sequence[np.ndarray]]]
+    """Label and frames, each (H, W, 3) uint8."""
+    captions: list[str]
+    title: str = ""
 
 
 def training_picture(seen: Inspection, *, cell: int = CELL, columns: int = 8) -> np.ndarray:
@@ -36,7 +50,12 @@ def training_picture(seen: Inspection, *, cell: int = CELL, columns: int = 8) ->
     return sheet(seen, TRAINING_ROWS, cell=cell, columns=columns)
 
 
-def rows_of(seen: Inspection, wanted: tuple[str, ...] = tuple(ROWS)) -> list[str]:
+def training_film(seen: Inspection, *, cell: int = CELL) -> np.ndarray:
+    """The film of loss maps made during training: (T, H', W', 3) uint8, see :func:`film`."""
+    return film(seen, LOSS_ROWS, cell=cell)
+
+
+def rows_of(seen: Inspection, wanted: Sequence[str] = tuple(ROWS)) -> list[str]:
     """The rows of ``wanted`` that there is something to show for."""
     absent = {name for name in ("scores", "hardness", "hard") if getattr(seen, name) is None}
     return [name for name in wanted if name not in absent]
@@ -104,9 +123,9 @@ def loss_range(seen: Inspection) -> tuple[float, float]:
 
 def sheet(
     seen: Inspection,
-    rows: tuple[str, ...] = tuple(ROWS),
+    rows: Sequence[str] = tuple(ROWS),
     *,
-    titles: list[str] | None = None,
+    titles: Sequence[str] | None = None,
     cell: int = CELL,
     columns: int = 8,
 ) -> np.ndarray:
@@ -121,53 +140,90 @@ def sheet(
     Returns:
         (H', W', 3) uint8.
     """
-    grid = seen.grid
-    steps = spaced(grid.t, columns)
-    names = rows_of(seen, rows)
-    shown = [step * grid.tubelet for step in steps]
-    frames = {name: row_frames(seen, name, shown) for name in names}
-    captions = [f"frame {frame + 1}" for frame in shown] if grid.t > 1 else []
-    return lay_out(seen, frames, captions=captions, titles=titles, cell=cell)
+    shown = [step * seen.grid.tubelet for step in spaced(seen.grid.t, columns)]
+    captions = [f"frame {frame + 1}" for frame in shown] if seen.grid.frames > 1 else []
+    pictures = {name: row_frames(seen, name, shown) for name in rows_of(seen, rows)}
+    blocks = [
+        Block(
+            [(label_of(seen, name, clip), row[clip]) for name, row in pictures.items()],
+            captions,
+            titles[clip] if titles else "",
+        )
+        for clip in range(len(seen.input))
+    ]
+    return lay_out(blocks, footnote(seen), cell)
 
 
-def lay_out(
+def film(
     seen: Inspection,
-    frames: dict[str, np.ndarray],
+    rows: Sequence[str] = tuple(ROWS),
     *,
-    captions: list[str],
-    titles: list[str] | None = None,
+    titles: Sequence[str] | None = None,
     cell: int = CELL,
 ) -> np.ndarray:
-    """Draw the sheet. ``frames``: (k, columns, H, W, 3) for each row; returns (H', W', 3) uint8."""
-    count, columns, height, width = next(iter(frames.values())).shape[:4]
+    """The clips playing, one below the other, with a column for each thing.
+
+    Args:
+        rows, titles, cell: as for :func:`sheet`.
+
+    Returns:
+        (T, H', W', 3) uint8.
+    """
+    names = rows_of(seen, rows)
+    pictures = np.stack([row_frames(seen, name) for name in names], axis=2)
+    captions = [label_of(seen, name) for name in names]
+    labels = titles or [""] * len(pictures)
+    return np.stack(
+        [
+            lay_out(
+                [Block(list(zip(labels, pictures[:, frame], strict=True)), captions)],
+                footnote(seen),
+                cell,
+            )
+            for frame in range(seen.grid.frames)
+        ]
+    )
+
+
+def lay_out(blocks: list[Block], note: str, cell: int = CELL) -> np.ndarray:
+    """Draw blocks of equal frames below each other, and a note: (H', W', 3) uint8."""
+    height, width = blocks[0].lines[0][1][0].shape[:2]
     cell = cell if height > cell else height * max(1, round(cell / height))
     size = (max(1, round(width * cell / height)), cell)
-    above = 18 if captions else 4
-    title = 20 if titles else 0
-    block = title + above + len(frames) * (cell + GAP)
-    wide = max(LABELS + columns * (size[0] + GAP), 520)
-    page = Image.new("RGB", (wide, count * (block + 8) + 34), PAPER)
+    margin = LABELS if any(label for block in blocks for label, _ in block.lines) else GAP
+    columns = max(len(frames) for block in blocks for _, frames in block.lines)
+    wide = max(margin + columns * (size[0] + GAP), NARROWEST)
+    note = "\n".join(wrapped(part, wide - 12, 11) for part in note.split("\n"))
+    pieces = [_draw_block(block, size, margin, wide) for block in blocks]
+    below = Image.new("RGB", (wide, 16 * (note.count("\n") + 1) + 6), PAPER)
+    ImageDraw.Draw(below).multiline_text((6, 2), note, FAINT, font(11), spacing=3)
+    return np.concatenate([np.asarray(piece) for piece in [*pieces, below]])
+
+
+def _draw_block(block: Block, size: tuple[int, int], margin: int, wide: int) -> Image.Image:
+    captions = [wrapped(caption, size[0] - 2, 11) for caption in block.captions]
+    above = max((16 * (caption.count("\n") + 1) for caption in captions), default=2)
+    above = above if size[0] >= 50 else 2  # no room for words
+    title = 22 if block.title else 0
+    tall = title + above + len(block.lines) * (size[1] + GAP) + 8
+    page = Image.new("RGB", (wide, tall), PAPER)
     pen = ImageDraw.Draw(page)
-    for clip in range(count):
-        top = clip * (block + 8)
-        if titles:
-            pen.text((6, top + 3), _shortened(titles[clip], wide - 12), INK, font(13))
-        for column, caption in enumerate(captions):
-            left = LABELS + column * (size[0] + GAP)
-            if size[0] >= 50:
-                pen.text((left + 1, top + title + 3), caption, FAINT, font(11))
-        for line, (name, row) in enumerate(frames.items()):
-            y = top + title + above + line * (cell + GAP)
-            pen.multiline_text((6, y + 4), _label(seen, name), INK, font(12), spacing=3)
-            for column in range(columns):
-                picture = _resized(row[clip, column], size)
-                page.paste(picture, (LABELS + column * (size[0] + GAP), y))
-    pen.multiline_text((6, page.height - 32), footnote(seen), FAINT, font(11), spacing=3)
-    return np.asarray(page)
+    if title:
+        pen.text((6, 4), shortened(block.title, wide - 12, 13), INK, font(13))
+    for column, caption in enumerate(captions if above > 2 else []):
+        left = margin + column * (size[0] + GAP)
+        pen.multiline_text((left + 1, title + 1), caption, FAINT, font(11), spacing=3)
+    for line, (label, frames) in enumerate(block.lines):
+        top = title + above + line * (size[1] + GAP)
+        words = wrapped(label, margin - 12, 12).split("\n")[: max(1, size[1] // 17)]
+        pen.multiline_text((6, top + 3), "\n".join(words), INK, font(12), spacing=3)
+        for column, frame in enumerate(frames):
+            page.paste(_resized(frame, size), (margin + column * (size[0] + GAP), top))
+    return page
 
 
 def footnote(seen: Inspection) -> str:
-    """Whether the colours of the reconstruction are the model's own, and what the mask hides."""
+    """Whether the colours of the reconstruction are the model's own, and how much is hidden."""
     hidden = f"{seen.mask.mean():.0%} of tokens hidden."
     if seen.uses_true_statistics:
         return (
@@ -175,6 +231,19 @@ def footnote(seen: Inspection) -> str:
             f"(ground truth used).\n{hidden}"
         )
     return f"Reconstruction: the model's own pixels; no ground truth used.\n{hidden}"
+
+
+def label_of(seen: Inspection, name: str, clip: int | None = None) -> str:
+    """What a row is, and what its colours mean, in two short lines."""
+    if name == "loss":
+        low, high = loss_range(seen)
+        return f"{ROWS[name]}\n{low:.3g} to {high:.3g}"
+    if name in ("scores", "hardness"):
+        return f"{ROWS[name]}\ndark easy, light hard"
+    if name == "hard":
+        chosen = seen.hard[clip or 0]
+        return f"{ROWS[name]}\n{chosen.sum()} of {chosen.size}"
+    return ROWS[name]
 
 
 def spaced(count: int, most: int) -> list[int]:
@@ -187,35 +256,38 @@ def spaced(count: int, most: int) -> list[int]:
 @lru_cache
 def font(size: int) -> ImageFont.FreeTypeFont:
     """The typeface that comes with matplotlib: Latin, Greek, Cyrillic, the same everywhere."""
-    return ImageFont.truetype(Path(matplotlib.get_data_path(), "fonts/ttf/DejaVuSans.ttf"), size)
+    return ImageFont.truetype(
+        str(Path(matplotlib.get_data_path(), "fonts/ttf/DejaVuSans.ttf")), size
+    )
 
 
-def _label(seen: Inspection, name: str) -> str:
-    words, lines = ROWS[name].split(), [""]
-    for word in words:
-        longer = f"{lines[-1]} {word}".strip()
-        if font(12).getlength(longer) > LABELS - 12 and lines[-1]:
-            lines.append(word)
-        else:
-            lines[-1] = longer
-    if name == "loss":
-        lines.append("{:.3g} to {:.3g}".format(*loss_range(seen)))
-    elif name in ("scores", "hardness"):
-        lines.append("dark easy, light hard")
-    elif name == "hard":
-        lines.append(f"{seen.hard[0].sum()} of {seen.hard[0].size}")
-    return "\n".join(lines)
+def wrapped(text: str, width: int, size: int) -> str:
+    """``text`` in lines of at most ``width`` pixels; what is too long for a line is shortened."""
+    lines = []
+    for part in text.split("\n"):
+        line = ""
+        for word in part.split():
+            longer = f"{line} {word}".strip()
+            if line and font(size).getlength(longer) > width:
+                lines.append(line)
+                longer = word
+            line = longer
+        lines.append(line)
+    return "\n".join(shortened(line, width, size) for line in lines)
 
 
-def _shortened(text: str, width: int) -> str:
+def shortened(text: str, width: int, size: int) -> str:
+    """One line of at most ``width`` pixels; its end is kept, where file names differ."""
     text = " ".join(text.split())
-    while len(text) > 4 and font(13).getlength(text) > width:
-        text = "…" + text[max(2, len(text) // 20 + 1) :]
-    return text
+    if font(size).getlength(text) <= width:
+        return text
+    while len(text) > 1 and font(size).getlength("…" + text) > width:
+        text = text[max(1, len(text) // 20) :]
+    return "…" + text
 
 
 def _resized(picture: np.ndarray, size: tuple[int, int]) -> Image.Image:
-    image = Image.fromarray(picture)
+    image = Image.fromarray(np.ascontiguousarray(picture))
     if image.size == size:
         return image
     shrink = size[0] < image.width

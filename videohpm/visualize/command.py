@@ -1,0 +1,187 @@
+"""``videohpm visualize``: a checkpoint and videos in, a picture or a film out."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from videohpm import checkpoint, hpm
+from videohpm.data import (
+    DataConfig,
+    DecodeError,
+    Sample,
+    count_frames,
+    load_clip,
+    load_image,
+    normalise,
+)
+from videohpm.data.manifest import IMAGE_SUFFIXES
+from videohpm.data.sampling import dense_indices, segment_indices
+from videohpm.data.transforms import CentreCrop
+from videohpm.errors import UserError
+from videohpm.models import MaskedAutoencoder
+from videohpm.visualize.files import check_suffix, write
+from videohpm.visualize.inspection import Inspection, inspect
+from videohpm.visualize.pictures import CELL, film, sheet
+
+
+def visualize(
+    checkpoint: str,
+    videos: list[str],
+    output: str = "pictures.png",
+    ratio: float | None = None,
+    hard_share: float | None = None,
+    stride: int | None = None,
+    seed: int = 0,
+    cell: int = CELL,
+    fps: float = 4.0,
+    device: str = "cpu",
+) -> None:
+    """Draw what a model and its teacher see in videos (or images, for a model of images).
+
+    Args:
+        checkpoint: run folder, checkpoint or export.
+        videos: files; a clip is taken from the middle of each.
+        output: file to write; .png shows time steps side by side, .gif and .mp4 play them.
+        ratio: share of tubes (or tokens) to hide; what the run was trained with if left out.
+        hard_share: share of those that the teacher chooses; what the run had come to if left out.
+        stride: frames of the video from one frame of the clip to the next; as trained if left out.
+        seed: for the random part of the mask.
+        cell: height of a frame in the picture, pixels.
+        fps: frames a second of a film.
+        device: cpu, or cuda for a GPU.
+    """
+    suffix = check_suffix(output)
+    seen = inspect_videos(
+        checkpoint,
+        videos,
+        ratio=ratio,
+        hard_share=hard_share,
+        stride=stride,
+        seed=seed,
+        device=device,
+    )
+    titles = [Path(video).name for video in videos]
+    draw = sheet if suffix == ".png" else film
+    write(output, draw(seen, titles=titles, cell=cell), fps)
+    print(f"{output}: {len(videos)} clips, {100 * seen.mask.mean():.0f}% of tokens hidden")
+
+
+def inspect_videos(
+    path: str | os.PathLike,
+    videos: list[str],
+    *,
+    ratio: float | None = None,
+    hard_share: float | None = None,
+    stride: int | None = None,
+    seed: int = 0,
+    device: str = "cpu",
+) -> Inspection:
+    """What :func:`visualize` draws, as arrays; the arguments are the same.
+
+    Raises UserError for a checkpoint without pixel decoder, and for files that cannot be read.
+    """
+    model = checkpoint.load_model(path)
+    if not isinstance(model, MaskedAutoencoder) or model.decoder is None:
+        raise UserError(
+            f"{path}: holds a {type(model).__name__}, which reconstructs nothing; give a "
+            "pre-training run or checkpoint"
+        )
+    folder, about = checkpoint.read_about(path)
+    teacher = checkpoint.load_teacher(path) if "teacher" in about else None
+    recipe = Recipe.of(folder)
+    ratio = recipe.ratio if ratio is None else ratio
+    hard_share = recipe.hard_share if hard_share is None else hard_share
+    grid, unit = model.grid, recipe.unit
+    _check_mask(grid, unit, ratio, hard_share)
+    pixels = torch.stack(
+        [read_clip(video, model, recipe.data, stride or recipe.data.stride) for video in videos]
+    )
+    statistics = {"mean": recipe.data.mean, "std": recipe.data.std}
+    model, clips = model.to(device), normalise(pixels.to(device), **statistics)
+    priority = hpm.random_priority(
+        len(clips), hpm.unit_count(grid, unit), torch.Generator().manual_seed(seed)
+    ).to(device)
+    if teacher is None:
+        mask = hpm.random_mask(grid, ratio, priority, unit)
+    else:
+        teacher = teacher.to(device)
+        mask = hpm.hard_mask(teacher(clips), grid, ratio, hard_share, priority, unit)
+    return inspect(model, clips, mask, teacher, **statistics, hard_share=hard_share)
+
+
+def read_clip(path: str, model: MaskedAutoencoder, data: DataConfig, stride: int) -> Tensor:
+    """The middle clip of a video, or an image: uint8 (3, T, H, W), centre crop.
+
+    Raises UserError where it cannot be read.
+    """
+    sample = Sample(str(path), None, None, None)
+    image = Path(path).suffix.lower() in IMAGE_SUFFIXES
+    if image and model.grid.frames > 1:
+        raise UserError(
+            f"{path}: an image, but the model takes clips of {model.grid.frames} frames"
+        )
+    if not Path(path).is_file():
+        raise UserError(f"{path}: no such file")
+    try:
+        if image:
+            frames = load_image(sample)
+        else:
+            count, wanted = count_frames(sample), model.grid.frames
+            by_segment = data.sampling == "segments"
+            frames = load_clip(
+                sample,
+                segment_indices(count, wanted)
+                if by_segment
+                else dense_indices(count, wanted, stride),
+            )
+    except DecodeError as error:
+        raise UserError(f"{error}; give a file that can be read") from error
+    size = (model.grid.height, model.grid.width)
+    return CentreCrop(size, data.interpolation)(frames).transpose(0, 1)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a checkpoint's run cut, normalised and masked its clips; the defaults for an export."""
+
+    data: DataConfig
+    ratio: float = 0.9
+    unit: str = "tube"
+    hard_share: float = 0.0
+
+    @classmethod
+    def of(cls, folder: Path) -> Recipe:
+        """Read from ``state.json`` beside the weights. Raises UserError when it is damaged."""
+        file = folder / "state.json"
+        if not file.is_file():
+            return cls(DataConfig())
+        try:
+            state = json.loads(file.read_text())
+            config = state["config"]
+            data, mask, mining = config["data"], config["mask"], config["hpm"]
+            names = ("sampling", "stride", "interpolation")
+            kept = {name: data[name] for name in names}
+            kept |= {name: tuple(data[name]) for name in ("mean", "std")}
+            share = hpm.hard_share(
+                state["step"] / state["steps"],
+                mining["hard_share_start"],
+                mining["hard_share_end"],
+            )
+            return cls(DataConfig(**kept), mask["ratio"], mask["unit"], share)
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{file}: cannot be used ({error!r}); delete it") from error
+
+
+def _check_mask(grid, unit: str, ratio: float, hard_share: float) -> None:
+    if not 0 <= hard_share <= 1:
+        raise UserError(f"hard_share: {hard_share}; give 0 to 1")
+    try:
+        hpm.masked_count(hpm.unit_count(grid, unit), ratio)
+    except ValueError as error:
+        raise UserError(str(error)) from None
