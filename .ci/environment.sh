@@ -58,7 +58,7 @@ install_into() {
     say "Installing videohpm into $venv (a few minutes)"
     if ! (cd "$root" && "$venv/bin/python" -m pip install --progress-bar off \
         --disable-pip-version-check -e "$package") 2>&1 | tee "$log" |
-        sed -n -e 's/^Collecting \([^ ]*\).*/    \1/p' \
+        sed -n -e 's/^Collecting \([A-Za-z0-9._-]*\).*/    \1/p' \
             -e 's/^Installing collected packages.*/    unpacking/p' >&2; then
         grep -E '^ *(ERROR|error)' "$log" >&2 || tail -n 20 "$log" >&2
         say "The installation failed: all that pip said is in $log"

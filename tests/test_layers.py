@@ -22,7 +22,7 @@ MAY_IMPORT = {
     "optim": GROUND,
     "progress": set(),
     "tracking": GROUND | {"progress"},
-    "interop": METHOD,
+    "interop": METHOD | {"checkpoint"},
     "checkpoint": METHOD | {"optim"},
     "engine": METHOD | {"optim"},
     "config": OWNERS,
@@ -40,7 +40,7 @@ MAY_IMPORT = {
 ONLY_IMPORTERS = {
     "deepspeed": ("engine.py", "engine/"),
     "decord": ("data/decode.py",),
-    "av": ("data/decode.py", "data/transcode.py"),
+    "av": ("data/decode.py", "data/transcode.py", "visualize/files.py"),  # the last two write
     "jsonargparse": ("cli.py",),
     "tensorboard": ("tracking.py",),
     "torch.utils.tensorboard": ("tracking.py",),
