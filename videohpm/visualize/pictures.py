@@ -80,7 +80,7 @@ def row_frames(seen: Inspection, name: str, frames: list[int] | None = None) -> 
     values = getattr(seen, name)
     low, high = loss_range(seen) if name == "loss" else (0.0, 1.0)
     values = values if name == "loss" else ranks(values)
-    values = (values - low) / max(high - low, 1e-12)
+    values = np.clip((values - low) / max(high - low, 1e-12), 0, 1)
     if name != "loss" and values.shape[1] == 1:
         values = np.broadcast_to(values, seen.mask.shape)
     return heat(seen.input, values, seen.grid, frames)
