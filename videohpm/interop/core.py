@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
 
@@ -16,6 +17,8 @@ from videohpm.models import SIZES, MaskedAutoencoder, VideoClassifier, VideoViT
 from videohpm.models.vit import position_table
 
 KINDS = {kind.__name__: kind for kind in (MaskedAutoencoder, VideoClassifier, VideoViT)}
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+"""What every published model here was trained with; written where a layout has a place for it."""
 TOKEN_LIMIT, WIDTH_LIMIT, DEPTH_LIMIT = 1 << 18, 1 << 15, 1 << 9
 """Beyond any model; sizes from a foreign file may not make us allocate without end."""
 
@@ -68,6 +71,24 @@ class Weights:
     teacher_about: dict = field(default_factory=lambda: {"steps": None, "read": "visible"})
     extra: dict = field(default_factory=dict)
     """Plain values kept in config.json: labels, mean and std, data, metrics."""
+
+    def encoder(self, report: Report) -> Weights:
+        """The encoder alone, as a VideoViT; what is left out is entered in the report."""
+        if self.kind == "VideoViT":
+            return self
+        known = inspect.signature(VideoViT).parameters
+        model = {name: value for name, value in self.model.items() if name in known}
+        size = SIZES[self.model.get("size", "vit_base")]
+        for name in ("dim", "depth", "heads", "mlp_ratio"):
+            model[name] = self.model.get(name) or getattr(size, name)
+        model["final_norm"] = "encoder.norm.weight" in self.tensors
+        tensors, prefix = {}, "encoder."
+        for name, tensor in self.tensors.items():
+            if name.startswith(prefix):
+                tensors[name.removeprefix(prefix)] = tensor
+            else:
+                report.not_written[name] = "only the encoder is written"
+        return Weights("VideoViT", model, tensors, extra=self.extra)
 
     @property
     def grid(self) -> TokenGrid:
@@ -144,28 +165,24 @@ def settle(
     """
     expected = expected_shapes(weights.kind, weights.model)
     used = {part for parts in report.loaded.values() for part in parts.split(" + ")}
-    for name in sorted(names - used - report.left_over.keys()):
-        if not options.allows(name):
-            raise UserError(
-                f"{report.source}: {name} has no place in the model; if it may be left out, "
-                f"--allow_missing names it ({_count(names - used - report.left_over.keys())})"
-            )
-        report.left_over[name] = "allowed by allow_missing"
+    surplus = sorted(names - used - report.left_over.keys())
+    absent = [name for name in expected if name not in weights.tensors]
+    unexplained = [_some(absent, "missing", options), _some(surplus, "without place", options)]
+    if any(unexplained):
+        raise UserError(
+            f"{report.source}: read as {report.layout or 'a model'}, but "
+            f"{'; '.join(filter(None, unexplained))}; allow_missing can name what may be"
+        )
+    report.left_over |= dict.fromkeys(surplus, "allowed by allow_missing")
     for name, shape in expected.items():
         if name in weights.tensors and weights.tensors[name].shape != shape:
             raise UserError(
                 f"{report.source}: {report.loaded.get(name, name)} has the wrong size: "
                 f"{tuple(weights.tensors[name].shape)} where the model needs {tuple(shape)}"
             )
-    absent = [name for name in expected if name not in weights.tensors]
-    for name in absent:
-        if not options.allows(name):
-            raise UserError(
-                f"{report.source}: {name} is missing; if it may keep its initial value, "
-                f"--allow_missing names it ({_count(absent)})"
-            )
-        report.missing[name] = "keeps its initial value, allowed by allow_missing"
     if absent:
+        reason = "keeps its initial value, allowed by allow_missing"
+        report.missing |= dict.fromkeys(absent, reason)
         with torch.random.fork_rng():
             torch.manual_seed(0)
             fresh = KINDS[weights.kind](**weights.model).state_dict()
@@ -173,8 +190,26 @@ def settle(
     return {name: weights.tensors[name].float() for name in expected}
 
 
-def _count(names) -> str:
-    return f"{len(names)} in all" if len(names) > 1 else "it is the only one"
+def _some(names: list[str], what: str, options: ReadOptions) -> str:
+    names = [name for name in names if not options.allows(name)]
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return f"{', '.join(names[:3])}{more}: {what}" if names else ""
+
+
+def refuse_unless(holds: bool, layout: str, field_name: str, why: str) -> None:
+    """UserError when a layout cannot hold a model."""
+    if not holds:
+        raise UserError(f"{field_name}: {layout} cannot hold this model: {why}")
+
+
+def note_eps(model: dict, layout: str, report: Report) -> None:
+    """Say so when the layout's code will norm with another eps than the model does."""
+    eps = {model.get("norm_eps", 1e-6), model.get("head_norm_eps") or model.get("norm_eps", 1e-6)}
+    if eps != {1e-6}:
+        report.note(
+            f"the model norms with eps {', '.join(f'{e:g}' for e in sorted(eps))}, the code that "
+            f"reads {layout} files with 1e-06: outputs differ slightly"
+        )
 
 
 # Sizes from shapes --------------------------------------------------------------------------

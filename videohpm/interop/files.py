@@ -57,7 +57,7 @@ def read_source(path: str | Path) -> Source:
     if not path.is_file():
         raise UserError(f"{path}: there is no such file or folder")
     if _is_safetensors(path):
-        return _finish(Source(str(path), *_read_safetensors(path)), path.parent)
+        return _finish(Source(str(path), read_safetensors(path)), path.parent)
     tree = load_pickled(path)
     return _finish(_choose(path, tree), None)
 
@@ -119,8 +119,9 @@ def _choose(path: Path, tree: object) -> Source:
         raise UserError(f"{path}: holds a {type(tree).__name__}, not a dictionary of weights")
     args = tree.get("args")
     source = Source(str(path), {}, args=dict(vars(args)) if hasattr(args, "__dict__") else {})
+    source.args = {name: value for name, value in source.args.items() if is_plain(value)}
     if isinstance(tree.get("videohpm"), Mapping):
-        source.hint = dict(tree["videohpm"])
+        source.hint = {k: v for k, v in tree["videohpm"].items() if is_plain(v)}
     for entry in EMA_ENTRIES:
         if source.ema is None and _is_weights(tree.get(entry)):
             source.ema = _check_tensors(path, tree[entry])
@@ -136,6 +137,13 @@ def _choose(path: Path, tree: object) -> Source:
         return source
     keys = ", ".join(map(str, list(tree)[:6]))
     raise UserError(f"{path}: no weights in it; it holds {keys or 'nothing'}")
+
+
+def is_plain(value: object) -> bool:
+    """A word, a switch or a positive whole number (or two): the only hints that are believed."""
+    if isinstance(value, list) and len(value) == 2:
+        return all(type(v) is int and v > 0 for v in value)
+    return isinstance(value, (str, bool)) or (type(value) is int and value > 0)
 
 
 def _is_weights(tree: object) -> bool:
@@ -186,7 +194,7 @@ def _read_one(path: Path) -> Source:
     if not path.is_file():
         raise UserError(f"{path}: there is no such file")
     if _is_safetensors(path):
-        return Source(str(path), *_read_safetensors(path))
+        return Source(str(path), read_safetensors(path))
     return _choose(path, load_pickled(path))
 
 
@@ -195,10 +203,11 @@ def _is_safetensors(path: Path) -> bool:
         return path.suffix == ".safetensors" or file.read(9)[8:9] == b"{"
 
 
-def _read_safetensors(path: Path) -> tuple[dict[str, Tensor]]:
+def read_safetensors(path: Path) -> dict[str, Tensor]:
+    """All tensors of a safetensors file. UserError when it is damaged."""
     try:
         with safe_open(path, "pt") as file:
-            return ({name: file.get_tensor(name) for name in file.keys()},)  # noqa: SIM118
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError, ValueError) as error:
         raise UserError(f"{path}: damaged or cut short ({_line(error)})") from None
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import torch
 from torch import Tensor
 
 from videohpm.errors import UserError
+from videohpm.interop import timm
 from videohpm.interop.core import (
     ReadOptions,
     Weights,
@@ -13,15 +17,18 @@ from videohpm.interop.core import (
     grid_of,
     heads_of,
     is_table,
+    note_eps,
     ratio_of,
+    refuse_unless,
     settle,
     shape_of,
 )
 from videohpm.interop.files import Source
 from videohpm.interop.report import Report
-from videohpm.interop.rules import AVERAGED_HEAD, SAME, Rule, read_by, same
+from videohpm.interop.rules import AVERAGED_HEAD, SAME, Rule, read_by, same, write_by
 from videohpm.interop.timm import encoder_arguments, encoder_rules, read_positions
 from videohpm.interop.videomae import block_rules
+from videohpm.models.vit import position_table
 
 NAME = "mae"
 MAE_DECODER_HEADS = {512: 16}
@@ -31,9 +38,9 @@ TEACHER_ALONE = "the teacher needs no pixel decoder"
 def recognise(source: Source) -> str | None:
     """What of this layout ``source`` holds; None when it is another's."""
     names = source.tensors
-    if "pos_embed" not in names or "decoder_pos_embed" not in names:
-        return None
-    if names["patch_embed.proj.weight"].ndim != 4:
+    patch = names.get("patch_embed.proj.weight")
+    decoder = "mask_token" in names or any(name.startswith("decoder_") for name in names)
+    if patch is None or patch.ndim != 4 or not decoder:
         return None
     return "HPM image" if "decoder_pred_losspred.weight" in names else "MAE pre-training"
 
@@ -100,7 +107,7 @@ def _decoder_arguments(
         "projection_bias": True,
         "target": target,
         "patch_init": "xavier",
-        "predictor": "token" if predictor else None,
+        "predictor": (source.hint.get("predictor") or "token") if predictor else None,
         "predictor_depth": depth_of(tensors, "decoder_blocks_losspred") if predictor else None,
     }
 
@@ -110,6 +117,7 @@ def _positions(
 ) -> dict[str, Tensor]:
     """Both tables must be the ones we compute: an autoencoder here has fixed positions."""
     places = read_positions(source, tensors, "encoder.", model, report)
+    shape_of(tensors, "decoder_pos_embed", source.path, 3)
     rows = tensors["decoder_pos_embed"][0]
     skip = 1 if model["class_token"] and len(rows) == grid_of(model).tokens + 1 else 0
     name = "pos_embed"
@@ -140,3 +148,48 @@ def _teacher(
     for mine_to, theirs in ((report.loaded, own.loaded), (report.left_over, own.left_over)):
         mine_to |= {f"ema: {name}": what for name, what in theirs.items()}
     return tensors
+
+
+def write(weights: Weights, folder: Path, report: Report) -> None:
+    """checkpoint.pth: MAE's ``model``, or HPM's ``state_dict`` and ``ema_state_dict``.
+
+    Encoders and classifiers are written as MAE writes its own. Raises UserError for a model that
+    image MAE cannot be.
+    """
+    if weights.kind != "MaskedAutoencoder":
+        tree = {"model": timm.encoder_tensors(weights, NAME, report)}
+    else:
+        _refuse(weights)
+        predictor = weights.model.get("predictor") is not None
+        rules = rules_for(predictor)
+        entry = "state_dict" if predictor else "model"
+        tree = {entry: _autoencoder(weights, weights.tensors, rules, report)}
+        if weights.teacher is not None:
+            tree["ema_state_dict"] = _autoencoder(weights, weights.teacher, rules, report)
+            report.note("ema_state_dict has no pixel decoder: the teacher here has none")
+    report.written = sum(len(tensors) for tensors in tree.values())
+    note_eps(weights.model, NAME, report)
+    torch.save(tree | {"videohpm": weights.model}, folder / "checkpoint.pth")
+
+
+def _refuse(weights: Weights) -> None:
+    model, grid = weights.model, weights.grid
+    for holds, name, why in (
+        (grid.t == 1 and grid.tubelet == 1, "frames", "it is for images, one frame in a tubelet"),
+        (model.get("class_token"), "class_token", "it has a class token"),
+        (model.get("position") == "sincos_2d", "position", "it has sincos_2d positions"),
+        (model.get("projection_bias"), "projection_bias", "its projection has a bias"),
+        (model.get("pixel_decoder", True), "pixel_decoder", "it needs one"),
+    ):
+        refuse_unless(holds, NAME, name, f"{why}; the encoder alone may fit")
+
+
+def _autoencoder(
+    weights: Weights, tensors: dict[str, Tensor], rules: list[Rule], report: Report
+) -> dict[str, Tensor]:
+    theirs = write_by(rules, tensors, weights.grid, report)
+    table = position_table("sincos_2d", weights.grid, weights.model["decoder_dim"])
+    first = torch.zeros(1, table.shape[1])
+    theirs["pos_embed"] = timm.table_for(weights)
+    theirs["decoder_pos_embed"] = torch.cat([first, table])[None]
+    return theirs

@@ -31,13 +31,13 @@ class Codec:
 
 @dataclass(frozen=True)
 class Rule:
-    """``ours`` is made of ``theirs`` by ``codec``; absent altogether, it is zero where ``zeros``."""
+    """``ours`` is made of ``theirs`` by ``codec``."""
 
     ours: str
     theirs: tuple[str, ...]
     codec: Codec
     zeros: str | None = None
-    """Why the layout may lack it; None: it may not."""
+    """Why a file may lack it in every block, which makes ours zero; None: it may not."""
 
 
 def _only(parts: list[Tensor], grid: TokenGrid) -> Tensor:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import math
+from pathlib import Path
 
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 
 from videohpm.errors import UserError
 from videohpm.interop.core import (
     ENCODER_HEADS,
+    IMAGENET_MEAN,
+    IMAGENET_STD,
     ReadOptions,
     Weights,
     depth_of,
@@ -17,14 +22,16 @@ from videohpm.interop.core import (
     grid_of,
     heads_of,
     is_table,
+    note_eps,
     ratio_of,
+    refuse_unless,
     settle,
     shape_of,
     size_name,
 )
-from videohpm.interop.files import Source, strip_prefix
+from videohpm.interop.files import Source, is_plain, strip_prefix
 from videohpm.interop.report import Report
-from videohpm.interop.rules import CONV2D, SAME, Rule, read_by, same
+from videohpm.interop.rules import CONV2D, SAME, Rule, read_by, same, write_by
 from videohpm.interop.videomae import block_rules
 from videohpm.models.vit import position_table
 
@@ -92,7 +99,7 @@ def encoder_arguments(source: Source, report: Report, options: ReadOptions) -> d
     depth = depth_of(tensors, "blocks")
     hidden = shape_of(tensors, "blocks.0.mlp.fc1.weight", source.path, 2)[0]
     rows = shape_of(tensors, "pos_embed", source.path, 3)[1]
-    heads = options.heads or source.hint.get("heads") or _named_heads(source)
+    heads = options.heads or source.hint.get("heads") or _argument(source, "num_heads")
     return {
         "size": size_name(dim, depth),
         "dim": dim,
@@ -109,9 +116,10 @@ def encoder_arguments(source: Source, report: Report, options: ReadOptions) -> d
 
 def _image_size(source: Source, rows: int, patch: int, options: ReadOptions) -> int | list[int]:
     """From the rows of the position table, of which one may be the class token's."""
-    given = options.image_size or source.hint.get("image_size")
+    given = options.image_size or source.hint.get("image_size") or _argument(source, "img_size")
     if given is not None:
-        return given
+        square = isinstance(given, list) and given[0] == given[1]
+        return given[0] if square else given
     for places in (rows, rows - 1):
         side = math.isqrt(max(0, places))
         if side * side == places > 0:
@@ -119,13 +127,16 @@ def _image_size(source: Source, rows: int, patch: int, options: ReadOptions) -> 
     raise UserError(f"{source.path}: pos_embed has {rows} rows, no square; give --image_size")
 
 
-def _named_heads(source: Source) -> int | None:
-    heads = (source.config.get("model_args") or {}).get("num_heads")
-    return heads if isinstance(heads, int) and heads > 0 else None
+def _argument(source: Source, name: str) -> int | list[int] | None:
+    """One of the sizes that a timm folder's config.json gives, if it is one."""
+    arguments = source.config.get("model_args")
+    value = arguments.get(name) if isinstance(arguments, dict) else None
+    return value if is_plain(value) and not isinstance(value, str | bool) else None
 
 
 def _pool(source: Source) -> str:
-    arguments = source.config.get("model_args") or {}
+    arguments = source.config.get("model_args")
+    arguments = arguments if isinstance(arguments, dict) else {}
     pool = arguments.get("global_pool") or source.config.get("global_pool")
     if "fc_norm.weight" in source.tensors:
         return "mean"
@@ -169,3 +180,68 @@ def table_for(weights: Weights) -> Tensor:
     if f"{prefix}cls_token" in weights.tensors:
         table = torch.cat([torch.zeros(1, table.shape[1]), table])
     return table[None]
+
+
+def encoder_tensors(weights: Weights, layout: str, report: Report) -> dict[str, Tensor]:
+    """An encoder's or classifier's tensors under timm's names, position table included.
+
+    Raises UserError for a model that sees more than one time step.
+    """
+    grid, tensors = weights.grid, dict(weights.tensors)
+    refuse_unless(grid.t == 1, layout, "frames", "it is for images, one time step")
+    pool = weights.model.get("pool")
+    refuse_unless(pool != "first_token", layout, "pool", "it pools by mean or class token")
+    if grid.tubelet > 1:
+        report.note("the patch embedding is summed over its frames: a repeated frame is an image")
+    tensors.pop(f"{weights.prefix}positions", None)
+    rules = rules_for(weights.kind)
+    return write_by(rules, tensors, grid, report) | {"pos_embed": table_for(weights)}
+
+
+def write(weights: Weights, folder: Path, report: Report) -> None:
+    """model.safetensors and config.json, for ``timm.create_model("local-dir:FOLDER")``."""
+    if weights.kind == "MaskedAutoencoder":
+        weights = weights.encoder(report)
+    theirs = encoder_tensors(weights, NAME, report)
+    save_file(theirs, folder / "model.safetensors", {"format": "pt"})
+    report.written = len(theirs)
+    note_eps(weights.model, NAME, report)
+    (folder / "config.json").write_text(json.dumps(_config(weights), indent=2) + "\n")
+
+
+def _config(weights: Weights) -> dict:
+    model, grid = weights.model, weights.grid
+    class_token = bool(model.get("class_token"))
+    pools_mean = model.get("pool") == "mean"
+    classes = model.get("classes", 0)
+    normed = f"{weights.prefix}norm.weight" in weights.tensors
+    arguments = {
+        "img_size": [grid.height, grid.width],
+        "patch_size": grid.patch,
+        "embed_dim": model["dim"],
+        "depth": model["depth"],
+        "num_heads": model["heads"],
+        "mlp_ratio": model.get("mlp_ratio", 4.0),
+        "class_token": class_token,
+        "global_pool": "avg" if pools_mean or not class_token else "token",
+        "fc_norm": pools_mean,
+        "final_norm": normed or pools_mean,
+    }
+    return {
+        "architecture": "vit_base_patch16_224",
+        "num_classes": classes,
+        "num_features": model["dim"],
+        "global_pool": arguments["global_pool"],
+        "model_args": arguments,
+        "pretrained_cfg": {
+            "num_classes": classes,
+            "input_size": [3, grid.height, grid.width],
+            "fixed_input_size": True,
+            "interpolation": "bicubic",
+            "crop_pct": 0.9,
+            "mean": list(weights.extra.get("mean", IMAGENET_MEAN)),
+            "std": list(weights.extra.get("std", IMAGENET_STD)),
+            "first_conv": "patch_embed.proj",
+            "classifier": "head",
+        },
+    }

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from videohpm.errors import UserError
@@ -17,7 +19,9 @@ from videohpm.interop.core import (
     grid_of,
     heads_of,
     is_table,
+    note_eps,
     ratio_of,
+    refuse_unless,
     settle,
     shape_of,
     size_name,
@@ -33,7 +37,7 @@ NO_BIAS = "the model was made without query and value biases"
 def recognise(source: Source) -> str | None:
     """What of this layout ``source`` holds; None when it is another's."""
     names = source.tensors
-    if "encoder_to_decoder.weight" in names and "encoder.patch_embed.proj.weight" in names:
+    if _is_pretraining(names):
         return "VideoMAE pre-training"
     strip_prefix(source, "encoder.", "backbone.")
     patch = source.tensors.get("patch_embed.proj.weight")
@@ -41,6 +45,11 @@ def recognise(source: Source) -> str | None:
     if patch is None or patch.ndim != 5 or split or "cls_token" in source.tensors:
         return None
     return "VideoMAE fine-tuning" if "head.weight" in source.tensors else "VideoMAE encoder"
+
+
+def _is_pretraining(names: dict[str, Tensor]) -> bool:
+    decoder = any(name.startswith(("decoder.", "encoder_to_decoder.")) for name in names)
+    return decoder and "encoder.patch_embed.proj.weight" in names
 
 
 def block_rules(ours: str, theirs: str, bias: str = "split") -> list[Rule]:
@@ -82,7 +91,7 @@ def rules_for(kind: str, bias: str = "split") -> list[Rule]:
 def read(source: Source, report: Report, options: ReadOptions) -> Weights:
     """The model in a VideoMAE file."""
     tensors = source.tensors
-    pretrained = "encoder_to_decoder.weight" in tensors
+    pretrained = _is_pretraining(tensors)
     kind = "MaskedAutoencoder" if pretrained else "VideoViT"
     if not pretrained and "head.weight" in tensors:
         kind = "VideoClassifier"
@@ -103,9 +112,7 @@ def read(source: Source, report: Report, options: ReadOptions) -> Weights:
     return weights
 
 
-def _encoder_arguments(
-    source: Source, prefix: str, report: Report, options: ReadOptions
-) -> dict:
+def _encoder_arguments(source: Source, prefix: str, report: Report, options: ReadOptions) -> dict:
     tensors = source.tensors
     name = f"{prefix}patch_embed.proj.weight"
     dim, channels, tubelet, patch, width = shape_of(tensors, name, source.path, 5)
@@ -176,3 +183,33 @@ def _positions(source: Source, kind: str, model: dict, report: Report) -> dict[s
     ours = "positions" if kind == "VideoViT" else "encoder.positions"
     report.loaded[ours] = name
     return {ours: table[0]}
+
+
+def write(weights: Weights, folder: Path, report: Report) -> None:
+    """checkpoint.pth, as VideoMAE's own code loads it: the weights under ``model``.
+
+    Raises UserError for a model that VideoMAE's code cannot be.
+    """
+    model, tensors = weights.model, dict(weights.tensors)
+    refuse_unless(not model.get("class_token"), NAME, "class_token", "it has no class token")
+    bias = tensors.pop("decoder_embed.bias", None)
+    if bias is not None:
+        refuse_unless(not bias.any(), NAME, "projection_bias", "its projection has no bias")
+        report.not_written["decoder_embed.bias"] = "all zero, and the layout has none"
+    table = tensors.pop(f"{weights.prefix}positions", None)
+    position = model.get("position", "sincos_1d")
+    fixed = position == "sincos_1d" or table is not None
+    refuse_unless(fixed, NAME, "position", f"it computes sincos_1d, not {position}")
+    if weights.kind == "MaskedAutoencoder":
+        whole = model.get("pixel_decoder", True)
+        refuse_unless(whole, NAME, "pixel_decoder", "it needs one; convert the encoder alone")
+    for name in tensors:
+        if name.startswith("predictor."):
+            report.not_written[name] = "the layout has no loss predictor"
+    theirs = write_by(rules_for(weights.kind), tensors, weights.grid, report)
+    if table is not None:
+        theirs["pos_embed"] = table[None]
+        report.note("pos_embed: VideoMAE's code reads it when its positions are learnable")
+    note_eps(model, NAME, report)
+    torch.save({"model": theirs, "videohpm": model}, folder / "checkpoint.pth")
+    report.written = len(theirs)

@@ -1,0 +1,57 @@
+"""The model card written beside what is exported."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from videohpm.interop.core import Weights
+from videohpm.interop.huggingface import CLASSES
+from videohpm.interop.report import Report
+
+UNKNOWN = "Not recorded. Say here what the model was trained on before you share it."
+LICENCE = (
+    "Weights inherit terms from the weights they were made from and from the data they saw. "
+    "Several published weights (those of VideoMAE, MAE and mae_st among them) came under CC BY-NC "
+    "4.0, which forbids commercial use, and so do the terms of several video data sets. Check both "
+    "before you share or deploy these files; conversion changes no licence."
+)
+USE = {
+    "videohpm": "from videohpm.checkpoint import load_model\n\nmodel = load_model({out!r})",
+    "huggingface": "from transformers import {hf}\n\nmodel = {hf}.from_pretrained({out!r})\n"
+    "# clips: (batch, frames, channels, height, width)",
+    "timm": "import timm\n\nmodel = timm.create_model('local-dir:{out}', pretrained=True)",
+    "videomae": "import torch\n\nweights = torch.load('{out}/checkpoint.pth', weights_only=True)"
+    "['model']",
+    "mae": "import torch\n\nweights = torch.load('{out}/checkpoint.pth', weights_only=True)",
+}
+FRONT = {
+    "huggingface": "library_name: transformers\ntags:\n- video\n- videomae\n",
+    "timm": "library_name: timm\ntags:\n- image-feature-extraction\n",
+}
+
+
+def write_card(
+    weights: Weights, folder: Path, report: Report, data: str | None, metrics: dict | None
+) -> None:
+    """Write README.md: what the model is, how to load it, data, metrics, licence, the account."""
+    target, name = report.target, Path(report.out).name
+    account = replace(report, source=Path(report.source).name, out=name)  # no paths of this machine
+    use = USE[target].format(out=name, hf=CLASSES[weights.kind])
+    rows = [f"| {key} | {value} |" for key, value in weights.model.items() if value]
+    metrics = metrics or weights.extra.get("metrics")
+    measured = [f"| {key} | {value} |" for key, value in (metrics or {}).items()]
+    parts = [
+        f"---\n{FRONT[target]}---\n" if target in FRONT else "",
+        f"# {name}\n",
+        f"A {weights.kind} in the {target} layout, converted by videohpm.\n",
+        f"```python\n{use}\n```\n",
+        "## Model\n\n| argument | value |\n|---|---|\n" + "\n".join(rows) + "\n",
+        f"## Data\n\n{data or weights.extra.get('data') or UNKNOWN}\n",
+        "## Metrics\n\n"
+        + ("| metric | value |\n|---|---|\n" + "\n".join(measured) if measured else "Not recorded.")
+        + "\n",
+        f"## Licence\n\n{LICENCE}\n",
+        f"## Conversion\n\n```\n{account}\n```\n",
+    ]
+    (folder / "README.md").write_text("\n".join(part for part in parts if part))

@@ -1,0 +1,127 @@
+"""One call that reads any layout known here and writes another."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from videohpm.errors import UserError
+from videohpm.interop import huggingface, mae, mae_st, native, timm, videomae
+from videohpm.interop.card import write_card
+from videohpm.interop.core import ReadOptions, Weights
+from videohpm.interop.files import read_source
+from videohpm.interop.inflate import inflate
+from videohpm.interop.report import Report
+
+READERS = (huggingface, videomae, mae_st, mae, timm)
+"""Asked in this order whether a source is theirs."""
+WRITERS = {layout.NAME: layout for layout in (native, videomae, huggingface, timm, mae)}
+
+
+def read_weights(source: str | Path, **options) -> tuple[Weights, Report]:
+    """The model in ``source``, whatever layout that has, and the account of its tensors.
+
+    Args:
+        source: a checkpoint file, a folder with one, or a run folder of ours.
+        options: fields of :class:`videohpm.interop.ReadOptions`.
+
+    Raises UserError, one line, for what cannot be read, recognised or accounted for.
+    """
+    try:
+        chosen = ReadOptions(**options)
+    except ValueError as error:
+        raise UserError(str(error)) from None
+    report = Report(str(source))
+    weights = _read(Path(source), report, chosen)
+    if chosen.inflate is not None:
+        inflate(weights, chosen.inflate, chosen.frames or 16, report)
+    report.kind, report.model = weights.kind, weights.model
+    return weights, report
+
+
+def _read(source: Path, report: Report, options: ReadOptions) -> Weights:
+    folder = native.find(source)
+    if folder is not None:
+        return native.read(folder, report, options)
+    found = read_source(source)
+    for layout in READERS:
+        name = layout.recognise(found)
+        if name is None:
+            continue
+        report.layout = name
+        if found.stripped:
+            report.note(f"taken off the names: {', '.join(found.stripped)}")
+        if options.weights == "ema" and layout is not mae:
+            raise UserError(f"weights: {source} ({name}) holds no moving average to take")
+        return layout.read(found, report, options)
+    names = ", ".join(list(found.tensors)[:3])
+    raise UserError(
+        f"{source}: no known layout (videohpm, VideoMAE, Hugging Face VideoMAE, MAE or HPM, "
+        f"mae_st, timm ViT) has these tensors: {names}, ..."
+    )
+
+
+def convert(
+    source: str | Path,
+    out: str | Path,
+    to: str = "videohpm",
+    *,
+    what: str = "all",
+    data: str | None = None,
+    metrics: dict[str, float] | None = None,
+    **options,
+) -> Report:
+    """Convert a checkpoint to another layout; the source's is recognised.
+
+    Args:
+        source: a checkpoint file, a folder with one, or a run folder of ours.
+        out: a folder to make; a failure leaves nothing behind.
+        to: videohpm, videomae, huggingface, timm or mae.
+        what: ``all``, or ``encoder``: the encoder alone.
+        data, metrics: for the model card: what it was trained on, and how well it does.
+        options: fields of :class:`videohpm.interop.ReadOptions`.
+
+    Returns:
+        The account of every tensor; ``print`` it.
+    """
+    if to not in WRITERS:
+        raise UserError(f"to: {to!r} is not one of {', '.join(WRITERS)}")
+    if what not in ("all", "encoder"):
+        raise UserError(f"what: {what!r} is neither all nor encoder")
+    out = Path(out)
+    if out.suffix in (".pth", ".pt", ".safetensors"):
+        raise UserError(f"out: {out} is a file; give a folder, a model card is written beside")
+    if out.is_file() or (out.is_dir() and any(out.iterdir())):
+        raise UserError(f"out: {out} exists and is not empty; give another folder")
+    weights, report = read_weights(source, **options)
+    if what == "encoder":
+        weights = weights.encoder(report)
+    report.target, report.out = to, str(out)
+    partial = out.with_name(f".{out.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        partial.mkdir(parents=True)
+        _write(weights, partial, to, report, data, metrics)
+        if out.is_dir():
+            out.rmdir()
+        partial.rename(out)
+    except OSError as error:
+        raise UserError(f"out: {out} cannot be written ({error.strerror})") from None
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return report
+
+
+def _write(
+    weights: Weights,
+    folder: Path,
+    to: str,
+    report: Report,
+    data: str | None,
+    metrics: dict[str, float] | None,
+) -> None:
+    if weights.teacher is not None and to not in ("videohpm", "mae"):
+        for name in weights.teacher:
+            report.not_written[f"teacher: {name}"] = "the layout has no teacher"
+    WRITERS[to].write(weights, folder, report)
+    write_card(weights, folder, report, data, metrics)

@@ -1,0 +1,293 @@
+"""Hugging Face folders: VideoMAEForPreTraining, VideoMAEModel, VideoMAEForVideoClassification."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from safetensors.torch import save_file
+from torch import Tensor
+
+from videohpm.errors import UserError
+from videohpm.interop.core import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    ReadOptions,
+    Weights,
+    expected_shapes,
+    grid_of,
+    is_table,
+    ratio_of,
+    refuse_unless,
+    settle,
+    size_name,
+)
+from videohpm.interop.files import Source
+from videohpm.interop.report import Report
+from videohpm.interop.rules import CONV3D, QUERY_VALUE, SAME, THIRDS, Rule, read_by, same, write_by
+from videohpm.interop.videomae import NO_BIAS
+
+NAME = "huggingface"
+HEAD_EPS = 1e-5
+"""Of decoder.norm and fc_norm, whatever config.json says."""
+CLASSES = {
+    "MaskedAutoencoder": "VideoMAEForPreTraining",
+    "VideoViT": "VideoMAEModel",
+    "VideoClassifier": "VideoMAEForVideoClassification",
+}
+DEFAULTS = {
+    "image_size": 224, "patch_size": 16, "num_channels": 3, "num_frames": 16, "tubelet_size": 2,
+    "hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12,
+    "intermediate_size": 3072, "decoder_num_attention_heads": 6, "decoder_hidden_size": 384,
+    "decoder_num_hidden_layers": 4, "decoder_intermediate_size": 1536,
+}  # fmt: skip
+PATCHES = "embeddings.patch_embeddings.projection"
+
+
+def recognise(source: Source) -> str | None:
+    """What of this layout ``source`` holds; None when it is another's."""
+    names = source.tensors
+    if f"{PATCHES}.weight" not in names and f"videomae.{PATCHES}.weight" not in names:
+        return None
+    return f"Hugging Face {CLASSES[_kind(names)]}"
+
+
+def _kind(names: dict[str, Tensor]) -> str:
+    if "encoder_to_decoder.weight" in names:
+        return "MaskedAutoencoder"
+    return "VideoClassifier" if "classifier.weight" in names else "VideoViT"
+
+
+def block_rules(ours: str, theirs: str) -> list[Rule]:
+    """A block's rules: qkv in thirds, no key bias, other names."""
+    attention = f"{theirs}.attention.attention"
+    weights = tuple(f"{attention}.{part}.weight" for part in ("query", "key", "value"))
+    biases = (f"{attention}.q_bias", f"{attention}.v_bias")
+    return [
+        Rule(f"{ours}.attn.qkv.weight", weights, THIRDS),
+        Rule(f"{ours}.attn.qkv.bias", biases, QUERY_VALUE, zeros=NO_BIAS),
+        *same(f"{ours}.attn.proj", f"{theirs}.attention.output.dense"),
+        *same(f"{ours}.norm1", f"{theirs}.layernorm_before"),
+        *same(f"{ours}.norm2", f"{theirs}.layernorm_after"),
+        *same(f"{ours}.mlp.fc1", f"{theirs}.intermediate.dense"),
+        *same(f"{ours}.mlp.fc2", f"{theirs}.output.dense"),
+    ]
+
+
+def rules_for(kind: str, base: str) -> list[Rule]:
+    """Which of their tensors make up which of ours; ``base``: ``videomae.``, or nothing."""
+    ours = "" if kind == "VideoViT" else "encoder."
+    rules = [
+        Rule(f"{ours}patch_embed.proj.weight", (f"{base}{PATCHES}.weight",), CONV3D),
+        Rule(f"{ours}patch_embed.proj.bias", (f"{base}{PATCHES}.bias",), SAME),
+        *block_rules(f"{ours}blocks.{{n}}", f"{base}encoder.layer.{{n}}"),
+        *same(f"{ours}norm", f"{base}layernorm"),
+    ]
+    if kind == "VideoClassifier":
+        rules += same("fc_norm", "fc_norm") + same("head", "classifier")
+    if kind == "MaskedAutoencoder":
+        rules += [
+            Rule("decoder_embed.weight", ("encoder_to_decoder.weight",), SAME),
+            Rule("mask_token", ("mask_token",), SAME),
+            *block_rules("decoder.blocks.{n}", "decoder.decoder_layers.{n}"),
+            *same("decoder.norm", "decoder.norm"),
+            *same("decoder.head", "decoder.head"),
+        ]
+    return rules
+
+
+def read(source: Source, report: Report, options: ReadOptions) -> Weights:
+    """The model in a Hugging Face folder, with the eps its own code would use."""
+    source.tensors = tensors = {_old_name(name): t for name, t in source.tensors.items()}
+    if source.config.get("model_type") != "videomae":
+        raise UserError(
+            f"{source.path}: needs the config.json of a VideoMAE model beside it; give the folder"
+        )
+    kind = _kind(tensors)
+    model = _arguments(source, kind, options)
+    if kind == "VideoClassifier":
+        if "classifier.weight" in tensors:
+            model["classes"] = len(tensors["classifier.weight"])
+        model["pool"] = "mean" if model.pop("mean_pooling") else "first_token"
+    else:
+        model["final_norm"] = not model.pop("mean_pooling")
+    base = "videomae." if f"videomae.{PATCHES}.weight" in tensors else ""
+    for name in (f"{base}embeddings.position_embeddings", "position_embeddings"):
+        if name in tensors:
+            is_table(tensors[name].flatten(0, -2), "sincos_1d", grid_of(model), name, report)
+    rules = rules_for(kind, base)
+    mine = read_by(rules, tensors, expected_shapes(kind, model), grid_of(model), report)
+    weights = Weights(kind, model, mine, extra=_labels(source, model.get("classes")))
+    weights.tensors = settle(weights, set(tensors), report, options)
+    return weights
+
+
+def _old_name(name: str) -> str:
+    """transformers 5 calls the biases otherwise in memory; files have the older names."""
+    for part in ("query", "value"):
+        if name.endswith(f"attention.attention.{part}.bias"):
+            return name.replace(f"{part}.bias", f"{part[0]}_bias")
+    return name
+
+
+def _arguments(source: Source, kind: str, options: ReadOptions) -> dict:
+    config = {name: source.config.get(name, usual) for name, usual in DEFAULTS.items()}
+    place = f"{source.path}: config.json"
+    for name in ("image_size", "patch_size"):
+        if isinstance(config[name], list) and config[name] == config[name][:1] * 2:
+            config[name] = config[name][0]
+    for name, value in config.items():
+        pair = name == "image_size" and isinstance(value, list) and len(value) == 2
+        if not all(type(v) is int and v > 0 for v in (value if pair else [value])):
+            raise UserError(f"{place}: {name} is {value!r}, not a positive whole number")
+    if config["num_channels"] != 3:
+        raise UserError(f"{place}: num_channels is {config['num_channels']}; models here see RGB")
+    if source.config.get("hidden_act", "gelu") != "gelu":
+        raise UserError(f"{place}: hidden_act is {source.config['hidden_act']!r}; here it is gelu")
+    dim = config["hidden_size"]
+    model = {
+        "dim": dim,
+        "depth": config["num_hidden_layers"],
+        "heads": options.heads or config["num_attention_heads"],
+        "mlp_ratio": ratio_of(config["intermediate_size"], dim),
+        "frames": options.frames or config["num_frames"],
+        "image_size": options.image_size or config["image_size"],
+        "patch": config["patch_size"],
+        "tubelet": config["tubelet_size"],
+        "norm_eps": float(source.config.get("layer_norm_eps", 1e-12)),
+        "mean_pooling": bool(source.config.get("use_mean_pooling", True)),
+    }
+    if kind != "VideoViT":
+        model = {"size": size_name(dim, model["depth"]), "head_norm_eps": HEAD_EPS} | model
+    if kind == "MaskedAutoencoder":
+        width = config["decoder_hidden_size"]
+        model |= {
+            "decoder_dim": width,
+            "decoder_depth": config["decoder_num_hidden_layers"],
+            "decoder_heads": options.decoder_heads or config["decoder_num_attention_heads"],
+            "decoder_mlp_ratio": ratio_of(config["decoder_intermediate_size"], width),
+            "predictor": None,
+            "target": "per_channel",
+        }
+    return model
+
+
+def _labels(source: Source, classes: int | None) -> dict:
+    """Class names, where the folder has any beyond LABEL_0, LABEL_1, ..."""
+    table = source.config.get("id2label")
+    if not classes or not isinstance(table, dict) or len(table) != classes:
+        return {}
+    names = [str(table.get(str(i), table.get(i))) for i in range(classes)]
+    return {} if names == [f"LABEL_{i}" for i in range(classes)] else {"labels": names}
+
+
+def write(weights: Weights, folder: Path, report: Report) -> None:
+    """model.safetensors, config.json and preprocessor_config.json, as from_pretrained wants them.
+
+    Raises UserError for a model that Hugging Face's VideoMAE cannot be.
+    """
+    _refuse(weights)
+    base = "" if weights.kind == "VideoViT" else "videomae."
+    tensors = dict(weights.tensors)
+    if weights.model.get("predictor") is not None:
+        predictor = [name for name in tensors if name.startswith("predictor.")]
+        report.not_written |= dict.fromkeys(predictor, "the layout has no loss predictor")
+    if "decoder_embed.bias" in tensors:
+        report.not_written["decoder_embed.bias"] = "all zero, and the layout has none"
+        del tensors["decoder_embed.bias"]
+    named = rules_for(weights.kind, base)
+    theirs = write_by(named, tensors, weights.grid, report)
+    save_file(theirs, folder / "model.safetensors", {"format": "pt"})
+    report.written = len(theirs)
+    config = _config(weights)
+    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+    preprocessor = _preprocessor(weights)
+    (folder / "preprocessor_config.json").write_text(json.dumps(preprocessor, indent=2) + "\n")
+    _differences(weights, report)
+
+
+def _refuse(weights: Weights) -> None:
+    model = weights.model
+    refuse_unless(not model.get("class_token"), NAME, "class_token", "it has no class token")
+    position = model.get("position", "sincos_1d")
+    refuse_unless(position == "sincos_1d", NAME, "position", f"it has sincos_1d, not {position}")
+    bias = weights.tensors.get("decoder_embed.bias")
+    refuse_unless(
+        bias is None or not bias.any(), NAME, "projection_bias", "its projection has no bias"
+    )
+    if weights.kind == "MaskedAutoencoder":
+        whole = model.get("pixel_decoder", True)
+        refuse_unless(whole, NAME, "pixel_decoder", "it needs one; convert the encoder alone")
+
+
+def _config(weights: Weights) -> dict:
+    model, tensors, prefix = weights.model, weights.tensors, weights.prefix
+    grid, normed = weights.grid, f"{prefix}norm.weight" in tensors
+    config = {
+        "architectures": [CLASSES[weights.kind]],
+        "model_type": "videomae",
+        "image_size": grid.height if grid.height == grid.width else [grid.height, grid.width],
+        "patch_size": grid.patch,
+        "num_channels": 3,
+        "num_frames": grid.frames,
+        "tubelet_size": grid.tubelet,
+        "hidden_size": model["dim"],
+        "num_hidden_layers": model["depth"],
+        "num_attention_heads": model["heads"],
+        "intermediate_size": len(tensors[f"{prefix}blocks.0.mlp.fc1.weight"]),
+        "hidden_act": "gelu",
+        "hidden_dropout_prob": 0.0,
+        "attention_probs_dropout_prob": 0.0,
+        "layer_norm_eps": model.get("norm_eps", 1e-6),
+        "qv_bias": True,
+        "use_mean_pooling": not normed,
+    }
+    if weights.kind == "MaskedAutoencoder":
+        config |= {
+            "decoder_hidden_size": model["decoder_dim"],
+            "decoder_num_hidden_layers": model["decoder_depth"],
+            "decoder_num_attention_heads": model["decoder_heads"],
+            "decoder_intermediate_size": len(tensors["decoder.blocks.0.mlp.fc1.weight"]),
+            "norm_pix_loss": model.get("target", "per_channel") == "per_channel",
+        }
+    if weights.kind == "VideoClassifier":
+        count = model["classes"]
+        names = weights.extra.get("labels") or [f"LABEL_{i}" for i in range(count)]
+        config["id2label"] = {str(i): name for i, name in enumerate(names)}
+        config["label2id"] = {name: i for i, name in enumerate(names)}
+    return config
+
+
+def _preprocessor(weights: Weights) -> dict:
+    grid = weights.grid
+    return {
+        "image_processor_type": "VideoMAEImageProcessor",
+        "do_resize": True,
+        "size": {"shortest_edge": min(grid.height, grid.width)},
+        "resample": 2,
+        "do_center_crop": True,
+        "crop_size": {"height": grid.height, "width": grid.width},
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": list(weights.extra.get("mean", IMAGENET_MEAN)),
+        "image_std": list(weights.extra.get("std", IMAGENET_STD)),
+    }
+
+
+def _differences(weights: Weights, report: Report) -> None:
+    """Say where Hugging Face's code computes something else with the same weights."""
+    model = weights.model
+    norm = {"MaskedAutoencoder": "decoder.norm", "VideoClassifier": "fc_norm"}.get(weights.kind)
+    if weights.kind == "VideoClassifier" and model.get("pool", "mean") != "mean":
+        norm = None
+    eps = model.get("head_norm_eps") or model.get("norm_eps", 1e-6)
+    if norm and eps != HEAD_EPS:
+        report.note(
+            f"Hugging Face computes {norm} with eps {HEAD_EPS:g} whatever config.json says, this "
+            f"model with {eps:g}: its outputs are smaller by a share of {(HEAD_EPS - eps) / 2:.2g} "
+            "over the variance of what is normed (1e-5 or less for a variance near 1)"
+        )
+    target = model.get("target", "per_channel")
+    if weights.kind == "MaskedAutoencoder" and target != "per_channel":
+        report.note(f"the loss Hugging Face prints will differ: its target is not {target}")

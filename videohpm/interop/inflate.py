@@ -1,0 +1,43 @@
+"""An image model made into a video model that sees a repeated frame as the image."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from videohpm.errors import UserError
+from videohpm.interop.core import Weights, grid_of
+from videohpm.interop.report import Report
+
+
+def inflate(weights: Weights, tubelet: int, frames: int, report: Report) -> None:
+    """Give every patch ``tubelet`` frames and the clip ``frames``; changes ``weights``.
+
+    The patch embedding is repeated over the tubelet and divided by its length (as published video
+    models start from images); the pixel head predicts each frame alike; a learned position table
+    is repeated over time, sin-cos tables are computed for the longer clip.
+
+    Raises UserError when the model is no image model, or tubelets do not tile the clip.
+    """
+    grid = weights.grid
+    if grid.tubelet != 1 or grid.t != 1:
+        raise UserError(
+            f"inflate: {report.source} is a video model already ({grid.frames} frames, tubelets "
+            f"of {grid.tubelet}); leave inflate out"
+        )
+    weights.model = weights.model | {"tubelet": tubelet, "frames": frames}
+    steps = grid_of(weights.model).t
+    for tensors in filter(None, (weights.tensors, weights.teacher)):
+        for name, tensor in tensors.items():
+            tensors[name] = _inflated(name, tensor, tubelet, steps)
+    report.note(f"inflated from images to {frames} frames in tubelets of {tubelet}")
+
+
+def _inflated(name: str, tensor: Tensor, tubelet: int, steps: int) -> Tensor:
+    if name.endswith("patch_embed.proj.weight"):
+        planes = tensor.unflatten(1, (3, 1, -1)).expand(-1, -1, tubelet, -1)
+        return planes.flatten(1) / tubelet
+    if name.startswith("decoder.head."):
+        return tensor.repeat(tubelet, *[1] * (tensor.ndim - 1))
+    if name.endswith("positions"):
+        return tensor.repeat(steps, 1)
+    return tensor
