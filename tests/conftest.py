@@ -1,5 +1,6 @@
 """Fixtures that several test folders use."""
 
+import importlib.util
 from pathlib import Path
 
 import pytest
@@ -20,3 +21,20 @@ def shared() -> Path:
     if not (folder / "reference").is_dir():
         pytest.skip("reference data (../shared) is not on this machine")
     return folder
+
+
+@pytest.fixture(scope="session")
+def shapes_module():
+    """datasets/shapes/prepare.py, which is no package and is loaded by its path."""
+    spec = importlib.util.spec_from_file_location("prepare", ROOT / "datasets/shapes/prepare.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="session")
+def shapes(shapes_module, tmp_path_factory) -> Path:
+    """A small made data set of moving shapes: 32 training and 16 validation clips."""
+    out = tmp_path_factory.mktemp("data") / "shapes"
+    shapes_module.prepare(out, train=32, validation=16, jobs=1)
+    return out

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 from pathlib import Path
 
 import torch
@@ -228,7 +229,7 @@ class Pretraining:
     ) -> dict[str, float | None]:
         metrics = {name: float(value) for name, value in said.items()} | schedule
         if self.teacher is None:
-            metrics |= {"hard_share": 0.0, "relative_loss": None}
+            metrics |= {"hard_share": 0.0, "relative_loss": math.nan}  # null in the file
             del metrics["momentum"]
         else:
             metrics["teacher_distance"] = float(self.teacher.distance(self.engine.model))

@@ -11,11 +11,12 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from videohpm.data.deadline import within
-from videohpm.data.decode import DecodeError, probe, read_frames, read_image
+from videohpm.data.decode import DecodeError, probe, read_frames
 from videohpm.data.manifest import Manifest, Sample, find_samples
 from videohpm.data.sampling import dense_indices, segment_indices
 from videohpm.data.transforms import (
@@ -74,7 +75,10 @@ class DataConfig:
     """Channel means of pixels in 0..1, subtracted on the device."""
     std: tuple[float, float, float] = IMAGENET_STD
     """Channel standard deviations of pixels in 0..1, divided by on the device."""
-    max_bad_share: float = 0.01
+    short: Literal["refuse", "repeat"] = "refuse"
+    """Videos with fewer frames than a clip: refuse (as if unreadable), or repeat frames. With
+    enough frames for the clip but not for its stride, the last one reached is repeated anyway."""
+    max_bad_share: float = 0.2
     """Largest share of unreadable files before the run stops; they are replaced until then."""
     tries: int = 10
     """Unreadable files in a row, for one item, before the run stops."""
@@ -87,7 +91,7 @@ class DataConfig:
             if getattr(self, name) < 1:
                 raise ValueError(f"data.{name}: {getattr(self, name)} is less than 1")
         if self.workers < 0:
-            raise ValueError(f"data.workers: {self.workers} is negative; 0 reads in the main process")
+            raise ValueError(f"data.workers: {self.workers} is negative; 0 reads without workers")
         for name, known in _CHOICES.items():
             value = getattr(self, name)
             if value not in known:
@@ -107,7 +111,7 @@ class DataConfig:
         if not 0 <= self.max_bad_share <= 1:
             raise ValueError(f"data.max_bad_share: {self.max_bad_share} is a share, from 0 to 1")
         if not 0 <= self.sample_seconds < math.inf:
-            raise ValueError(f"data.sample_seconds: {self.sample_seconds} must be 0 (no bound) or more")
+            raise ValueError(f"data.sample_seconds: {self.sample_seconds} is not 0 or more")
 
 
 _CHOICES = {
@@ -115,6 +119,7 @@ _CHOICES = {
     "sampling": ("dense", "segments"),
     "crop": ("multiscale", "random_resized", "centre"),
     "interpolation": ("bilinear", "bicubic"),
+    "short": ("refuse", "repeat"),
 }
 
 
@@ -152,7 +157,12 @@ def load_clip(sample: Sample, indices: np.ndarray) -> Tensor:
 
 def load_image(sample: Sample) -> Tensor:
     """An image file as uint8 (1, 3, H, W). Raises DecodeError."""
-    return torch.from_numpy(np.array(read_image(sample.path))).permute(0, 3, 1, 2)
+    try:
+        with Image.open(sample.path) as image:
+            pixels = np.array(image.convert("RGB"))
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise DecodeError(sample.path, f"not readable as an image ({error})") from None
+    return torch.from_numpy(pixels)[None].permute(0, 3, 1, 2)
 
 
 class ClipDataset(Dataset):
@@ -237,6 +247,11 @@ class VideoDataset(ClipDataset):
 
     def read(self, sample: Sample, rng: np.random.Generator) -> Tensor:
         length = count_frames(sample)
+        if length < self.frames and self.config.short == "refuse":
+            raise DecodeError(
+                sample.path,
+                f"{length} of the {self.frames} frames of a clip (data.short repeat repeats them)",
+            )
         if self.config.sampling == "dense":
             indices = dense_indices(length, self.frames, self.config.stride, rng)
         else:
@@ -269,7 +284,10 @@ def make_dataset(
         config.root, config.manifest, labels=labels, kind=config.kind, classes=classes
     )
     if manifest.kind == "image" and frames > 1:
-        raise UserError(f"data.root: images, but the model takes clips of {frames} frames; set model.frames 1 and model.tubelet 1")
+        raise UserError(
+            f"data.root: images, but the model takes clips of {frames} frames; set model.frames 1 "
+            f"and model.tubelet 1"
+        )
     dataset = ImageDataset if frames == 1 else VideoDataset
     return dataset(
         manifest, config, frames=frames, size=size, units=units, seed=seed, transform=transform
