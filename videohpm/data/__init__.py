@@ -12,7 +12,7 @@ from videohpm.data.clips import (
     make_dataset,
     training_transform,
 )
-from videohpm.data.decode import DecodeError, VideoInfo, probe, read_frames, read_image
+from videohpm.data.decode import DecodeError, VideoInfo, probe, read_frames, verify
 from videohpm.data.loader import BadFileLedger, Batch, GlobalBatchSampler, collate, make_loader
 from videohpm.data.manifest import Manifest, Sample, find_samples
 from videohpm.data.transforms import normalise
@@ -40,6 +40,6 @@ __all__ = [
     "normalise",
     "probe",
     "read_frames",
-    "read_image",
     "training_transform",
+    "verify",
 ]

@@ -1,17 +1,18 @@
 """Frames of a file by index: the only importer of decord and PyAV.
 
-What holds for every file: the frames are those of a sequential PyAV decode of the chosen stream,
-in the same order and number, turned upright where the file says so (rotation metadata in steps of
+For every undamaged file the frames are those of a sequential PyAV decode of the chosen stream, in
+the same order and number, turned upright where the file says so (rotation metadata in steps of
 90 degrees is applied, as players do; both readers agree because decord never gets such a file).
 
 The chosen stream is the one FFmpeg calls best (``_best_stream``), not the first.
 
 decord returns other frames than those, without an error, for several kinds of file: it counts
 frames in the order they are stored and trusts that a key frame starts a closed group. So a file is
-demuxed once (no pixels but the first frame's; a few milliseconds, remembered for recent files) and
-decord reads it only where everything is known to agree: see ``_decord_is_right``. The rest is read
-by PyAV, which seeks by time stamp where the stamps name every frame, and else decodes from the
-start.
+demuxed once (no picture but the first is decoded; a few milliseconds, remembered for recent files)
+and decord reads it only where everything is known to agree (``packets.py``). PyAV reads the rest:
+it seeks by time stamp where stamps name every frame, and else decodes from the start.
+
+Damage inside the pictures shows in no packet; ``verify`` finds it by decoding the whole file.
 
 Readers are imported at the first use, after torch and in the process that reads: decord imported
 before torch, or carried through a fork, is known to crash.
@@ -26,18 +27,9 @@ from importlib.util import find_spec
 
 import numpy as np
 
-READERS = ("decord", "pyav")
+from videohpm.data import packets
 
-# Containers whose seek lands where it was asked to and whose time stamps belong to one packet each.
-_SEEKABLE = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "avi", "flv")
-# One packet is one frame for these.
-_WHOLE_PACKETS = ("h264", "hevc", "vp8", "vp9", "av1", "mjpeg", "ffv1", "prores") + (
-    ("mpeg4", "msmpeg4v2", "msmpeg4v3", "h263", "flv1", "mpeg2video", "png", "rawvideo")
-)
-# Bit-exact by their standard: the FFmpeg inside decord is years older than PyAV's, and codecs whose
-# inverse transform may round (MPEG-4, MPEG-2, MJPEG) differ by a few levels between the two.
-_DECORD_CODECS = ("h264", "hevc", "vp8", "vp9")
-_DECORD_CONTAINERS = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm")
+READERS = ("decord", "pyav")
 
 
 class DecodeError(Exception):
@@ -79,6 +71,7 @@ class _Index:
     fps: float
     codec: str
     reader: str
+    broken: bool  # packets are marked corrupt, or reading them ended with an error
 
 
 def read_frames(
@@ -99,7 +92,7 @@ def read_frames(
         raise ValueError(f"reader: {reader!r} is not one of {', '.join(READERS)}")
     unique = sorted(set(wanted))
     index = _index(path) if reader is None else None
-    if (reader or index.reader) == "decord" and find_spec("decord"):
+    if (reader or index.reader) == "decord" and _has_decord():
         frames = _read_decord(path, unique)
         if frames is not None:
             return frames[np.searchsorted(unique, wanted)]
@@ -120,16 +113,30 @@ def probe(path: str | os.PathLike) -> VideoInfo:
     return VideoInfo(frames, index.height, index.width, index.fps, index.codec, index.reader)
 
 
-def read_image(path: str | os.PathLike) -> np.ndarray:
-    """An image file as uint8 (1, H, W, 3) RGB: a clip of one frame. Raises DecodeError."""
-    from PIL import Image
+def verify(path: str | os.PathLike) -> tuple[VideoInfo, str | None]:
+    """What a video holds and how it is damaged (one line, or None), by decoding all of it.
 
+    For a scan, once, before training: damage inside the pictures shows in no time stamp. Of a
+    damaged file ``frames`` is where decoding ends and ``reader`` is "pyav", because decord hides
+    damage by shifting or repeating frames. Raises DecodeError where nothing decodes.
+    """
     path = os.fspath(path)
-    try:
-        with Image.open(path) as image:
-            return np.asarray(image.convert("RGB"))[None]
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise DecodeError(path, f"not readable as an image ({error})") from None
+    index, frames, corrupt = _index(path), 0, 0
+    for frame in _decode(path):
+        frames += 1
+        corrupt += frame.is_corrupt
+    if frames == 0:
+        raise DecodeError(path, "no frame decodes")
+    damage = None
+    if corrupt:
+        damage = f"{corrupt} of {frames} frames are corrupt"
+    elif index.pts is not None and len(index.pts) != frames:
+        damage = f"decoding ends after {frames} of {len(index.pts)} frames"
+    elif index.broken:
+        damage = f"the file breaks off after {frames} frames"
+    reader = "pyav" if damage else index.reader
+    info = VideoInfo(frames, index.height, index.width, index.fps, index.codec, reader)
+    return info, damage
 
 
 # --- the demux pass ------------------------------------------------------------------------------
@@ -151,101 +158,38 @@ def _index(path: str) -> _Index:
 @lru_cache(maxsize=64)
 def _demux(path: str, size: int, changed: int) -> _Index:
     av = _av()
-    rows: list[tuple] = []  # pts, key, discarded, closed
-    whole, first = True, None
+    rows: list[packets.Row] = []
+    whole, broken, first = True, False, None
     with _open(path) as container:
         stream = _best_stream(path, container)
-        codec, kind = stream.codec_context, stream.codec_context.codec.canonical_name
-        nal_length = _nal_length(codec.extradata)
+        context, codec = stream.codec_context, stream.codec_context.codec.canonical_name
+        nal_length = packets.nal_length(context.extradata)
         try:
             for packet in container.demux(stream):
                 if not packet.size:
                     continue
-                whole &= not packet.is_corrupt and not _shows_nothing(kind, packet)
-                closed = kind != "h264" or not packet.is_keyframe or _is_idr(packet, nal_length)
-                rows.append((packet.pts, packet.is_keyframe, packet.is_discard, closed))
+                broken |= packet.is_corrupt
+                whole &= packets.shows_frame(codec, packet)
+                rows.append(packets.row(codec, packet, nal_length))
                 if first is None:
                     first = next(iter(packet.decode()), None)
             if first is None:
-                first = next(iter(codec.decode(None)), None)
+                first = next(iter(context.decode(None)), None)
         except av.FFmpegError:
-            whole = False
+            broken = True
         name, videos = container.format.name, len(container.streams.video)
-        # AVI stores no display times: with B-frames they are guesses.
-        whole &= name in _SEEKABLE and kind in _WHOLE_PACKETS
-        whole &= not (name == "avi" and codec.has_b_frames)
-        rate = stream.average_rate or stream.guessed_rate or 0
-        size = (first.height, first.width) if first else (codec.height, codec.width)
-    turned = first is not None and first.rotation % 360 != 0
-    if turned and first.rotation % 180:
-        size = size[::-1]
-    pts, keys = _frame_times(rows) if whole and first is not None else (None, None)
-    eight_bit = first is not None and all(c.bits == 8 for c in first.format.components)
-    even = size[0] % 2 == 0 and size[1] % 2 == 0
-    plain = pts is not None and videos == 1 and not turned and eight_bit and even
-    known = kind in _DECORD_CODECS and name in _DECORD_CONTAINERS
-    reader = "pyav"
-    if plain and known and find_spec("decord") and _decord_is_right(rows):
-        reader = "decord"
-    return _Index(pts, keys, *size, float(rate), kind, reader)
-
-
-def _frame_times(rows: list[tuple]) -> tuple[np.ndarray | None, np.ndarray | None]:
-    """Display times of the frames and of the key frames; None where they do not name the frames."""
-    times = [row[0] for row in rows]
-    if not rows or None in times or len(set(times)) != len(times):
-        return None, None
-    if not rows[0][1] or min(times) != times[0]:  # cut inside a group: the decoder drops frames
-        return None, None
-    shown = np.array(sorted(row[0] for row in rows if not row[2]), dtype=np.int64)
-    return shown, np.array(sorted(row[0] for row in rows if row[1]), dtype=np.int64)
-
-
-def _decord_is_right(rows: list[tuple]) -> bool:
-    """Whether storage order and display order part nowhere that decord would notice.
-
-    decord seeks to the n-th stored packet that is a key frame and calls its picture frame n. That
-    holds where every key frame is displayed after all packets stored before it and before all
-    stored after it (a closed group), starts afresh (for H.264 an IDR picture; a recovery point of
-    intra refresh is flagged as a key frame as well), and nothing is dropped by an edit list.
-    """
-    if any(discarded or not closed for _, _, discarded, closed in rows):
-        return False
-    times = np.array([row[0] for row in rows])
-    before = np.maximum.accumulate(times)
-    after = np.minimum.accumulate(times[::-1])[::-1]
-    keys = np.flatnonzero([row[1] for row in rows])
-    return bool((before[keys] == times[keys]).all() and (after[keys] == times[keys]).all())
-
-
-def _shows_nothing(codec: str, packet) -> bool:
-    """Packets that give no frame of their own, so that counting packets would miscount frames.
-
-    MPEG-4 in AVI with packed B-frames fills up with pictures marked "not coded", a few bytes long;
-    VP8 stores its hidden reference pictures as packets of their own (bit 4 of the first byte).
-    """
-    if codec == "mpeg4":
-        return packet.size < 16
-    return codec == "vp8" and not bytes(packet)[0] & 0x10
-
-
-def _nal_length(extradata: bytes | None) -> int:
-    """Bytes of a NAL unit's length field in H.264 of MP4 and Matroska; 0 for start codes."""
-    return (extradata[4] & 3) + 1 if extradata and len(extradata) > 4 and extradata[0] == 1 else 0
-
-
-def _is_idr(packet, nal_length: int) -> bool:
-    """Whether an H.264 packet holds a slice of an IDR picture (NAL unit type 5)."""
-    data, at = bytes(packet), 0
-    if not nal_length:
-        return any(unit and unit[0] & 31 == 5 for unit in data.split(b"\0\0\1")[1:])
-    while at + nal_length < len(data):
-        length = int.from_bytes(data[at : at + nal_length], "big")
-        at += nal_length
-        if data[at] & 31 == 5:
-            return True
-        at += length
-    return False
+        whole &= packets.stamps_name_frames(name, codec, context.has_b_frames)
+        fps = float(stream.average_rate or stream.guessed_rate or 0)
+        width, height = (first or context).width, (first or context).height
+    pts, keys = packets.frame_times(rows) if whole and not broken and first else (None, None)
+    # decord reads one upright 8-bit stream as PyAV does; the rest it turns, dithers or confuses.
+    plain = pts is not None and videos == 1 and first.rotation == 0
+    plain = plain and width % 2 == 0 and height % 2 == 0
+    plain = plain and all(part.bits == 8 for part in first.format.components)
+    decord = plain and _has_decord() and packets.decord_is_right(name, codec, rows)
+    if first is not None and first.rotation % 180:
+        width, height = height, width
+    return _Index(pts, keys, height, width, fps, codec, "decord" if decord else "pyav", broken)
 
 
 # --- PyAV ----------------------------------------------------------------------------------------
@@ -312,7 +256,7 @@ def _one_group(container, stream, key: int, times: list[int]) -> Iterator[np.nda
     try:
         container.seek(key, stream=stream, backward=True)
         for frame in container.decode(stream):
-            if frame.pts is None:
+            if frame.pts is None or frame.is_corrupt:
                 raise _Unusable
             if frame.pts < key:
                 continue
@@ -373,6 +317,11 @@ def _stack(path: str, frames: Iterable[np.ndarray]) -> np.ndarray:
 
 
 # --- decord --------------------------------------------------------------------------------------
+
+
+@lru_cache(maxsize=1)
+def _has_decord() -> bool:
+    return find_spec("decord") is not None
 
 
 def _read_decord(path: str, unique: list[int]) -> np.ndarray | None:

@@ -149,13 +149,13 @@ def _from_folder(root: Path, labels: bool, kind: str, classes: list[str] | None)
     paths = [path for path in _walk(root) if os.path.splitext(path)[1].lower() in suffixes]
     if not paths:
         what = "videos or images" if kind == "auto" else f"{kind}s"
-        raise UserError(f"data.root: no {what} under {root} (known by suffix, such as .mp4 or .jpg)")
+        raise UserError(f"data.root: no {what} under {root} (told by suffix, as .mp4 or .jpg)")
     kind = _kind_of(paths, kind, f"data.root: {root}")
     if not labels:
         return Manifest(paths, base=root, kind=kind)
     for path in paths:
         if os.sep not in path:
-            raise UserError(f"data.root: {path} lies in {root} itself; labels need a folder per class")
+            raise UserError(f"data.root: {path} lies in {root}; labels need a folder per class")
     names = [path.split(os.sep, 1)[0] for path in paths]
     numbers, classes = _number_names(names, classes, f"data.root: {root}")
     return Manifest(paths, base=root, labels=numbers, classes=classes, kind=kind)
@@ -199,7 +199,7 @@ def _from_file(
     if not numbered:
         raise UserError(f"data.manifest: {file} is empty")
     header = [field.strip().lower() for field in next(csv.reader([numbered[0][1]]))]
-    if "path" in header or "," in numbered[0][1]:
+    if "path" in header or ("," in numbered[0][1] and not numbered[0][1].split()[-1].isdigit()):
         rows = _comma_rows(file, header, numbered)
     else:
         rows = _space_rows(file, numbered)
@@ -224,13 +224,13 @@ def _from_file(
 def _comma_rows(file: Path, header: list[str], numbered: list) -> dict[str, list]:
     if "path" not in header:
         raise UserError(
-            f"data.manifest: {file} line {numbered[0][0]}: a comma-separated file starts with a header "
-            f"that has a column path; this has {', '.join(header)}"
+            f"data.manifest: {file} line {numbered[0][0]}: a comma-separated file starts with a "
+            f"header that has a column path; this has {', '.join(header)}"
         )
     for name in header:
         if name not in _COLUMNS or header.count(name) > 1:
             raise UserError(
-                f"data.manifest: {file}: column {name!r} is not one of {', '.join(_COLUMNS)}, once each"
+                f"data.manifest: {file}: column {name!r} is not, once, one of {', '.join(_COLUMNS)}"
             )
     rows: dict[str, list] = {name: [] for name in header} | {"line": []}
     for number, line in numbered[1:]:

@@ -31,9 +31,7 @@ def dense_indices(
     return start + np.minimum(np.arange(frames), last) * stride
 
 
-def segment_indices(
-    length: int, frames: int, rng: np.random.Generator | None = None
-) -> np.ndarray:
+def segment_indices(length: int, frames: int, rng: np.random.Generator | None = None) -> np.ndarray:
     """One position from each of ``frames`` equal parts of the video (TSN): (frames,) int64.
 
     With ``rng`` uniform within each part of length // frames positions, as VideoMAE trains on

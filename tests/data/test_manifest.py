@@ -1,0 +1,202 @@
+"""From folders and files to a table of samples, and one clear line for each mistake."""
+
+import logging
+import os
+import pickle
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from videohpm.data.manifest import Manifest, Sample, find_samples
+from videohpm.errors import UserError
+
+
+@pytest.fixture
+def tree(tmp_path):
+    """walk/a.mp4, walk/b.avi, run/deep/c d.webm, and things to leave out."""
+    for name in ("walk/a.mp4", "walk/B.AVI", "run/deep/c d.webm", "run/.hidden.mp4", "run/x.txt"):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"")
+    return tmp_path
+
+
+def write(folder, text, name="list.csv"):
+    path = folder / name
+    path.write_text(text)
+    return path
+
+
+def rows(manifest):
+    return [(os.path.relpath(s.path, manifest.base), s.label, s.frames, s.reader) for s in manifest]
+
+
+def error(*arguments, **options):
+    with pytest.raises(UserError) as caught:
+        find_samples(*arguments, **options)
+    message = str(caught.value)
+    assert "\n" not in message and message.startswith("data.")
+    return message
+
+
+def test_a_folder_is_searched_in_a_fixed_order(tree):
+    found = find_samples(tree)
+    assert [name for name, *_ in rows(found)] == ["run/deep/c d.webm", "walk/B.AVI", "walk/a.mp4"]
+    assert found.kind == "video" and found.classes is None
+    assert found[0] == Sample(str(tree / "run/deep/c d.webm"))
+
+
+def test_first_level_folders_are_the_classes(tree):
+    found = find_samples(tree, labels=True)
+    assert found.classes == ["run", "walk"]
+    assert [label for _, label, *_ in rows(found)] == [0, 1, 1]
+    found = find_samples(tree, labels=True, classes=["walk", "sit", "run"])
+    assert [label for _, label, *_ in rows(found)] == [2, 0, 0]
+
+
+def test_links_are_followed_once(tree):
+    (tree / "walk" / "again").symlink_to(tree, target_is_directory=True)
+    assert len(find_samples(tree)) == 3
+
+
+def test_kinds(tree):
+    (tree / "walk" / "i.JPG").write_bytes(b"")
+    assert "kind" in error(tree)
+    assert find_samples(tree, kind="image").kind == "image"
+    assert len(find_samples(tree, kind="video")) == 3
+    (tree / "images").mkdir()
+    (tree / "images" / "i.png").write_bytes(b"")
+    assert find_samples(tree / "images").kind == "image"
+
+
+@pytest.mark.parametrize("with_root", [True, False])
+def test_comma_separated(tree, with_root):
+    file = write(tree, "frames,path,reader,label\n7,walk/a.mp4,pyav,2\n,walk/B.AVI,,0\n\n")
+    found = find_samples(tree if with_root else None, file, labels=True)
+    assert rows(found) == [("walk/a.mp4", 2, 7, "pyav"), ("walk/B.AVI", 0, None, None)]
+    assert found.classes is None
+    assert [s.label for s in find_samples(tree, file)] == [None, None]
+    assert rows(find_samples(file, labels=True)) == rows(found)
+
+
+def test_quoted_paths_and_a_byte_order_mark(tree):
+    (tree / "a, b.mp4").write_bytes(b"")
+    file = tree / "list.csv"
+    file.write_bytes(b'\xef\xbb\xbfpath,label\r\n"a, b.mp4",1\r\nwalk/a.mp4,0\r\n')
+    assert [name for name, *_ in rows(find_samples(tree, file))] == ["a, b.mp4", "walk/a.mp4"]
+
+
+def test_space_separated(tree):
+    file = write(tree, "walk/a.mp4 3\nrun/deep/c d.webm 0\n")
+    assert rows(find_samples(tree, file, labels=True)) == [
+        ("walk/a.mp4", 3, None, None),
+        ("run/deep/c d.webm", 0, None, None),
+    ]
+    file = write(tree, "walk/a.mp4 70 3\nrun/deep/c d.webm 9 0\n")
+    assert rows(find_samples(tree, file, labels=True)) == [
+        ("walk/a.mp4", 3, 70, None),
+        ("run/deep/c d.webm", 0, 9, None),
+    ]
+    file = write(tree, "run/deep/c d.webm\nwalk/a.mp4\n")
+    assert [name for name, *_ in rows(find_samples(tree, file))] == [
+        "run/deep/c d.webm",
+        "walk/a.mp4",
+    ]
+
+
+def test_named_labels(tree):
+    file = write(tree, "path,label\nwalk/a.mp4,Walk fast\nwalk/B.AVI,Jump\n")
+    found = find_samples(tree, file, labels=True)
+    assert found.classes == ["Jump", "Walk fast"]
+    assert found.labels.tolist() == [1, 0]
+    known = find_samples(tree, file, labels=True, classes=["Walk fast", "Jump"])
+    assert known.labels.tolist() == [0, 1]
+    assert "Walk fast" in error(tree, file, labels=True, classes=["Jump"])
+
+
+def test_absolute_paths_stay(tree):
+    file = write(tree, f"path\n{tree / 'walk/a.mp4'}\n")
+    assert find_samples("/", file)[0].path == str(tree / "walk/a.mp4")
+
+
+def test_repeated_rows_are_reported(tree, caplog):
+    file = write(tree, "path,label\nwalk/a.mp4,0\nwalk/B.AVI,1\nwalk/a.mp4,0\n")
+    with caplog.at_level(logging.WARNING):
+        assert len(find_samples(tree, file, labels=True)) == 3
+    assert "line 4" in caplog.text and "walk/a.mp4" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("", "empty"),
+        ("\n \n", "empty"),
+        ("path,label\n", "no rows"),
+        ("file,label\nwalk/a.mp4,0\n", "column path"),
+        ("path,label,colour\nwalk/a.mp4,0,red\n", "colour"),
+        ("path,path,label\na,b,0\n", "path"),
+        ("path,label\nwalk/a.mp4\n", "line 2: 1 field"),
+        ("path,label\nwalk/a.mp4,0\nwalk/B.AVI,1,2\n", "line 3: 3 fields"),
+        ("walk/a.mp4 0\nwalk/B.AVI\n", "line 2: 1 field"),
+        ("path\nwalk/a.mp4\n", "no labels"),
+        ("walk/a.mp4\n", "no labels"),
+        ("path,label\nwalk/a.mp4,\n", "line 2: the label is empty"),
+        ("path,label\n,1\n", "line 2: the path is empty"),
+        ("path,label\nwalk/a.mp4,0\nwalk/B.AVI,1\nrun/deep/c d.webm,x\n", "line 4: label 'x'"),
+        ("path,label\nwalk/a.mp4,0\nwalk/a.mp4,1\n", "line 3: walk/a.mp4 has label 1"),
+        ("path,label,frames\nwalk/a.mp4,0,many\n", "line 2: frames 'many'"),
+        ("path,label,frames\nwalk/a.mp4,0,0\n", "line 2: frames '0'"),
+        ("path,label,reader\nwalk/a.mp4,0,opencv\n", "line 2: reader 'opencv'"),
+        ("path,label\nwalk/none.mp4,0\n", "none.mp4"),
+        ("path,label\nwalk/a.mp4,99999999999\n", "line 2: label 99999999999"),
+    ],
+)
+def test_mistakes_in_a_manifest(tree, text, told):
+    message = error(tree, write(tree, text), labels=True)
+    assert told in message and "list.csv" in message
+
+
+def test_other_mistakes(tree):
+    assert "missing" in error(tree / "missing")
+    assert "missing.csv" in error(tree, tree / "missing.csv")
+    assert "neither" in error(None)
+    assert "films" in error(tree, kind="films")
+    (tree / "bare").mkdir()
+    assert "no videos or images" in error(tree / "bare")
+    assert "no images" in error(tree, kind="image")
+    assert "folder per class" in error(tree / "walk", labels=True)
+    assert "'run'" in error(tree, labels=True, classes=["walk"])
+    file = write(tree, "path,label\nwalk/a.mp4,3\n")
+    assert "label 3 of 3 classes" in error(tree, file, labels=True, classes=["a", "b", "c"])
+
+
+letters = st.characters(exclude_characters="\0/", exclude_categories=["Cs"])
+paths = st.lists(st.text(letters, max_size=9))
+
+
+@given(paths, st.integers(0, 99))
+def test_the_table_gives_back_its_rows(names, seed):
+    rng = np.random.default_rng(seed)
+    labels = [None if rng.random() < 0.3 else int(rng.integers(9)) for _ in names]
+    frames = [None if rng.random() < 0.3 else int(rng.integers(1, 9)) for _ in names]
+    readers = [(None, "pyav", "decord")[rng.integers(3)] for _ in names]
+    table = Manifest(names, base="b", labels=labels, frames=frames, readers=readers)
+    expected = [
+        Sample(os.path.join("b", name), *rest)
+        for name, *rest in zip(names, labels, frames, readers, strict=True)
+    ]
+    assert list(table) == expected
+    assert list(pickle.loads(pickle.dumps(table))) == expected
+    chosen = rng.integers(len(names), size=5).tolist() if names else []
+    assert list(table.subset(chosen)) == [expected[i] for i in chosen]
+    keep = rng.random(len(names)) < 0.5
+    assert list(table.subset(keep)) == [e for e, k in zip(expected, keep, strict=True) if k]
+
+
+def test_memory_is_flat():
+    """No Python object for a row: what pickles is little more than the text of the paths."""
+    names = [f"class/{i:08}.mp4" for i in range(10_000)]
+    size = len(pickle.dumps(Manifest(names)))
+    assert size < sum(map(len, names)) + 10_000 * 26 + 2_000

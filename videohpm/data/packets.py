@@ -1,0 +1,110 @@
+"""What a file's packets say, before any picture is decoded: pure logic on demuxed packets.
+
+Two questions are answered: do the time stamps name the frames, one each, so that a frame can be
+found by seeking; and would decord return the same frames as a sequential decode. Where a rule is
+not sure the answer is no: that costs time, never a wrong frame.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+_MP4, _MATROSKA = "mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"
+# Containers whose stamps belong to one packet each and whose seek lands where it was sent.
+_SEEKABLE = (_MP4, _MATROSKA, "avi", "flv")
+# Codecs of which one packet is one frame.
+_WHOLE_PACKETS = ("h264", "hevc", "vp8", "vp9", "av1", "mpeg4", "mpeg2video", "h263", "flv1") + (
+    ("msmpeg4v2", "msmpeg4v3", "mjpeg", "prores", "ffv1", "rawvideo")
+)
+# Bit-exact by their standards. The FFmpeg inside decord is years older than PyAV's, and codecs
+# whose inverse transform may round (MPEG-4, MPEG-2, MJPEG) differ by a few levels between the two.
+_DECORD_CODECS = ("h264", "hevc", "vp8", "vp9")
+# Not AVI, FLV, MPEG-TS or ASF: in each decord was seen to seek to other frames.
+_DECORD_CONTAINERS = (_MP4, _MATROSKA)
+
+
+class Row(NamedTuple):
+    """One packet, in stored order."""
+
+    pts: int | None  # display time
+    key: bool
+    discarded: bool  # an edit list leaves it out
+    fresh: bool  # a key frame that needs nothing before it
+
+
+def row(codec: str, packet, length_bytes: int) -> Row:
+    fresh = packet.is_keyframe and (codec != "h264" or is_idr(bytes(packet), length_bytes))
+    return Row(packet.pts, packet.is_keyframe, packet.is_discard, fresh)
+
+
+def shows_frame(codec: str, packet) -> bool:
+    """Whether the packet gives a frame; where one does not, counting packets miscounts frames.
+
+    MPEG-4 with packed B-frames (in AVI) fills up with pictures marked "not coded", a few bytes
+    long; VP8 stores hidden reference pictures as packets of their own (bit 4 of the first byte).
+    """
+    if codec == "mpeg4":
+        return packet.size >= 16
+    return codec != "vp8" or bool(bytes(packet)[0] & 0x10)
+
+
+def stamps_name_frames(container: str, codec: str, b_frames: bool) -> bool:
+    """Whether this sort of file has a display time for each frame. AVI with B-frames guesses."""
+    guessed = container == "avi" and b_frames
+    return container in _SEEKABLE and codec in _WHOLE_PACKETS and not guessed
+
+
+def frame_times(rows: Sequence[Row]) -> tuple[np.ndarray | None, np.ndarray | None]:
+    """Display times of all frames and of the key frames, ascending; None where they cannot serve.
+
+    They cannot where stamps are missing or repeat, or where the file starts inside a group (a cut
+    without re-encoding): the decoder then drops frames that the stamps promise.
+    """
+    times = [packet.pts for packet in rows]
+    if not rows or None in times or len(set(times)) != len(times):
+        return None, None
+    if not rows[0].key or min(times) != times[0]:
+        return None, None
+    shown = sorted(packet.pts for packet in rows if not packet.discarded)
+    keys = sorted(packet.pts for packet in rows if packet.key)
+    return np.array(shown, dtype=np.int64), np.array(keys, dtype=np.int64)
+
+
+def decord_is_right(container: str, codec: str, rows: Sequence[Row]) -> bool:
+    """Whether storage order and display order part nowhere that decord would notice.
+
+    decord seeks to the n-th stored packet that is a key frame and calls its picture frame n. That
+    holds where every key frame is displayed after all packets stored before it and before all
+    stored after it (a closed group), needs nothing before it (H.264 also flags the recovery points
+    of intra refresh as key frames), and where no edit list drops anything.
+    """
+    if codec not in _DECORD_CODECS or container not in _DECORD_CONTAINERS:
+        return False
+    if any(packet.discarded or packet.key != packet.fresh for packet in rows):
+        return False
+    times = np.array([packet.pts for packet in rows])
+    latest_so_far = np.maximum.accumulate(times)
+    earliest_from_here = np.minimum.accumulate(times[::-1])[::-1]
+    keys = np.flatnonzero([packet.key for packet in rows])
+    closed_before = latest_so_far[keys] == times[keys]
+    return bool((closed_before & (earliest_from_here[keys] == times[keys])).all())
+
+
+def nal_length(extradata: bytes | None) -> int:
+    """Bytes of a NAL unit's length in H.264 of MP4 and Matroska; 0 where start codes part them."""
+    return (extradata[4] & 3) + 1 if extradata and len(extradata) > 4 and extradata[0] == 1 else 0
+
+
+def is_idr(data: bytes, length_bytes: int) -> bool:
+    """Whether an H.264 packet holds a slice of an IDR picture (NAL unit type 5)."""
+    if not length_bytes:
+        return any(unit and unit[0] & 31 == 5 for unit in data.split(b"\0\0\1")[1:])
+    at = 0
+    while at + length_bytes < len(data):
+        length = int.from_bytes(data[at : at + length_bytes], "big")
+        at += length_bytes
+        if data[at] & 31 == 5:
+            return True
+        at += length
+    return False
