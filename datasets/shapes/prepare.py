@@ -223,22 +223,22 @@ def write_video(path: Path, frames: np.ndarray) -> None:
 
 
 def write_part(folder: Path, settings: Settings, part: int, parts: int) -> None:
-    """One worker's share: every `parts`-th clip, and the truth about their objects."""
-    truths = {}
+    """One worker's share of the clips, a run of each split, and the truth about their objects."""
     for split in SPLITS:
-        clips = []
-        for index in range(part, getattr(settings, split), parts):
+        count = getattr(settings, split)
+        truths = []
+        for index in range(count * part // parts, count * (part + 1) // parts):
             frames, truth = make_clip(settings, split, index)
-            clips.append(truth)
+            truths.append(truth)
             path = folder / settings.path(split, index)
             path.parent.mkdir(parents=True, exist_ok=True)
             if settings.images:
                 Image.fromarray(frames[0]).save(path)
             else:
                 write_video(path, frames)
-        for name in clips[0] if clips else ():
-            truths[f"{split}/{name}"] = np.stack([clip[name] for clip in clips])
-    np.savez(folder / f"part-{part}.npz", **truths)
+        if truths:
+            share = {name: np.stack([truth[name] for truth in truths]) for name in truths[0]}
+            np.savez(folder / f"{split}-{part:02d}.npz", **share)
 
 
 def run_parts(folder: Path, settings: Settings, jobs: int) -> None:
@@ -262,38 +262,31 @@ def run_parts(folder: Path, settings: Settings, jobs: int) -> None:
         raise RuntimeError("a worker failed; its message is above")
 
 
-def write_truth(folder: Path, settings: Settings, jobs: int) -> None:
+def join_truth(folder: Path) -> None:
     """Put the workers' shares together: objects-SPLIT.npz, clips in manifest order."""
-    parts = [folder / f"part-{part}.npz" for part in range(jobs)]
     for split in SPLITS:
-        whole = {}
-        for part, path in enumerate(parts):
-            with np.load(path) as shares:
-                for key in (key for key in shares if key.startswith(f"{split}/")):
-                    share = shares[key]
-                    shape = (getattr(settings, split), *share.shape[1:])
-                    name = key.removeprefix(f"{split}/")
-                    whole.setdefault(name, np.empty(shape, share.dtype))[part::jobs] = share
+        paths = sorted(folder.glob(f"{split}-*.npz"))
+        shares = [dict(np.load(path)) for path in paths]
+        whole = {name: np.concatenate([share[name] for share in shares]) for name in shares[0]}
         np.savez_compressed(folder / f"objects-{split}.npz", **whole)
-    for path in parts:
-        path.unlink()
+        for path in paths:
+            path.unlink()
 
 
 def write_manifests(folder: Path, settings: Settings) -> None:
-    """SPLIT.csv and the same with one factor as the label; classes in the order of the labels."""
-    kinds = {"-shape": SHAPES, "-motion": MOTIONS, "": CLASSES}
-    if settings.images:
-        kinds = {"": SHAPES}
-    for kind, (suffix, names) in enumerate(kinds.items()):
+    """SPLIT.csv, and the same with one factor as the label; the classes of each, in order."""
+    kinds = [("", 1, SHAPES)]  # an image has a shape only
+    if not settings.images:
+        kinds = [("", 0, CLASSES), ("-shape", 1, SHAPES), ("-motion", 2, MOTIONS)]
+    for suffix, kind, names in kinds:
         (folder / f"classes{suffix}.txt").write_text("".join(f"{name}\n" for name in names))
         for split in SPLITS:
             with open(folder / f"{split}{suffix}.csv", "w", newline="") as file:
                 rows = csv.writer(file, lineterminator="\n")
-                rows.writerow(("path", "label", "shape", "motion")[: 3 if settings.images else 4])
+                rows.writerow(("path", "label", "frames"))
                 for index in range(getattr(settings, split)):
-                    label, shape, motion = clip_class(index)
-                    row = [settings.path(split, index), (shape, motion, label)[kind], SHAPES[shape]]
-                    rows.writerow(row if settings.images else [*row, MOTIONS[motion]])
+                    label = clip_class(index)[kind]
+                    rows.writerow((settings.path(split, index), label, settings.frames))
 
 
 def is_ready(out: Path, settings: Settings, force: bool) -> bool:
@@ -342,7 +335,7 @@ def prepare(
         folder = work / "new"
         folder.mkdir()
         run_parts(folder, settings, jobs)
-        write_truth(folder, settings, jobs)
+        join_truth(folder)
         write_manifests(folder, settings)
         (folder / "shapes.json").write_text(json.dumps(asdict(settings), indent=1) + "\n")
         if out.exists():
