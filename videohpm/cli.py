@@ -16,7 +16,7 @@ from collections.abc import Callable
 from dataclasses import is_dataclass
 from typing import get_origin, get_type_hints
 
-from jsonargparse import ActionConfigFile, ArgumentParser
+from jsonargparse import ActionConfigFile, ArgumentParser, set_parsing_settings
 
 from videohpm.errors import RunError, UserError
 
@@ -25,6 +25,8 @@ COMMANDS = {
     "export": ("videohpm.checkpoint:export", "weights of a run, for use elsewhere"),
 }
 INTERRUPTED = 130
+
+set_parsing_settings(docstring_parse_attribute_docstrings=True)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -78,7 +80,7 @@ def _run(name: str, arguments: list[str]) -> int:
         config = _config_of(function)
         call = [config(**values)] if config else []
     except ArgumentError as error:
-        raise UserError(_explain(error, parser)) from None
+        raise UserError(_explain(error, parser, arguments)) from None
     except ValueError as error:  # what a config's own checks say
         raise UserError(str(error)) from None
     code = function(*call) if config else function(**values)
@@ -110,19 +112,28 @@ def _overview() -> str:
     )
 
 
-def _explain(error: ArgumentError, parser: ArgumentParser) -> str:
+def _explain(error: ArgumentError, parser: ArgumentParser, arguments: list[str]) -> str:
     """The parser's complaint in our words: which field, what is wrong, what was perhaps meant."""
     text = _one_line(error)
-    found = re.search(r"(?:unrecognized arguments: --|option '|[Kk]ey '?)([\w.]+)", text)
     known = [action.dest for action in parser._actions if action.dest != "help"]
-    if found and found[1] not in known and "Parser key" not in text:
-        return f"{found[1]}: no such field{_nearest(found[1], known)}"
+    inside = re.search(r"Group '([\w.]+)' does not accept option '([\w.]+)'", text)
+    typed = re.search(r"(?:unrecognized arguments: --|(?:option|[Kk]ey) ')([\w.]+)", text)
+    field = f"{inside[1]}.{inside[2]}" if inside else typed[1] if typed else None
+    if field and field not in known:
+        return f"{field}: no such field{_nearest(field, known)}"
+    if "onfig" in text.partition(":")[0]:  # a file that is no YAML, or no mapping
+        files = [b for a, b in zip(arguments, arguments[1:], strict=False) if a == "--config"]
+        return f"{', '.join(files)}: {text}"
     return re.sub(r'^Parser key "([^"]+)": ?', r"\1: ", text)
 
 
 def _nearest(word: str, known) -> str:
     near = difflib.get_close_matches(word, known, 1)
-    return f"; did you mean {near[0]}?" if near else f"; there are: {', '.join(known)}"
+    if near:
+        return f"; did you mean {near[0]}?"
+    section = word.partition(".")[0]
+    inside = [name for name in known if name.startswith(f"{section}.")] or known
+    return f"; there are: {', '.join(name for name in inside if not name.startswith('print_'))}"
 
 
 def _one_line(error: Exception) -> str:
