@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import warnings
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -69,15 +70,21 @@ def load_pickled(path: Path) -> object:
     if zipped:
         _check_zip(path, size)
     try:
-        with torch.serialization.safe_globals([argparse.Namespace, *_numpy_scalars()]):
+        allowed = torch.serialization.safe_globals([argparse.Namespace, *_numpy_scalars()])
+        with allowed, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch's remarks on what it is about to refuse
             return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
     except UnpicklingError as error:
         wanted = re.search(r"GLOBAL ([\w.]+)", str(error))
         if wanted is None:
-            raise UserError(f"{path}: not a checkpoint, or damaged ({_line(error)})") from None
+            # torch's own text goes on to advise the unsafe way
+            raise UserError(
+                f"{path}: refused, nothing of it was run: its pickle is not one of plain weights, "
+                "or it is damaged; get it as safetensors, or the weights alone"
+            ) from None
         raise UserError(
             f"{path}: refused, nothing of it was run: its pickle asks for {wanted[1]}, which "
-            "weights do not need; get the weights as safetensors, or save them alone"
+            "weights do not need (or it is damaged); get it as safetensors, or the weights alone"
         ) from None
     except MemoryError:
         raise UserError(f"{path}: asks for more memory than there is; it is damaged") from None

@@ -144,6 +144,9 @@ def _arguments(source: Source, kind: str, options: ReadOptions) -> dict:
         raise UserError(f"{place}: num_channels is {config['num_channels']}; models here see RGB")
     if source.config.get("hidden_act", "gelu") != "gelu":
         raise UserError(f"{place}: hidden_act is {source.config['hidden_act']!r}; here it is gelu")
+    eps = source.config.get("layer_norm_eps", 1e-12)
+    if not isinstance(eps, float) or not 0 <= eps < 1:
+        raise UserError(f"{place}: layer_norm_eps is {eps!r}, not a small number")
     dim = config["hidden_size"]
     model = {
         "dim": dim,
@@ -154,7 +157,7 @@ def _arguments(source: Source, kind: str, options: ReadOptions) -> dict:
         "image_size": options.image_size or config["image_size"],
         "patch": config["patch_size"],
         "tubelet": config["tubelet_size"],
-        "norm_eps": float(source.config.get("layer_norm_eps", 1e-12)),
+        "norm_eps": eps,
         "mean_pooling": bool(source.config.get("use_mean_pooling", True)),
     }
     if kind != "VideoViT":
