@@ -1,0 +1,263 @@
+"""The report: one HTML page that holds everything it shows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from videohpm.report import charts
+from videohpm.report.charts import short, text
+from videohpm.report.runs import Run, load_runs
+from videohpm.report.style import COLOURS, POLICY, SCRIPT, STYLE
+
+CURVES = {
+    "loss": "reconstruction loss",
+    "relative_loss": "loss of the predictor (relative objective)",
+    "rank_correlation": "predicted against true hardness (rank correlation)",
+    "hard_share": "share of the mask that the teacher chooses",
+    "lr": "learning rate",
+    "clips_per_s": "clips a second",
+    "data_wait": "share of the time spent waiting for data",
+    "momentum": "momentum of the teacher",
+    "teacher_distance": "distance of teacher and student",
+    "gradient_norm": "norm of the gradient",
+    "bad_files": "files that could not be read",
+}
+NOT_DRAWN = {"step", "epoch"}
+MOST_CURVES = 60
+MOST_BAD_FILES = 200
+REFRESH_SECONDS = 10
+
+
+def report(runs: list[str], output: str = "report.html") -> None:
+    """Put runs side by side in one page that needs no network.
+
+    Args:
+        runs: run folders.
+        output: HTML file to write.
+    """
+    loaded = load_runs(runs)
+    file = Path(output)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = file.with_name(file.name + ".part")
+    unfinished.write_bytes(page(loaded).encode())
+    unfinished.replace(file)
+    missing = sum(len(run.missing) for run in loaded)
+    print(f"{output}: {len(loaded)} runs" + (f", {missing} things missing" if missing else ""))
+
+
+def page(runs: list[Run], *, follow: bool = False) -> str:
+    """The whole page. ``follow``: it fetches itself again until all runs are done."""
+    going = follow and not all(run.finished for run in runs)
+    title = " · ".join(run.name for run in runs)
+    refresh = f'<meta http-equiv="refresh" content="{REFRESH_SECONDS}">' if going else ""
+    body = [
+        f"<h1><bdi>{text(title)}</bdi></h1>",
+        f'<p class="faint">follows the run; looks again every {REFRESH_SECONDS} s</p>' * going,
+        _overview(runs),
+        _curves(runs),
+        _over_training(runs),
+        _evaluations(runs),
+        _data(runs),
+        _table("Settings", [run.config for run in runs], runs),
+        _table("Environment", [run.environment for run in runs], runs),
+    ]
+    return (
+        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
+        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f'<meta name="referrer" content="no-referrer">{refresh}<link rel="icon" href="data:,">'
+        f"<title>{text(title)}</title><style>{STYLE}</style></head>\n<body>"
+        + "\n".join(filter(None, body))
+        + f"\n<script>{SCRIPT}</script></body></html>\n"
+    )
+
+
+def _name(run: Run, number: int) -> str:
+    return f'<span class="mark s{number % COLOURS}"></span><bdi>{text(run.name)}</bdi>'
+
+
+def _overview(runs: list[Run]) -> str:
+    cards = []
+    for number, run in enumerate(runs):
+        total = "" if run.total_steps is None else f" of {run.total_steps:,}"
+        state = "done" if run.finished else "not finished"
+        facts = [f"step {run.step:,}{total} ({state})"]
+        last = run.metrics[-1] if run.metrics else {}
+        facts += [
+            f"{name.replace('_', ' ')} {short(last[name])}"
+            for name in ("loss", "rank_correlation")
+            if last.get(name) is not None
+        ]
+        missing = "".join(f"<li>{text(line)}</li>" for line in run.missing[:30])
+        if len(run.missing) > 30:
+            missing += f"<li>and {len(run.missing) - 30} more</li>"
+        cards.append(
+            f'<div class="card run"><h3>{_name(run, number)}</h3><p>{" · ".join(facts)}</p>'
+            + (f'<ul class="missing">{missing}</ul>' if missing else "")
+            + "</div>"
+        )
+    return f'<div class="cards wide">{"".join(cards)}</div>'
+
+
+def _curves(runs: list[Run]) -> str:
+    found = {name for run in runs for row in run.metrics for name in row} - NOT_DRAWN
+    names = [name for name in CURVES if name in found] + sorted(found - CURVES.keys())
+    if not names:
+        return '<h2>Curves</h2><p class="none">No run has metrics.</p>'
+    cards = []
+    for name in names[:MOST_CURVES]:
+        series = []
+        for number, run in enumerate(runs):
+            points = [(row["step"], row[name]) for row in run.metrics if name in row]
+            if any(value is not None for _, value in points):
+                series.append((run.name, number, points))
+        if not series:
+            continue
+        about = CURVES.get(name, name)
+        last = " · ".join(short(_last(points)) for _, _, points in series)
+        cards.append(
+            f'<div class="card curve"><h3>{text(about)}</h3>{charts.curve(about, series)}'
+            f'<p class="faint">{text(name)}, last: {last}</p></div>'
+        )
+    more = len(names) - MOST_CURVES
+    left_out = f'<p class="faint">{more} more metrics are not drawn.</p>' if more > 0 else ""
+    return f'<h2>Curves</h2>{_legend(runs)}<div class="cards">{"".join(cards)}</div>{left_out}'
+
+
+def _last(points: list[charts.Point]) -> float | None:
+    return next((value for _, value in reversed(points) if value is not None), None)
+
+
+def _legend(runs: list[Run]) -> str:
+    names = "".join(f"<li>{_name(run, number)}</li>" for number, run in enumerate(runs))
+    return f'<ul class="legend">{names}</ul>' if len(runs) > 1 else ""
+
+
+def _over_training(runs: list[Run]) -> str:
+    """Pictures, calibration and maps of all runs, under one slider."""
+    steps = {step for run in runs for strip in run.pictures.values() for step, _ in strip}
+    steps |= {step for run in runs for step, _ in run.diagnostics}
+    if not steps:
+        return ""
+    ordered = sorted(steps)
+    slider = (
+        '<div class="slider"><label for="step">over training</label>'
+        f'<input type="range" id="step" min="0" max="{len(ordered) - 1}" '
+        f'value="{len(ordered) - 1}" data-steps="{" ".join(map(str, ordered))}">'
+        f'<output id="shown" for="step">step {ordered[-1]}</output></div>'
+    )
+    parts = []
+    if any(run.diagnostics for run in runs):
+        parts.append(
+            '<p class="faint">Bars: mean true loss of hidden tubes (or tokens), sorted by what the '
+            "predictor said of them, easy to hard. Black lines: the same if it had sorted them "
+            "rightly. Maps: means over clips and time, at their place in the frame.</p>"
+        )
+    cards = []
+    for number, run in enumerate(runs):
+        cards += [
+            f'<div class="card"><h3>{_name(run, number)}: is the predictor right, and where does '
+            f"it look?</h3>{_strip(_diagnosis(run, number))}</div>"
+        ] * bool(run.diagnostics)
+    for number, run in enumerate(runs):
+        for name, strip in run.pictures.items():
+            figures = [
+                (step, f'<img src="{uri}" alt="{text(name)} at step {step}">')
+                for step, uri in strip
+            ]
+            cards.append(
+                f'<div class="card"><h3>{_name(run, number)}: {text(name)}</h3>'
+                f"{_strip(figures)}</div>"
+            )
+    inside = f'{"".join(parts)}<div class="cards wide">{"".join(cards)}</div>'
+    return f"<h2>Over training</h2>{slider}{inside}"
+
+
+def _strip(figures: list[tuple[int, str]]) -> str:
+    """All of them stand below each other; the script leaves the one of the chosen step."""
+    inside = "".join(
+        f'<figure data-step="{step}">{content}<figcaption>step {step}</figcaption></figure>'
+        for step, content in figures
+    )
+    return f'<div class="strip">{inside}</div>'
+
+
+def _diagnosis(run: Run, number: int) -> list[tuple[int, str]]:
+    figures = []
+    for step, said in run.diagnostics:
+        parts = []
+        if said["calibration"]:
+            parts.append(charts.calibration(said["calibration"], number))
+        maps = said["maps"]
+        hard = maps.get("hard")
+        titles = {
+            "hard": "how often the teacher chooses a place",
+            "hardness": "rank of the teacher's hardness",
+            "loss": "true loss",
+        }
+        for name, title in titles.items():
+            if name not in maps:
+                continue
+            if name == "hard" and not any(cell for row in hard for cell in row):
+                drawn = '<p class="none">nothing is chosen yet</p>'
+            else:
+                drawn = charts.heat_map(title, maps[name], percent=name == "hard")
+            parts.append(f"<div><p>{title}</p>{drawn}</div>")
+        first = parts.pop(0) if said["calibration"] else ""
+        figures.append((step, f'{first}<div class="maps">{"".join(parts)}</div>'))
+    return figures
+
+
+def _evaluations(runs: list[Run]) -> str:
+    names = sorted({name for run in runs for name in run.evaluations})
+    return "".join(
+        _table(f"Evaluation: {name}", [run.evaluations.get(name, {}) for run in runs], runs, True)
+        for name in names
+    )
+
+
+def _data(runs: list[Run]) -> str:
+    cards = []
+    for number, run in enumerate(runs):
+        samples = "unknown" if run.samples is None else f"{run.samples:,}"
+        source = run.config.get("data.manifest", "–")
+        source = run.config.get("data.root", "unknown") if source == "–" else source
+        rows = "".join(
+            f"<tr><td><bdi>{text(path)}</bdi></td><td>{text(reason)}</td></tr>"
+            for path, reason in run.bad_files[:MOST_BAD_FILES]
+        )
+        more = len(run.bad_files) - MOST_BAD_FILES
+        rows += f"<tr><td colspan=2>and {more} more</td></tr>" if more > 0 else ""
+        table = (
+            f"<details><summary>the files</summary><table><tr><th>file</th><th>reason</th></tr>"
+            f"{rows}</table></details>"
+            if rows
+            else ""
+        )
+        cards.append(
+            f'<div class="card"><h3>{_name(run, number)}</h3><p>{samples} samples from '
+            f"<bdi>{text(source)}</bdi>; {len(run.bad_files)} files could not be read and were "
+            f"replaced</p>{table}</div>"
+        )
+    return f'<h2>Data</h2><div class="cards wide">{"".join(cards)}</div>'
+
+
+def _table(title: str, columns: list[dict[str, str]], runs: list[Run], opened: bool = False) -> str:
+    """Fields down, runs across; what differs between runs is printed bold."""
+    fields = list(dict.fromkeys(name for column in columns for name in column))
+    if not fields:
+        return ""
+    head = "".join(f"<th>{_name(run, number)}</th>" for number, run in enumerate(runs))
+    rows, differing = [], 0
+    for name in fields:
+        values = [column.get(name, "") for column in columns]
+        differs = len(set(values)) > 1
+        differing += differs
+        cells = "".join(f"<td><bdi>{text(value)}</bdi></td>" for value in values)
+        rows.append(f"<tr{' class=differs' * differs}><th>{text(name)}</th>{cells}</tr>")
+    about = f"{len(fields)} fields" + (f", {differing} differ" if len(runs) > 1 else "")
+    return (
+        f"<h2>{text(title)}</h2><details{' open' * opened}><summary>{about}</summary>"
+        f'<div class="scroll"><table><tr><th></th>{head}</tr>{"".join(rows)}</table></div>'
+        "</details>"
+    )
