@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from videohpm.errors import UserError
-from videohpm.optim import OptimConfig, adamw, parameter_groups
+from videohpm.optim import OptimConfig, adamw, parameter_groups, set_lr
 
 PRECISIONS = ("auto", "fp32", "bf16")
 
@@ -70,7 +70,8 @@ class TorchEngine:
         self.config = config
         self.device = config.torch_device()
         self.model = model.to(self.device).train()
-        self.optimizer = adamw(parameter_groups(model, optim.weight_decay), optim)
+        groups = parameter_groups(model, optim.weight_decay, optim.layer_decay)
+        self.optimizer = adamw(groups, optim)
         wanted = config.precision
         if wanted == "auto":
             able = self.device.type == "cuda" and torch.cuda.is_bf16_supported()
@@ -90,8 +91,7 @@ class TorchEngine:
         norm = None
         if self.config.clip:
             norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip)
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
+        set_lr(self.optimizer, lr)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         return norm

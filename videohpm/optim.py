@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 
-TOKENS = ("cls_token", "mask_token")
+TOKENS = ("cls_token", "mask_token", "positions", "query")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,6 +23,8 @@ class OptimConfig:
         warmup_epochs: epochs of linear warm-up from 0.
         warmup_steps: the same in optimiser steps; wins over warmup_epochs where given.
         weight_decay: of matrices; biases, norms and tokens have none.
+        layer_decay: factor on the learning rate from each encoder block to the one below it; 1 for
+            the same rate everywhere.
         betas: AdamW's decay rates of the two moments.
         eps: AdamW's term against division by zero.
     """
@@ -32,6 +35,7 @@ class OptimConfig:
     warmup_epochs: float = 40.0
     warmup_steps: int | None = None
     weight_decay: float = 0.05
+    layer_decay: float = 1.0
     betas: tuple[float, float] = (0.9, 0.95)
     eps: float = 1e-8
 
@@ -43,6 +47,8 @@ class OptimConfig:
                 raise ValueError(f"optim.{name}: {getattr(self, name)}; give 0 or more")
         if self.warmup_steps is not None and self.warmup_steps < 0:
             raise ValueError(f"optim.warmup_steps: {self.warmup_steps}; give 0 or more")
+        if not 0 < self.layer_decay <= 1:
+            raise ValueError(f"optim.layer_decay: {self.layer_decay}; give more than 0, at most 1")
         if not all(0 <= beta < 1 for beta in self.betas):
             raise ValueError(f"optim.betas: {self.betas}; each must lie in [0, 1)")
         if self.eps <= 0:
@@ -68,22 +74,54 @@ def cosine(step: int, steps: int, warmup: int, peak: float, final: float) -> flo
     return final + 0.5 * (peak - final) * (1 + math.cos(math.pi * progress))
 
 
-def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
-    """Two groups: matrices with ``weight_decay``; biases, norms and tokens without.
+def parameter_groups(model: nn.Module, weight_decay: float, layer_decay: float = 1.0) -> list[dict]:
+    """Groups of parameters that are treated alike: ``params``, ``weight_decay``, ``lr_scale``.
 
-    Groups without parameters are left out: they break schedulers.
+    Matrices have ``weight_decay``; biases, norms and tokens have none. With ``layer_decay`` below 1
+    there are such groups for each layer (:func:`layer_of`), whose learning rates fall by that
+    factor from the head down to the embedding (BEiT, MAE, VideoMAE). Groups without parameters are
+    left out: they break schedulers.
     """
-    decayed, free = [], []
-    for name, parameter in model.named_parameters():
-        if not parameter.requires_grad:
-            continue
+    named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    depth = encoder_depth(model)
+    groups: dict[tuple[int, bool], dict] = {}
+    for name, parameter in named:
         is_free = parameter.ndim <= 1 or name.rpartition(".")[2] in TOKENS
-        (free if is_free else decayed).append(parameter)
-    groups = [
-        {"params": decayed, "weight_decay": weight_decay},
-        {"params": free, "weight_decay": 0.0},
-    ]
-    return [group for group in groups if group["params"]]
+        layer = depth + 1 if layer_decay == 1 else layer_of(name, depth)
+        group = groups.setdefault(
+            (layer, is_free),
+            {
+                "params": [],
+                "weight_decay": 0.0 if is_free else weight_decay,
+                "lr_scale": layer_decay ** (depth + 1 - layer),
+            },
+        )
+        group["params"].append(parameter)
+    return [groups[key] for key in sorted(groups)]
+
+
+def encoder_depth(model: nn.Module) -> int:
+    """The number of blocks of a model's encoder, by the names of its parameters."""
+    numbers = (_BLOCK.match(name) for name, _ in model.named_parameters())
+    return max((int(number[1]) + 1 for number in numbers if number), default=0)
+
+
+def layer_of(name: str, depth: int) -> int:
+    """0: embedding and tokens; 1 to ``depth``: the encoder's blocks; then all that follows them."""
+    name = name.removeprefix("encoder.")
+    block = _BLOCK.match(name)
+    if block:
+        return int(block[1]) + 1
+    return 0 if name.startswith(("patch_embed.", "cls_token", "positions")) else depth + 1
+
+
+_BLOCK = re.compile(r"(?:encoder\.)?blocks\.(\d+)\.")
+
+
+def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """Give every group ``lr`` times its ``lr_scale``."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr * group.get("lr_scale", 1.0)
 
 
 def adamw(groups: list[dict], config: OptimConfig) -> torch.optim.AdamW:

@@ -4,25 +4,58 @@ from __future__ import annotations
 
 from dataclasses import asdict
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from videohpm.models.vit import VideoViT
+from videohpm.models.vit import Mlp, VideoViT
 from videohpm.models.zoo import size as named_size
 
-POOLS = ("mean", "class_token", "first_token")
+POOLS = ("mean", "class_token", "first_token", "attentive")
+
+
+class AttentivePool(nn.Module):
+    """One learned query that attends to all tokens, then an MLP: (B, K, D) → (B, D).
+
+    As attentive probing reads frozen features (CAE; V-JEPA uses the same).
+    """
+
+    def __init__(self, dim: int, heads: int, mlp_ratio: float = 4.0, norm_eps: float = 1e-6):
+        super().__init__()
+        self.heads = heads
+        self.query = nn.Parameter(torch.zeros(1, 1, dim))
+        self.norm1 = nn.LayerNorm(dim, eps=norm_eps)
+        self.q = nn.Linear(dim, dim)
+        self.kv = nn.Linear(dim, 2 * dim)
+        self.proj = nn.Linear(dim, dim)
+        self.norm2 = nn.LayerNorm(dim, eps=norm_eps)
+        self.mlp = Mlp(dim, int(dim * mlp_ratio))
+        nn.init.trunc_normal_(self.query, std=0.02)
+        self.apply(init_truncated)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        batch, count, dim = tokens.shape
+        kv = self.kv(self.norm1(tokens)).view(batch, count, 2, self.heads, dim // self.heads)
+        k, v = kv.permute(2, 0, 3, 1, 4).unbind(0)
+        q = self.q(self.query).view(1, 1, self.heads, -1).transpose(1, 2).expand(batch, -1, -1, -1)
+        x = F.scaled_dot_product_attention(q, k, v).reshape(batch, dim)
+        x = self.query[:, 0] + self.proj(x)
+        return x + self.mlp(self.norm2(x))
 
 
 class VideoClassifier(nn.Module):
     """A :class:`VideoViT` that ends in class scores.
 
     With mean pooling the encoder's final norm is replaced by a new one behind the pooling
-    (``fc_norm``), as VideoMAE and MAE fine-tune; with the class token the final norm stays.
+    (``fc_norm``), as VideoMAE and MAE fine-tune; other pooling keeps the final norm. Weights start
+    from a normal distribution of std .02, as VideoMAE's classifiers do.
 
     Args:
         size: a name from :mod:`videohpm.models.zoo`; dim, depth, heads, mlp_ratio override it.
         classes: number of classes.
-        pool: ``mean`` over all tokens but the class token, ``class_token``, or ``first_token`` of a
-            model without one (Hugging Face's VideoMAE with mean pooling off).
+        pool: ``mean`` over all tokens but the class token, ``class_token``, ``attentive`` (an
+            :class:`AttentivePool` over all tokens, and fc_norm), or ``first_token`` of a model
+            without a class token (Hugging Face's VideoMAE with mean pooling off).
         head_dropout: probability of dropping a pooled feature in training.
         head_scale: factor on the head's initial weights (the published recipes: .001).
         head_norm_eps: eps of fc_norm; None for norm_eps.
@@ -71,9 +104,15 @@ class VideoClassifier(nn.Module):
             numbers["heads"], numbers["mlp_ratio"], position, class_token, drop_path,
             final_norm=pool != "mean", checkpoint=checkpoint, norm_eps=norm_eps,
         )  # fmt: skip
+        self.encoder.blocks.apply(init_truncated)
+        self.frozen = False
         dim = numbers["dim"]
+        self.attentive = None
+        if pool == "attentive":
+            self.attentive = AttentivePool(dim, numbers["heads"], norm_eps=norm_eps)
         eps = norm_eps if head_norm_eps is None else head_norm_eps
-        self.fc_norm = nn.LayerNorm(dim, eps=eps) if pool == "mean" else nn.Identity()
+        own_norm = pool in ("mean", "attentive")
+        self.fc_norm = nn.LayerNorm(dim, eps=eps) if own_norm else nn.Identity()
         self.dropout = nn.Dropout(head_dropout)
         self.head = nn.Linear(dim, classes)
         nn.init.trunc_normal_(self.head.weight, std=0.02)
@@ -85,9 +124,25 @@ class VideoClassifier(nn.Module):
         """The :class:`TokenGrid` the model is made for."""
         return self.encoder.grid
 
+    def freeze_encoder(self) -> None:
+        """Train only what stands behind the encoder: a linear or an attentive probe."""
+        self.frozen = True
+        self.encoder.requires_grad_(False)
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> VideoClassifier:
+        """As in torch, but a frozen encoder stays as it is when it is used: without drop-path."""
+        super().train(mode)
+        if self.frozen:
+            self.encoder.eval()
+        return self
+
     def features(self, clips: Tensor) -> Tensor:
         """Pooled features of normalised clips (B, 3, T, H, W): (B, D)."""
-        x = self.encoder(clips)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
+            x = self.encoder(clips)
+        if self.attentive is not None:
+            return self.fc_norm(self.attentive(x))
         if self.pool != "mean":
             return x[:, 0]
         first = 0 if self.encoder.cls_token is None else 1
@@ -96,3 +151,10 @@ class VideoClassifier(nn.Module):
     def forward(self, clips: Tensor) -> Tensor:
         """Class scores (logits) of normalised clips (B, 3, T, H, W): (B, classes)."""
         return self.head(self.dropout(self.features(clips)))
+
+
+def init_truncated(module: nn.Module) -> None:
+    """Linear weights from a truncated normal distribution of std .02, zero biases."""
+    if isinstance(module, nn.Linear):
+        nn.init.trunc_normal_(module.weight, std=0.02)
+        nn.init.zeros_(module.bias)

@@ -1,0 +1,78 @@
+"""The same encoder for clips of another length or size, and between videos and images."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from videohpm.grid import TokenGrid
+from videohpm.models.vit import VideoViT
+
+
+def refit(
+    encoder: VideoViT,
+    *,
+    frames: int | None = None,
+    image_size: int | tuple[int, int] | None = None,
+    tubelet: int | None = None,
+    **changes,
+) -> VideoViT:
+    """A copy of ``encoder`` made for other clips; what is None stays.
+
+    Fixed position embeddings are computed for the new grid. A video encoder's tubelet embedding is
+    summed over time to see images, an image encoder's repeated over the tubelet and divided by its
+    length to see videos: either way a repeated frame is embedded as the image is.
+
+    Args:
+        changes: other arguments of :class:`VideoViT` that leave the weights as they are, such as
+            drop_path.
+
+    Raises ValueError, one line naming the field, where the weights cannot serve.
+    """
+    wanted = {"frames": frames, "image_size": image_size, "tubelet": tubelet}
+    wanted = {name: value for name, value in wanted.items() if value is not None}
+    new = VideoViT(**encoder.config | wanted | changes)
+    weights = encoder.state_dict()
+    # A final norm that one of the two lacks: left behind, or as new.
+    weights = {k: v for k, v in weights.items() if not k.startswith("norm.")} | {
+        k: weights.get(k, v) for k, v in new.state_dict().items() if k.startswith("norm.")
+    }
+    key = "patch_embed.proj.weight"
+    weights[key] = refit_patches(weights[key], encoder.grid, new.grid)
+    if "positions" in weights:
+        weights["positions"] = refit_positions(weights["positions"], encoder.grid, new.grid)
+    new.load_state_dict(weights)
+    return new.train(encoder.training)
+
+
+def refit_patches(weight: Tensor, old: TokenGrid, new: TokenGrid) -> Tensor:
+    """The embedding [D, 3·τ·p·p] for another tubelet τ, of which one of the two is 1."""
+    if old.tubelet == new.tubelet:
+        return weight
+    planes = weight.unflatten(1, (3, old.tubelet, -1))
+    if new.tubelet == 1:
+        return planes.sum(2).flatten(1)
+    if old.tubelet == 1:
+        return (planes.expand(-1, -1, new.tubelet, -1) / new.tubelet).flatten(1)
+    raise ValueError(
+        f"tubelet: the weights are for {old.tubelet} frames and cannot become {new.tubelet}; keep "
+        f"{old.tubelet}, or 1 for images"
+    )
+
+
+def refit_positions(table: Tensor, old: TokenGrid, new: TokenGrid) -> Tensor:
+    """A learned table [N, D] for more or fewer time steps; its places must stay."""
+    if (old.h, old.w) != (new.h, new.w):
+        raise ValueError(
+            f"image_size: the weights have learned positions for {old.height}x{old.width} pixels; "
+            f"keep that size"
+        )
+    if old.t == new.t:
+        return table
+    if old.t == 1:
+        return table.repeat(new.t, 1)
+    if new.t == 1:
+        return table.view(old.t, -1, table.shape[1]).mean(0)
+    raise ValueError(
+        f"frames: the weights have learned positions for {old.t} time steps; keep {old.frames} "
+        "frames"
+    )
