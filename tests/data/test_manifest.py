@@ -135,7 +135,7 @@ def test_repeated_rows_are_reported(tree, caplog):
         ("\n \n", "empty"),
         ("path,label\n", "no rows"),
         ("file,label\nwalk/a.mp4,0\n", "column path"),
-        ("path,label,colour\nwalk/a.mp4,0,red\n", "colour"),
+        ("path,lable\nwalk/a.mp4,0\n", "'lable'; rename it to 'label'"),
         ("path,path,label\na,b,0\n", "path"),
         ("path,label\nwalk/a.mp4\n", "line 2: 1 field"),
         ("path,label\nwalk/a.mp4,0\nwalk/B.AVI,1,2\n", "line 3: 3 fields"),

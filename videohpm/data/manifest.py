@@ -6,6 +6,7 @@ page as reference counts are touched.
 """
 
 import csv
+import difflib
 import logging
 import os
 from collections.abc import Iterable, Sequence
@@ -26,6 +27,7 @@ IMAGE_SUFFIXES = frozenset(
 KINDS = ("auto", "video", "image")
 _READERS = (None, "decord", "pyav")
 _COLUMNS = ("path", "label", "frames", "reader")
+_LINE = "\0line"  # the line numbers of the rows, beside the columns: no header has this name
 _log = logging.getLogger(__name__)
 
 
@@ -117,8 +119,8 @@ def find_samples(
     first-level folders are the classes. ``root`` may itself be a manifest file.
 
     A manifest is a CSV file with a header (``path`` and optionally ``label``, ``frames``,
-    ``reader``) or lines of ``path label`` or ``path frames label`` (``path`` alone without labels)
-    separated by spaces. Relative paths belong to ``root``, or else to the manifest's folder. Labels
+    ``reader``; other columns are left alone), or lines of ``path label`` or ``path frames label``
+    separated by spaces (``path`` alone without labels). Relative paths belong to ``root``, or else to the manifest's folder. Labels
     are numbers from 0, or names; with ``classes`` (names in order) both are checked against it.
 
     ``kind`` is the sort of file, by the suffix where "auto". Raises UserError.
@@ -146,7 +148,7 @@ def _from_folder(root: Path, labels: bool, kind: str, classes: list[str] | None)
     suffixes = {"video": VIDEO_SUFFIXES, "image": IMAGE_SUFFIXES}.get(
         kind, VIDEO_SUFFIXES | IMAGE_SUFFIXES
     )
-    paths = [path for path in _walk(root) if os.path.splitext(path)[1].lower() in suffixes]
+    paths = [path for path in walk(root) if os.path.splitext(path)[1].lower() in suffixes]
     if not paths:
         what = "videos or images" if kind == "auto" else f"{kind}s"
         raise UserError(f"data.root: no {what} under {root} (told by suffix, as .mp4 or .jpg)")
@@ -161,7 +163,7 @@ def _from_folder(root: Path, labels: bool, kind: str, classes: list[str] | None)
     return Manifest(paths, base=root, labels=numbers, classes=classes, kind=kind)
 
 
-def _walk(root: Path) -> Iterable[str]:
+def walk(root: Path) -> Iterable[str]:
     """Files below ``root`` in sorted order, relative; links are followed, each folder once."""
     seen = set()
     for folder, below, files in os.walk(root, followlinks=True):
@@ -191,18 +193,7 @@ def _kind_of(paths: Sequence[str], kind: str, where: str) -> str:
 def _from_file(
     file: Path, base: Path, labels: bool, kind: str, classes: list[str] | None
 ) -> Manifest:
-    try:
-        lines = file.read_text(encoding="utf-8-sig", errors="surrogateescape").splitlines()
-    except OSError as error:
-        raise UserError(f"data.manifest: {file} cannot be read ({error.strerror})") from None
-    numbered = [(number, line) for number, line in enumerate(lines, 1) if line.strip()]
-    if not numbered:
-        raise UserError(f"data.manifest: {file} is empty")
-    header = [field.strip().lower() for field in next(csv.reader([numbered[0][1]]))]
-    if "path" in header or ("," in numbered[0][1] and not numbered[0][1].split()[-1].isdigit()):
-        rows = _comma_rows(file, header, numbered)
-    else:
-        rows = _space_rows(file, numbered)
+    rows = read_rows(file)
     if labels and "label" not in rows:
         raise UserError(f"data.manifest: {file} has no labels; add a column named label")
     paths, where = rows["path"], f"data.manifest: {file}"
@@ -221,6 +212,24 @@ def _from_file(
     )
 
 
+def read_rows(file: Path) -> dict[str, list]:
+    """The columns of a manifest file as text, and the line of each row under a name of our own.
+
+    Of a CSV file all columns, also those that reading samples has no use for. Raises UserError.
+    """
+    try:
+        lines = file.read_text(encoding="utf-8-sig", errors="surrogateescape").splitlines()
+    except OSError as error:
+        raise UserError(f"data.manifest: {file} cannot be read ({error.strerror})") from None
+    numbered = [(number, line) for number, line in enumerate(lines, 1) if line.strip()]
+    if not numbered:
+        raise UserError(f"data.manifest: {file} is empty")
+    header = [field.strip().lower() for field in next(csv.reader([numbered[0][1]]))]
+    if "path" in header or ("," in numbered[0][1] and not numbered[0][1].split()[-1].isdigit()):
+        return _comma_rows(file, header, numbered)
+    return _space_rows(file, numbered)
+
+
 def _comma_rows(file: Path, header: list[str], numbered: list) -> dict[str, list]:
     if "path" not in header:
         raise UserError(
@@ -228,11 +237,12 @@ def _comma_rows(file: Path, header: list[str], numbered: list) -> dict[str, list
             f"header that has a column path; this has {', '.join(header)}"
         )
     for name in header:
-        if name not in _COLUMNS or header.count(name) > 1:
-            raise UserError(
-                f"data.manifest: {file}: column {name!r} is not, once, one of {', '.join(_COLUMNS)}"
-            )
-    rows: dict[str, list] = {name: [] for name in header} | {"line": []}
+        if header.count(name) > 1:
+            raise UserError(f"data.manifest: {file}: column {name!r} is there more than once")
+        near = difflib.get_close_matches(name, _COLUMNS, 1, cutoff=0.75)
+        if near and name not in _COLUMNS:
+            raise UserError(f"data.manifest: {file}: column {name!r}; rename it to {near[0]!r}")
+    rows: dict[str, list] = {name: [] for name in header} | {_LINE: []}
     for number, line in numbered[1:]:
         fields = next(csv.reader([line]))
         if len(fields) != len(header):
@@ -242,8 +252,8 @@ def _comma_rows(file: Path, header: list[str], numbered: list) -> dict[str, list
             )
         for name, field in zip(header, fields, strict=True):
             rows[name].append(field.strip())
-        rows["line"].append(number)
-    if not rows["line"]:
+        rows[_LINE].append(number)
+    if not rows[_LINE]:
         raise UserError(f"data.manifest: {file} has a header and no rows")
     return rows
 
@@ -259,7 +269,7 @@ def _space_rows(file: Path, numbered: list) -> dict[str, list]:
         names = ("path",)
     else:
         names = ("path", "label")
-    rows: dict[str, list] = {name: [] for name in names} | {"line": []}
+    rows: dict[str, list] = {name: [] for name in names} | {_LINE: []}
     for number, line in numbered:
         fields = line.strip().rsplit(maxsplit=len(names) - 1) if len(names) > 1 else [line.strip()]
         if len(fields) != len(names):
@@ -269,7 +279,7 @@ def _space_rows(file: Path, numbered: list) -> dict[str, list]:
             )
         for name, field in zip(names, fields, strict=True):
             rows[name].append(field)
-        rows["line"].append(number)
+        rows[_LINE].append(number)
     return rows
 
 
@@ -280,19 +290,19 @@ def _check_rows(where: str, base: Path, rows: dict[str, list]) -> None:
     labels = rows.get("label")
     for row, path in enumerate(rows["path"]):
         if not path:
-            raise UserError(f"{where} line {rows['line'][row]}: the path is empty")
+            raise UserError(f"{where} line {rows[_LINE][row]}: the path is empty")
         before = first.setdefault(path, row)
         if before != row:
             repeated.append(row)
             if labels and labels[before] != labels[row]:
                 raise UserError(
-                    f"{where} line {rows['line'][row]}: {path} has label {labels[row]} here and "
-                    f"{labels[before]} on line {rows['line'][before]}; keep one"
+                    f"{where} line {rows[_LINE][row]}: {path} has label {labels[row]} here and "
+                    f"{labels[before]} on line {rows[_LINE][before]}; keep one"
                 )
     if repeated:
         _log.warning(
             "%s: %d rows repeat an earlier one (first: line %d, %s); each counts as a sample",
-            *(where, len(repeated), rows["line"][repeated[0]], rows["path"][repeated[0]]),
+            *(where, len(repeated), rows[_LINE][repeated[0]], rows["path"][repeated[0]]),
         )
     # A few files stand for all: asking for every one of a million on a network disk takes minutes.
     some = rows["path"][:: max(1, len(rows["path"]) // 8)][:9]
@@ -307,7 +317,7 @@ def _frame_counts(rows: dict[str, list], where: str) -> list[int] | None:
     if "frames" not in rows:
         return None
     counts = []
-    for number, field in zip(rows["line"], rows["frames"], strict=True):
+    for number, field in zip(rows[_LINE], rows["frames"], strict=True):
         if field and not (field.isdecimal() and 0 < int(field) < 2**31):
             raise UserError(f"{where} line {number}: frames {field!r} is not a whole number over 0")
         counts.append(int(field) if field else 0)
@@ -315,7 +325,7 @@ def _frame_counts(rows: dict[str, list], where: str) -> list[int] | None:
 
 
 def _reader_names(rows: dict[str, list], where: str) -> list[str | None] | None:
-    for number, field in zip(rows["line"], rows.get("reader", ()), strict=False):
+    for number, field in zip(rows[_LINE], rows.get("reader", ()), strict=False):
         if (field or None) not in _READERS:
             raise UserError(f"{where} line {number}: reader {field!r} is not decord or pyav")
     return rows.get("reader")
@@ -325,20 +335,20 @@ def _number_labels(
     rows: dict[str, list], classes: list[str] | None, where: str
 ) -> tuple[list[int], list[str] | None]:
     fields = rows["label"]
-    for number, field in zip(rows["line"], fields, strict=True):
+    for number, field in zip(rows[_LINE], fields, strict=True):
         if not field:
             raise UserError(f"{where} line {number}: the label is empty")
     if not all(field.isdecimal() for field in fields):
         odd = next(i for i, field in enumerate(fields) if not field.isdecimal())
         if classes is None and sum(field.isdecimal() for field in fields) * 2 > len(fields):
             raise UserError(
-                f"{where} line {rows['line'][odd]}: label {fields[odd]!r} is not a whole number "
+                f"{where} line {rows[_LINE][odd]}: label {fields[odd]!r} is not a whole number "
                 f"from 0, as most others are"
             )
-        return _number_names(fields, classes, where, rows["line"])
+        return _number_names(fields, classes, where, rows[_LINE])
     numbers = [int(field) for field in fields]
     limit = len(classes) if classes is not None else 2**31
-    for line, number in zip(rows["line"], numbers, strict=True):
+    for line, number in zip(rows[_LINE], numbers, strict=True):
         if number >= limit:
             raise UserError(f"{where} line {line}: label {number} of {limit} classes (from 0)")
     return numbers, classes
