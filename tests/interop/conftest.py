@@ -53,9 +53,23 @@ def save(model, folder, teacher=None, **extra):
     return folder
 
 
+def mutations(tensors):
+    """(what was done, the tensors after it), one tensor at a time."""
+    for name, tensor in tensors.items():
+        rest = {n: t for n, t in tensors.items() if n != name}
+        yield f"{name} lost", rest
+        yield f"{name} renamed", rest | {f"{name}_": tensor}
+        yield f"{name} twice as long", rest | {name: torch.cat([tensor, tensor])}
+        yield f"{name} of another rank", rest | {name: tensor[None].contiguous()}
+        yield f"{name} a scalar", rest | {name: torch.tensor(1.0)}
+        yield f"{name} empty", rest | {name: tensor[:0].contiguous()}
+        yield f"{name} of whole numbers", rest | {name: tensor.long()}
+
+
 @pytest.fixture
 def micro() -> SimpleNamespace:
     return SimpleNamespace(
         make=make, randomise=randomise, close=close, clips=clips, save=save, convert=convert,
-        read=read_weights, Weights=Weights, IMAGE=IMAGE, SIZE=SIZE, DECODER=DECODER,
+        read=read_weights, Weights=Weights, mutations=mutations,
+        IMAGE=IMAGE, SIZE=SIZE, DECODER=DECODER,
     )  # fmt: skip

@@ -182,3 +182,21 @@ def test_mae_st(micro, tmp_path, classes, separate):
         assert not report.left_over
     with torch.no_grad():
         micro.close(weights.build()(clips), wanted)
+
+
+def test_every_tensor_of_mae_st_counts(micro, tmp_path):
+    for classes, separate in ((None, True), (5, False)):
+        whole = mae_st_state(classes, separate)
+        kept = {n: t for n, t in whole.items() if not n.startswith(("decoder_", "mask_token"))}
+        for what, changed in micro.mutations(kept):
+            if what in ("cls_token lost", "pos_embed_class lost") or what.startswith("blocks.1."):
+                continue  # without a class token is checked below; one block stands for all
+            torch.save({"model_state": changed}, tmp_path / "a.pth")
+            with pytest.raises(UserError):
+                micro.read(tmp_path / "a.pth", heads=3, image_size=32)
+                pytest.fail(what)
+    whole = mae_st_state(5, True)
+    del whole["cls_token"], whole["pos_embed_class"]
+    torch.save({"model_state": whole}, tmp_path / "a.pth")
+    with pytest.raises(UserError, match="leaves the first patch out of its mean"):
+        micro.read(tmp_path / "a.pth", heads=3)

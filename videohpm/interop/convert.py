@@ -97,6 +97,7 @@ def convert(
     if what == "encoder":
         weights = weights.encoder(report)
     report.target, report.out = to, str(out)
+    out = out.resolve()
     partial = out.with_name(f".{out.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     try:

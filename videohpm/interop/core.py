@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import inspect
+import json
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
+from functools import lru_cache
 
 import torch
 from torch import Tensor, nn
@@ -47,6 +49,8 @@ class ReadOptions:
     allow_missing: tuple[str, ...] = ()
 
     def __post_init__(self):
+        if isinstance(self.allow_missing, str):
+            object.__setattr__(self, "allow_missing", (self.allow_missing,))
         if self.weights not in ("student", "ema"):
             raise ValueError(f"weights: {self.weights!r} is neither student nor ema")
         for name in ("frames", "image_size", "heads", "decoder_heads", "inflate"):
@@ -88,6 +92,8 @@ class Weights:
                 tensors[name.removeprefix(prefix)] = tensor
             else:
                 report.not_written[name] = "only the encoder is written"
+        for name in self.teacher or ():
+            report.not_written[f"teacher: {name}"] = "only the encoder is written"
         return Weights("VideoViT", model, tensors, extra=self.extra)
 
     @property
@@ -149,8 +155,14 @@ def empty_model(kind: str, model: dict) -> nn.Module:
 
 
 def expected_shapes(kind: str, model: dict) -> dict[str, torch.Size]:
-    """Names and shapes of the model's tensors."""
-    return {name: t.shape for name, t in empty_model(kind, model).state_dict().items()}
+    """Names and shapes of the model's tensors, in its order."""
+    return dict(_shapes(kind, json.dumps(model)))
+
+
+@lru_cache(maxsize=8)
+def _shapes(kind: str, model: str) -> tuple[tuple[str, torch.Size], ...]:
+    tensors = empty_model(kind, json.loads(model)).state_dict()
+    return tuple((name, tensor.shape) for name, tensor in tensors.items())
 
 
 def settle(
@@ -180,10 +192,13 @@ def settle(
                 f"{report.source}: {report.loaded.get(name, name)} has the wrong size: "
                 f"{tuple(weights.tensors[name].shape)} where the model needs {tuple(shape)}"
             )
+    for name, tensor in weights.tensors.items():
+        if not tensor.is_floating_point():
+            raise UserError(f"{report.source}: {report.loaded.get(name, name)} is {tensor.dtype}")
     if absent:
         reason = "keeps its initial value, allowed by allow_missing"
         report.missing |= dict.fromkeys(absent, reason)
-        with torch.random.fork_rng():
+        with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             fresh = KINDS[weights.kind](**weights.model).state_dict()
         weights.tensors |= {name: fresh[name] for name in absent}
@@ -221,6 +236,8 @@ def shape_of(tensors: dict[str, Tensor], name: str, source: str, rank: int) -> t
         raise UserError(f"{source}: {name} is missing; is this a checkpoint of another model?")
     if tensors[name].ndim != rank:
         raise UserError(f"{source}: {name} has {tensors[name].ndim} dimensions, not {rank}")
+    if not tensors[name].numel():
+        raise UserError(f"{source}: {name} is empty")
     return tensors[name].shape
 
 
@@ -257,6 +274,7 @@ def heads_of(
     return heads
 
 
+HEADLESS = "the norm of a classification head that the file does not have"
 ENCODER_HEADS = {size.dim: size.heads for size in SIZES.values()}
 DECODER_HEADS = {size.decoder_dim: size.decoder_heads for size in SIZES.values()}
 
@@ -270,6 +288,17 @@ def size_name(dim: int, depth: int) -> str:
 
 
 # Position tables ----------------------------------------------------------------------------
+
+
+def table_of(tensors: dict[str, Tensor], name: str, source: str, dim: int) -> Tensor:
+    """The table stored as [1, rows, dim]: (rows, dim). UserError when it is something else."""
+    shape = shape_of(tensors, name, source, 3)
+    if shape[0] != 1 or shape[2] != dim or not tensors[name].is_floating_point():
+        raise UserError(
+            f"{source}: {name} has the wrong size or type: {tuple(shape)} of {tensors[name].dtype} "
+            f"where a table of {dim} wide rows belongs"
+        )
+    return tensors[name][0]
 
 
 def is_table(found: Tensor, kind: str, grid: TokenGrid, name: str, report: Report) -> bool:

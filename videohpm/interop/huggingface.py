@@ -20,6 +20,7 @@ from videohpm.interop.core import (
     ratio_of,
     refuse_unless,
     settle,
+    shape_of,
     size_name,
 )
 from videohpm.interop.files import Source
@@ -106,11 +107,12 @@ def read(source: Source, report: Report, options: ReadOptions) -> Weights:
     kind = _kind(tensors)
     model = _arguments(source, kind, options)
     if kind == "VideoClassifier":
-        if "classifier.weight" in tensors:
-            model["classes"] = len(tensors["classifier.weight"])
+        model["classes"] = shape_of(tensors, "classifier.weight", source.path, 2)[0]
         model["pool"] = "mean" if model.pop("mean_pooling") else "first_token"
     else:
         model["final_norm"] = not model.pop("mean_pooling")
+    if kind == "MaskedAutoencoder" and source.config.get("norm_pix_loss", True) is not True:
+        report.note("norm_pix_loss is off there; no loss here has that target: per_channel is set")
     base = "videomae." if f"videomae.{PATCHES}.weight" in tensors else ""
     for name in (f"{base}embeddings.position_embeddings", "position_embeddings"):
         if name in tensors:

@@ -22,6 +22,7 @@ from videohpm.interop.core import (
     refuse_unless,
     settle,
     shape_of,
+    table_of,
 )
 from videohpm.interop.files import Source
 from videohpm.interop.report import Report
@@ -117,8 +118,7 @@ def _positions(
 ) -> dict[str, Tensor]:
     """Both tables must be the ones we compute: an autoencoder here has fixed positions."""
     places = read_positions(source, tensors, "encoder.", model, report)
-    shape_of(tensors, "decoder_pos_embed", source.path, 3)
-    rows = tensors["decoder_pos_embed"][0]
+    rows = table_of(tensors, "decoder_pos_embed", source.path, model["decoder_dim"])
     skip = 1 if model["class_token"] and len(rows) == grid_of(model).tokens + 1 else 0
     name = "pos_embed"
     if model["position"] != "learned":

@@ -19,6 +19,7 @@ from videohpm.interop.core import (
     settle,
     shape_of,
     size_name,
+    table_of,
 )
 from videohpm.interop.files import Source
 from videohpm.interop.report import Report
@@ -72,7 +73,7 @@ def read(source: Source, report: Report, options: ReadOptions) -> Weights:
             )
         model |= {
             "size": size_name(model["dim"], model["depth"]),
-            "classes": len(tensors["head.weight"]),
+            "classes": shape_of(tensors, "head.weight", source.path, 2)[0],
             "pool": "mean",
         }
     prefix = "encoder." if classifies else ""
@@ -127,17 +128,22 @@ def _positions(
     tensors, steps = source.tensors, grid_of(model).t
     first = None
     if "pos_embed_spatial" in tensors:
-        space, time = tensors["pos_embed_spatial"][0], tensors["pos_embed_temporal"][0]
+        space, time = (
+            table_of(tensors, f"pos_embed_{what}", source.path, model["dim"])
+            for what in ("spatial", "temporal")
+        )
         table = space.repeat(steps, 1) + time.repeat_interleave(len(space), 0)
         names = "pos_embed_spatial + pos_embed_temporal"
         if model["class_token"] and "pos_embed_class" in tensors:
-            first, first_name = tensors["pos_embed_class"], "pos_embed_class"
+            first_name = "pos_embed_class"
+            first = table_of(tensors, first_name, source.path, model["dim"])
     else:
-        table, names = tensors["pos_embed"][0], "pos_embed"
+        table = table_of(tensors, "pos_embed", source.path, model["dim"])
+        names = "pos_embed"
         if model["class_token"]:
             first, table, first_name = table[:1], table[1:], "pos_embed"
     places = {f"{prefix}positions": (table, names)}
-    if first is not None:
+    if first is not None and "cls_token" in tensors:
         token = tensors["cls_token"] + first
         places[f"{prefix}cls_token"] = (token, f"cls_token + {first_name}")
         report.note("the class token's position is added to the class token")

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from videohpm.errors import UserError
 from videohpm.grid import TokenGrid
 from videohpm.interop.report import Report
 
@@ -127,12 +128,33 @@ def read_by(
         sources = [t.replace("{n}", number[1] if number else "") for t in rule.theirs]
         found = [tensors[source] for source in sources if source in tensors]
         if len(found) == len(sources):
+            _check_sizes(sources, found, rule.codec, shape, grid, report)
             mine[name] = rule.codec.read(found, grid).contiguous()
             report.loaded[name] = " + ".join(sources)
         elif rule.zeros and not any(template(n) in rule.theirs for n in tensors):
             mine[name] = torch.zeros(shape)
             report.missing[name] = f"set to zero: {rule.zeros}"
     return mine
+
+
+def _check_sizes(
+    names: list[str],
+    found: list[Tensor],
+    codec: Codec,
+    shape: torch.Size,
+    grid: TokenGrid,
+    report: Report,
+) -> None:
+    """Their shapes must be those that our tensor would be written with."""
+    wanted = codec.write(torch.empty(shape, device="meta"), grid)
+    for name, tensor, like in zip(names, found, wanted, strict=True):
+        if not tensor.is_floating_point():
+            raise UserError(f"{report.source}: {name} holds {tensor.dtype}, not weights")
+        if tensor.shape != like.shape:
+            raise UserError(
+                f"{report.source}: {name} has the wrong size: {tuple(tensor.shape)} where the "
+                f"model needs {tuple(like.shape)}"
+            )
 
 
 def write_by(

@@ -13,6 +13,7 @@ from torch import Tensor
 from videohpm.errors import UserError
 from videohpm.interop.core import (
     ENCODER_HEADS,
+    HEADLESS,
     IMAGENET_MEAN,
     IMAGENET_STD,
     ReadOptions,
@@ -28,6 +29,7 @@ from videohpm.interop.core import (
     settle,
     shape_of,
     size_name,
+    table_of,
 )
 from videohpm.interop.files import Source, is_plain, strip_prefix
 from videohpm.interop.report import Report
@@ -36,7 +38,6 @@ from videohpm.interop.videomae import block_rules
 from videohpm.models.vit import position_table
 
 NAME = "timm"
-HEADLESS = "the norm of a classification head that the file does not have"
 
 
 def recognise(source: Source) -> str | None:
@@ -74,13 +75,13 @@ def read(source: Source, report: Report, options: ReadOptions) -> Weights:
     kind = "VideoClassifier" if "head.weight" in tensors else "VideoViT"
     model = encoder_arguments(source, report, options)
     if kind == "VideoClassifier":
-        model["classes"] = len(tensors["head.weight"])
+        model["classes"] = shape_of(tensors, "head.weight", source.path, 2)[0]
         model["pool"] = _pool(source)
     else:
         model.pop("size")
         model["final_norm"] = "norm.weight" in tensors
-        for name in tensors.keys() & {"fc_norm.weight", "fc_norm.bias"}:
-            report.left_over[name] = HEADLESS
+        headless = tensors.keys() & {"fc_norm.weight", "fc_norm.bias"}
+        report.left_over |= dict.fromkeys(headless, HEADLESS)
     prefix = "" if kind == "VideoViT" else "encoder."
     places = read_positions(source, tensors, prefix, model, report)
     mine = read_by(rules_for(kind), tensors, expected_shapes(kind, model), grid_of(model), report)
@@ -156,7 +157,8 @@ def read_positions(
     The class token has no place in ours; what the file adds to it is added to the token itself.
     Sets ``model["position"]``; returns the tensors that are not as they stand in the file.
     """
-    grid, table, mine = grid_of(model), tensors["pos_embed"][0], {}
+    grid, mine = grid_of(model), {}
+    table = table_of(tensors, "pos_embed", source.path, model["dim"])
     if model["class_token"] and len(table) == grid.tokens + 1:
         first, table = table[0], table[1:]
         if first.any():

@@ -12,6 +12,7 @@ from videohpm.errors import UserError
 from videohpm.interop.core import (
     DECODER_HEADS,
     ENCODER_HEADS,
+    HEADLESS,
     ReadOptions,
     Weights,
     depth_of,
@@ -25,6 +26,7 @@ from videohpm.interop.core import (
     settle,
     shape_of,
     size_name,
+    table_of,
 )
 from videohpm.interop.files import Source, strip_prefix
 from videohpm.interop.report import Report
@@ -39,7 +41,7 @@ def recognise(source: Source) -> str | None:
     names = source.tensors
     if _is_pretraining(names):
         return "VideoMAE pre-training"
-    strip_prefix(source, "encoder.", "backbone.")
+    strip_prefix(source, "model.", "encoder.", "backbone.")
     patch = source.tensors.get("patch_embed.proj.weight")
     split = any(name.endswith(("attn.q.weight", "attn.q.bias")) for name in source.tensors)
     if patch is None or patch.ndim != 5 or split or "cls_token" in source.tensors:
@@ -99,10 +101,12 @@ def read(source: Source, report: Report, options: ReadOptions) -> Weights:
     if pretrained:
         model |= _decoder_arguments(source, report, options)
     elif kind == "VideoClassifier":
-        model["classes"] = len(tensors["head.weight"])
+        model["classes"] = shape_of(tensors, "head.weight", source.path, 2)[0]
         model["pool"] = "mean" if "fc_norm.weight" in tensors else "first_token"
     else:
         model["final_norm"] = "norm.weight" in tensors
+        headless = tensors.keys() & {"fc_norm.weight", "fc_norm.bias"}
+        report.left_over |= dict.fromkeys(headless, HEADLESS)
     positions = _positions(source, kind, model, report)
     joined = any(name.endswith("attn.qkv.bias") for name in tensors)
     rules = rules_for(kind, "joined" if joined else "split")
@@ -174,15 +178,19 @@ def _positions(source: Source, kind: str, model: dict, report: Report) -> dict[s
     """VideoMAE stores a table only where it was trained with a learnable one."""
     prefix = "encoder." if kind == "MaskedAutoencoder" else ""
     name = f"{prefix}pos_embed"
-    table = source.tensors.get(name)
-    if table is None or is_table(table[0], "sincos_1d", grid_of(model), name, report):
+    if name not in source.tensors:
+        if source.hint.get("position") == "learned":
+            raise UserError(f"{source.path}: {name} is missing, which this model has learned")
+        return {}
+    table = table_of(source.tensors, name, source.path, model["dim"])
+    if is_table(table, "sincos_1d", grid_of(model), name, report):
         return {}
     if kind == "MaskedAutoencoder":
         raise UserError(f"{source.path}: {name} was learned; an autoencoder here has fixed ones")
     model["position"] = "learned"
     ours = "positions" if kind == "VideoViT" else "encoder.positions"
     report.loaded[ours] = name
-    return {ours: table[0]}
+    return {ours: table}
 
 
 def write(weights: Weights, folder: Path, report: Report) -> None:
