@@ -22,8 +22,13 @@ from videohpm.errors import RunError, UserError
 
 COMMANDS = {
     "pretrain": ("videohpm.pretrain:pretrain", "train a masked autoencoder on unlabelled clips"),
+    "visualize": ("videohpm.visualize:visualize", "draw what a model and its teacher see"),
+    "report": ("videohpm.report:report", "put runs side by side in one page"),
+    "explore": ("videohpm.report:explore", "serve that page here and follow a run"),
     "export": ("videohpm.checkpoint:export", "weights of a run, for use elsewhere"),
+    "convert": ("videohpm.interop:convert", "to and from other systems' checkpoints"),
 }
+SHORT = {"output": "-o"}
 INTERRUPTED = 130
 
 set_parsing_settings(docstring_parse_attribute_docstrings=True)
@@ -36,6 +41,8 @@ def main(arguments: list[str] | None = None) -> int:
         print(_overview())
         return 0 if arguments else 2
     name, *rest = arguments
+    if f"{name} {' '.join(rest[:1])}" in COMMANDS:  # two words: data scan
+        name, rest = f"{name} {rest[0]}", rest[1:]
     try:
         if name not in COMMANDS:
             raise UserError(f"{name}: no such command{_nearest(name, COMMANDS)}")
@@ -63,9 +70,13 @@ def parser_of(name: str, function: Callable) -> ArgumentParser:
         parser.add_class_arguments(config, as_group=False)
         return parser
     lists = _positional_lists(function)
+    parser.add_function_arguments(function, as_group=False, as_positional=True, skip=set(lists))
     for parameter in lists:
         parser.add_argument(parameter, nargs="+", help="one or more")
-    parser.add_function_arguments(function, as_group=False, as_positional=True, skip=set(lists))
+    for action in parser._actions:
+        if action.dest in SHORT:
+            action.option_strings.insert(0, SHORT[action.dest])
+            parser._option_string_actions[SHORT[action.dest]] = action
     return parser
 
 

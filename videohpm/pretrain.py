@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import math
 from pathlib import Path
 
 import torch
@@ -28,7 +27,7 @@ from videohpm.hpm import LossTeacher
 from videohpm.models import MaskedAutoencoder
 from videohpm.tracking import Stopwatch, Tracker, describe_machine
 
-FIXED_CLIPS = 2
+FIXED_CLIPS, DRAWN_CLIPS = 8, 2
 
 
 def train_step(
@@ -148,6 +147,7 @@ class Pretraining:
                 said = train_step(engine, self.teacher, micro, config, **schedule)
                 recent.add(step + 1, said["loss"], micro)
                 self.done = step + 1
+                tracker.advance(self.done)
                 if self._due(config.run.log_every):
                     recent.check()
                     tracker.log(self.done, self._metrics(said, schedule, ledger) | watch.lap())
@@ -229,7 +229,7 @@ class Pretraining:
     ) -> dict[str, float | None]:
         metrics = {name: float(value) for name, value in said.items()} | schedule
         if self.teacher is None:
-            metrics |= {"hard_share": 0.0, "relative_loss": math.nan}  # null in the file
+            metrics |= {"hard_share": 0.0, "relative_loss": None}
             del metrics["momentum"]
         else:
             metrics["teacher_distance"] = float(self.teacher.distance(self.engine.model))
@@ -247,7 +247,14 @@ class Pretraining:
                 model, clips, mask, self.teacher, **statistics, hard_share=hard_share
             )
         model.train()
-        tracker.picture(self.done, "reconstruction", visualize.training_picture(seen))
+        drawn = seen.first(DRAWN_CLIPS)
+        tracker.picture(self.done, "reconstruction", visualize.training_picture(drawn))
+        film = visualize.training_film(drawn)
+        tracker.film(self.done, "loss_map", visualize.gif_bytes(film), film.shape[1:3])
+        folder = self.folder / "diagnostics"
+        folder.mkdir(exist_ok=True)
+        text = json.dumps(visualize.diagnostics(seen))
+        (folder / f"step_{self.done:08d}.json").write_text(text + "\n")
 
     def _count_bad(self, ledger: BadFileLedger, batches: list[Batch]) -> None:
         """Name new unreadable files in bad_files.jsonl; UserError where they are too many."""

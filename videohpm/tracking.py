@@ -166,12 +166,13 @@ class Tracker:
         if console:
             self.screen = make_screen(stream or sys.stdout, total_steps, start_step, clock)
 
-    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+    def log(self, step: int, metrics: Mapping[str, float | None]) -> None:
         """Write and show the metrics of a step.
 
         Args:
             step: optimiser steps done.
-            metrics: numbers or 0-d tensors; reading a tensor waits for its device. The screen
+            metrics: numbers or 0-d tensors (reading a tensor waits for its device), or None for
+                what this run does not measure: null in ``metrics.jsonl``, and not shown. The screen
                 shows the first of them, as many as fit, and always ``clips_per_second`` and
                 ``data_wait``. A number that is not finite becomes null in ``metrics.jsonl``,
                 because JSON has no nan.
@@ -180,10 +181,10 @@ class Tracker:
             return
         if "step" in metrics:
             raise ValueError("metrics: 'step' is taken by the step itself")
-        numbers = {name: _plain_number(value) for name, value in metrics.items()}
-        row = {"step": step} | {
-            name: value if math.isfinite(value) else None for name, value in numbers.items()
-        }
+        measured = {name: value for name, value in metrics.items() if value is not None}
+        numbers = {name: _plain_number(value) for name, value in measured.items()}
+        finite = {name: value for name, value in numbers.items() if math.isfinite(value)}
+        row = {"step": step} | {name: finite.get(name) for name in metrics}
         self.lines.write(json.dumps(row, allow_nan=False) + "\n")
         for name, value in numbers.items():
             self.curves.add_scalar(name, value, step)
@@ -210,6 +211,18 @@ class Tracker:
         Image.fromarray(image).save(unfinished, format="PNG")
         unfinished.replace(file)
         self.curves.add_image(name, image, step, dataformats="HWC")
+
+    def film(self, step: int, name: str, gif: bytes, size: tuple[int, int]) -> None:
+        """Show an animated GIF of ``size`` (height, width) pixels in TensorBoard."""
+        if not self.enabled:
+            return
+        from tensorboard.compat.proto.summary_pb2 import Summary
+
+        # add_video would want moviepy; TensorBoard plays a GIF that says it is an image.
+        image = Summary.Image(height=size[0], width=size[1], colorspace=3, encoded_image_string=gif)
+        self.curves.file_writer.add_summary(
+            Summary(value=[Summary.Value(tag=name, image=image)]), step
+        )
 
     def message(self, text: str) -> None:
         """Show a line of text, above the progress bar where there is one."""

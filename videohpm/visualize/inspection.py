@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -45,6 +45,11 @@ class Inspection:
     """(k, s, h, w) bool: what the teacher chooses to hide; None without a teacher."""
     uses_true_statistics: bool
     """Whether mean and deviation of the true pixels went into the reconstruction's colours."""
+
+    def first(self, count: int) -> Inspection:
+        """The same of the first ``count`` clips only."""
+        arrays = {k: v[:count] for k, v in vars(self).items() if isinstance(v, np.ndarray)}
+        return replace(self, **arrays)
 
 
 @torch.no_grad()
