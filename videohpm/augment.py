@@ -1,0 +1,208 @@
+"""Augmentation for training with labels: RandAugment, random erasing, mixup and cutmix.
+
+The operations are timm's; here is what makes them serve clips. One draw is used for all frames of
+a clip, and every random number comes from the generator of the sample, or from (seed, step): timm
+draws from the global generators of Python, NumPy and torch, which :func:`drawing` sets for a moment
+and puts back.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from PIL import Image
+from timm.data import Mixup
+from timm.data.auto_augment import rand_augment_transform
+from timm.data.mixup import mixup_target
+from timm.data.random_erasing import RandomErasing
+from torch import Tensor
+
+from videohpm.data.transforms import IMAGENET_MEAN, IMAGENET_STD, Chain
+
+NO_LABEL = -1
+
+
+@dataclass(frozen=True, kw_only=True)
+class AugmentConfig:
+    """What is done to training clips after the crop of section data.
+
+    Args:
+        rand_augment: timm's name of a RandAugment policy; empty for none.
+        erase: probability of erasing a box of the clip, filled with noise.
+        mixup: alpha of the Beta distribution that mixup weights come from; 0 for no mixup.
+        cutmix: the same for the areas of cutmix; 0 for none. With both, each is as likely.
+        mix_probability: share of the steps that mix at all.
+    """
+
+    rand_augment: str = "rand-m7-n4-mstd0.5-inc1"
+    erase: float = 0.25
+    mixup: float = 0.8
+    cutmix: float = 1.0
+    mix_probability: float = 1.0
+
+    def __post_init__(self):
+        for name in ("erase", "mix_probability"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"augment.{name}: {getattr(self, name)}; give 0 to 1")
+        for name in ("mixup", "cutmix"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"augment.{name}: {getattr(self, name)}; give 0 (none) or more")
+        if self.rand_augment:
+            try:
+                rand_augment_transform(self.rand_augment, {})
+            except (AssertionError, ValueError, KeyError, TypeError) as error:
+                raise ValueError(
+                    f"augment.rand_augment: {self.rand_augment!r} is no policy of timm's ({error}); "
+                    "give one like rand-m7-n4-mstd0.5-inc1, or nothing"
+                ) from None
+
+    @property
+    def mixes(self) -> bool:
+        """Whether clips are mixed with each other."""
+        return (self.mixup > 0 or self.cutmix > 0) and self.mix_probability > 0
+
+
+@contextmanager
+def drawing(seed: int) -> Iterator[None]:
+    """Seed the global generators of Python, NumPy and torch (CPU), and put them back after."""
+    python, numpy = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng(devices=[]):
+        random.seed(seed)
+        np.random.seed(seed % 2**32)
+        torch.manual_seed(seed)
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(numpy)
+
+
+class RandAugment:
+    """timm's RandAugment on clips uint8 (T, 3, H, W): every frame gets the same operations.
+
+    The generators are set to the same state before each frame. That gives the same operations in
+    the same strength, because none of timm's draws depends on what is in the picture.
+    """
+
+    def __init__(
+        self,
+        policy: str,
+        mean: tuple[float, ...] = IMAGENET_MEAN,
+        interpolation: str = "bilinear",
+    ):
+        self.policy, self.mean, self.interpolation = policy, mean, interpolation
+
+    def __call__(self, clip: Tensor, rng: np.random.Generator) -> Tensor:
+        seed, frames = int(rng.integers(2**32)), []
+        augment = rand_augment_transform(self.policy, self._settings(min(clip.shape[-2:])))
+        for frame in clip.permute(0, 2, 3, 1).numpy():
+            with drawing(seed):
+                frames.append(np.asarray(augment(Image.fromarray(np.ascontiguousarray(frame)))))
+        return torch.from_numpy(np.stack(frames)).permute(0, 3, 1, 2)
+
+    def _settings(self, side: int) -> dict:
+        return {
+            # Shifts by up to .45 of the side, and what they uncover in the mean colour (timm).
+            "translate_const": int(side * 0.45),
+            "img_mean": tuple(min(255, round(255 * value)) for value in self.mean),
+            "interpolation": getattr(Image.Resampling, self.interpolation.upper()),
+        }
+
+
+class Erase:
+    """timm's random erasing on clips uint8 (T, 3, H, W): one box of noise, on all frames.
+
+    Args:
+        probability: of erasing at all.
+        mean, std: the noise is standard normal where pixels are normalised by them.
+    """
+
+    def __init__(
+        self,
+        probability: float,
+        mean: tuple[float, ...] = IMAGENET_MEAN,
+        std: tuple[float, ...] = IMAGENET_STD,
+    ):
+        self.probability, self.mean, self.std = probability, mean, std
+
+    def __call__(self, clip: Tensor, rng: np.random.Generator) -> Tensor:
+        # timm draws on an empty canvas; what it has drawn there is laid over every frame.
+        canvas = torch.full(clip.shape[1:], math.nan)
+        with drawing(int(rng.integers(2**32))):
+            RandomErasing(self.probability, mode="pixel", device="cpu")(canvas)
+        drawn = ~canvas.isnan()
+        if not drawn.any():
+            return clip
+        colours = canvas * torch.tensor(self.std)[:, None, None]
+        colours += torch.tensor(self.mean)[:, None, None]
+        return torch.where(drawn, colours.mul(255).round().clamp(0, 255).byte(), clip)
+
+
+def augmented(crop, config: AugmentConfig, mean, std, interpolation: str = "bilinear") -> Chain:
+    """``crop`` (and flip), then RandAugment and erasing as ``config`` says: a clip transform."""
+    steps = [crop]
+    if config.rand_augment:
+        steps.append(RandAugment(config.rand_augment, tuple(mean), interpolation))
+    if config.erase:
+        steps.append(Erase(config.erase, tuple(mean), tuple(std)))
+    return Chain(tuple(steps))
+
+
+def mix(
+    clips: Tensor,
+    labels: Tensor,
+    config: AugmentConfig,
+    *,
+    classes: int,
+    smoothing: float,
+    repeats: int,
+    seed: int,
+    step: int,
+) -> tuple[Tensor, Tensor]:
+    """Mixup or cutmix by timm, and soft targets; without mixing, the smoothed labels alone.
+
+    Neighbouring samples of the global batch are mixed with each other, all of a step in the same
+    way, which (seed, step) decides: so the result does not depend on how the batch was divided
+    over ranks and accumulation steps.
+
+    Args:
+        clips: (B, 3, T, H, W), normalised; B is an even number of samples times ``repeats``.
+        labels: (B,) class numbers.
+
+    Returns:
+        Clips and targets (B, classes), each row summing to 1, in an order of their own.
+    """
+    if not config.mixes:
+        return clips, mixup_target(labels, classes, 1.0, smoothing)
+    order = pair_order(len(clips), repeats).to(clips.device)
+    mixer = Mixup(
+        config.mixup,
+        config.cutmix,
+        prob=config.mix_probability,
+        label_smoothing=smoothing,
+        num_classes=classes,
+    )
+    with drawing(int(np.random.SeedSequence([seed, step, 2]).generate_state(1)[0])):
+        # timm takes pictures: time goes into the channels, so all frames are mixed alike.
+        mixed, targets = mixer(clips[order].flatten(1, 2), labels[order])
+    return mixed.unflatten(1, (3, -1)), targets
+
+
+def pair_order(count: int, repeats: int) -> Tensor:
+    """An order in which the i-th clip from the front and the i-th from the back are partners.
+
+    Partners are the same repeat of samples 2j and 2j + 1.
+
+    >>> pair_order(4, 1).tolist()
+    [0, 2, 3, 1]
+    """
+    if count % (2 * repeats):
+        raise ValueError(f"{count} clips with {repeats} of each sample are no even number")
+    pairs = torch.arange(count).view(-1, 2, repeats)
+    return torch.cat([pairs[:, 0].flatten(), pairs[:, 1].flatten().flip(0)])
