@@ -142,7 +142,7 @@ def heat_map(title: str, rows: list[list[float | None]], percent: bool) -> str:
 
 
 def _said(value: float, percent: bool) -> str:
-    return f"{100 * value:.0f}%" if percent else short(value)
+    return f"{100 * value:.0f}%" if percent else f"{value:.3g}"
 
 
 def _colour(share: float) -> str:
@@ -208,7 +208,9 @@ def _ends(low: float, high: float) -> list[float]:
     """The ends of an axis, apart from each other even where all values are one."""
     if high - low > 1e-12 * max(abs(low), abs(high)):
         return [low, high]
-    room = abs(low) * 0.1 or 1.0
+    if low == high == 0:
+        return [0.0, 1.0]
+    room = abs(low) * 0.1
     return [low - room, high + room]
 
 

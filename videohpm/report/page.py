@@ -150,7 +150,7 @@ def _over_training(runs: list[Run]) -> str:
     if any(run.diagnostics for run in runs):
         parts.append(
             '<p class="faint">Bars: mean true loss of hidden tubes (or tokens), sorted by what the '
-            "predictor said of them, easy to hard. Black lines: the same if it had sorted them "
+            "predictor said of them, easy to hard. Lines across: the same if it had sorted them "
             "rightly. Maps: means over clips and time, at their place in the frame.</p>"
         )
     cards = []
@@ -170,7 +170,7 @@ def _over_training(runs: list[Run]) -> str:
                 f"{_strip(figures)}</div>"
             )
     inside = f'{"".join(parts)}<div class="cards wide">{"".join(cards)}</div>'
-    return f"<h2>Over training</h2>{slider}{inside}"
+    return f"<section><h2>Over training</h2>{slider}{inside}</section>"
 
 
 def _strip(figures: list[tuple[int, str]]) -> str:

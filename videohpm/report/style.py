@@ -6,6 +6,7 @@ import base64
 import hashlib
 
 COLOURS = 8
+DASHES = ("none", "7 3", "2 3", "9 3 2 3")  # for eyes, and printers, that do not tell colours
 
 STYLE = """
 :root {
@@ -41,7 +42,10 @@ bdi, td, th { overflow-wrap: anywhere; }
   display: grid; gap: 14px;
   grid-template-columns: repeat(auto-fill, minmax(min(100%, 340px), 1fr));
 }
-.wide { grid-template-columns: repeat(auto-fit, minmax(min(100%, 480px), 1fr)); }
+.wide {
+  align-items: start; grid-template-columns: repeat(auto-fit, minmax(min(100%, 480px), 1fr));
+}
+.scale { white-space: nowrap; }
 .card { background: var(--card); border-radius: 8px; padding: 12px 14px; min-width: 0; }
 .missing {
   color: var(--warn); background: var(--warn-paper); border-radius: 6px;
@@ -52,6 +56,7 @@ bdi, td, th { overflow-wrap: anywhere; }
   display: flex; flex-wrap: wrap; gap: 4px 18px; margin: 0 0 12px; padding: 0; list-style: none;
 }
 svg.chart { width: 100%; height: auto; display: block; }
+.strip svg.chart { max-width: 440px; }
 svg text { fill: var(--faint); font: 11px system-ui, sans-serif; }
 .grid { stroke: var(--rule); stroke-width: 1; }
 .line { fill: none; stroke-width: 1.8; stroke-linejoin: round; }
@@ -61,7 +66,7 @@ svg.map {
   width: 100%; max-width: 260px; height: auto; display: block; shape-rendering: crispEdges;
   background: var(--rule);
 }
-svg.ramp { width: 90px; height: 10px; vertical-align: middle; }
+svg.ramp { width: 70px; height: 10px; vertical-align: middle; }
 .maps { display: flex; flex-wrap: wrap; gap: 14px; }
 .maps > div { flex: 1 1 150px; max-width: 260px; }
 .slider {
@@ -83,7 +88,7 @@ th, td {
 tr.differs td, tr.differs th { font-weight: 600; }
 summary { cursor: pointer; padding: 6px 0; }
 """ + "".join(
-    f".line.s{i} {{ stroke: var(--s{i}); }}\n"
+    f".line.s{i} {{ stroke: var(--s{i}); stroke-dasharray: {DASHES[i % 4]}; }}\n"
     f".band.s{i}, .bar.s{i}, .dot.s{i} {{ fill: var(--s{i}); }}\n"
     f".mark.s{i} {{ background: var(--s{i}); }}\n"
     for i in range(COLOURS)
