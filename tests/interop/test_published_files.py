@@ -200,3 +200,16 @@ def test_every_tensor_of_mae_st_counts(micro, tmp_path):
     torch.save({"model_state": whole}, tmp_path / "a.pth")
     with pytest.raises(UserError, match="leaves the first patch out of its mean"):
         micro.read(tmp_path / "a.pth", heads=3)
+
+
+def test_a_headless_encoder_as_hubs_keep_it(micro, tmp_path):
+    """Names under ``model.``, the classifier's norm kept and its head gone."""
+    model = micro.make("VideoClassifier")
+    names = their_names(micro, model, "VideoClassifier")
+    bare = {f"model.{n}": t for n, t in names.items() if not n.startswith("head.")}
+    torch.save(bare, tmp_path / "a.pth")
+    weights, report = micro.read(tmp_path / "a.pth", **GIVEN)
+    assert weights.kind == "VideoViT" and not weights.model["final_norm"]
+    assert report.left_over.keys() == {"fc_norm.weight", "fc_norm.bias"}
+    with torch.no_grad():
+        micro.close(weights.build()(micro.clips()), model.encoder(micro.clips()))
