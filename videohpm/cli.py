@@ -26,6 +26,7 @@ COMMANDS = {
     "report": ("videohpm.report:report", "put runs side by side in one page"),
     "explore": ("videohpm.report:explore", "serve that page here and follow a run"),
     "export": ("videohpm.checkpoint:export", "weights of a run, for use elsewhere"),
+    "data prepare": ("videohpm.data.prepare:prepare", "manifests from official annotations"),
     "convert": ("videohpm.interop:convert", "to and from other systems' checkpoints"),
 }
 SHORT = {"output": "-o"}
@@ -83,6 +84,8 @@ def parser_of(name: str, function: Callable) -> ArgumentParser:
 def _run(name: str, arguments: list[str]) -> int:
     module, _, attribute = COMMANDS[name][0].partition(":")
     function = getattr(importlib.import_module(module), attribute)
+    if any(p.kind is p.VAR_POSITIONAL for p in inspect.signature(function).parameters.values()):
+        return function(*arguments)  # it hands them on to a script
     parser = parser_of(name, function)
     try:
         parsed = parser.parse_args(arguments)

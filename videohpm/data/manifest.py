@@ -120,8 +120,9 @@ def find_samples(
 
     A manifest is a CSV file with a header (``path`` and optionally ``label``, ``frames``,
     ``reader``; other columns are left alone), or lines of ``path label`` or ``path frames label``
-    separated by spaces (``path`` alone without labels). Relative paths belong to ``root``, or else to the manifest's folder. Labels
-    are numbers from 0, or names; with ``classes`` (names in order) both are checked against it.
+    separated by spaces (``path`` alone without labels). Relative paths belong to ``root``, or else
+    to the manifest's folder. Labels are numbers from 0, or names; with ``classes`` (names in order)
+    both are checked against it.
 
     ``kind`` is the sort of file, by the suffix where "auto". Raises UserError.
     """

@@ -1,0 +1,70 @@
+#!/usr/bin/env python
+"""Something-Something V2: manifests from the official labels.json and split files.
+
+README.md beside this file says what is expected on disk and what is written.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+from videohpm.data.prepare import Annotations, Entry, by_stem, run_script
+from videohpm.errors import UserError
+
+# With the prefix that the files of some releases carry.
+SPLITS = {"train": "train.json", "validation": "validation.json", "test": "test.json"}
+PREFIX = "something-something-v2-"
+
+
+def read(root: Path, lists: Path) -> Annotations:
+    """Labels are the templates without their brackets; the test split has none."""
+    numbers = load(lists, "labels.json")
+    if not isinstance(numbers, dict) or (
+        {str(number) for number in numbers.values()} != {str(i) for i in range(len(numbers))}
+    ):
+        raise UserError("labels.json: not an object of class names with the numbers from 0")
+    splits = {name: read_split(lists, file) for name, file in SPLITS.items()}
+    splits = {name: entries for name, entries in splits.items() if entries}
+    if not splits:
+        raise UserError(f"--annotations: {lists} has none of {', '.join(SPLITS.values())}")
+    classes = sorted(numbers, key=lambda name: int(numbers[name]))
+    return Annotations(splits, [plain(name) for name in classes], by_stem)
+
+
+def read_split(lists: Path, file: str) -> list[Entry]:
+    """Entries of a split; none where the file is not there."""
+    rows = load(lists, file, needed=False)
+    try:
+        return [
+            Entry(str(row["id"]), plain(row["template"]) if row.get("template") else None)
+            for row in rows
+        ]
+    except (TypeError, KeyError, AttributeError):
+        raise UserError(f"{file}: not a list of objects that have an id") from None
+
+
+def load(lists: Path, file: str, needed: bool = True):
+    """The content of ``file`` or of its prefixed name."""
+    for path in (lists / file, lists / (PREFIX + file)):
+        if path.is_file():
+            try:
+                return json.loads(path.read_text(encoding="utf-8"))
+            except ValueError as error:
+                raise UserError(f"{path}: not valid JSON ({error})") from None
+    if needed:
+        raise UserError(f"--annotations: {lists} has no {file}; name the folder that has")
+    return []
+
+
+def plain(template: str) -> str:
+    """``Holding [something]`` as labels.json has it: ``Holding something``."""
+    return template.replace("[", "").replace("]", "")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command line."""
+    return run_script("Manifests of Something-Something.", Path(__file__).parent, read, arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,272 @@
+"""From a data set's official annotations to manifests, with a report of what does not fit.
+
+``prepare`` runs ``datasets/NAME/prepare.py`` of the checkout. Those scripts read the official
+files into lists of ``Entry``, one list a split; ``write_splits`` finds the files on disk, writes
+the manifests and counts what is missing, extra or there twice. Nothing is dropped in silence.
+"""
+
+import argparse
+import csv
+import importlib.util
+import json
+import os
+import sys
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+import yaml
+
+import videohpm
+from videohpm.data.manifest import IMAGE_SUFFIXES, VIDEO_SUFFIXES, walk
+from videohpm.errors import UserError
+
+SUFFIXES = {"video": VIDEO_SUFFIXES, "image": IMAGE_SUFFIXES}
+SHOWN = 3  # examples of a problem in the printed report; report.json has all
+
+
+class Entry(NamedTuple):
+    """One annotated sample: the key that finds its file, and its class (None: not published)."""
+
+    key: str
+    label: str | None = None
+
+
+@dataclass
+class Split:
+    """What became of one split: keys, or paths, under each heading."""
+
+    annotated: int = 0
+    found: int = 0
+    missing: list[str] = field(default_factory=list)  # annotated, not on disk
+    repeated: list[str] = field(default_factory=list)  # annotated again, with the same class
+    contradicted: list[str] = field(default_factory=list)  # annotated again, with another class
+    in_other_splits: list[str] = field(default_factory=list)  # also in a split that came before
+
+
+@dataclass
+class Report:
+    """All splits; files that no split names; files that share one key (the first is used)."""
+
+    splits: dict[str, Split]
+    extra: list[str]
+    same_key: list[str]
+    notes: list[str] = field(default_factory=list)  # where this is not the published data set
+
+    def lines(self) -> list[str]:
+        """The report as it is printed."""
+        said = []
+        for name, split in self.splits.items():
+            said.append(f"{name}: {split.found} of {split.annotated} annotated samples on disk")
+            headings = {
+                "missing on disk": split.missing,
+                "annotated more than once": split.repeated,
+                "annotated with two classes, the first is used": split.contradicted,
+                "in an earlier split as well": split.in_other_splits,
+            }
+            said += [f"  {_examples(what, keys)}" for what, keys in headings.items() if keys]
+        for what, keys in {
+            "files in no split": self.extra,
+            "files of the same sample, the first is used": self.same_key,
+        }.items():
+            said += [_examples(what, keys)] if keys else []
+        return said + self.notes
+
+
+def prepare(*arguments: str) -> int:
+    """Run ``datasets/NAME/prepare.py`` with the other arguments: ``prepare ssv2 --root …``.
+
+    The scripts belong to the checkout, not to the installed package.
+    """
+    folder = Path(videohpm.__file__).resolve().parents[1] / "datasets"
+    names = sorted(file.parent.name for file in folder.glob("*/prepare.py"))
+    if not names:
+        raise UserError(
+            f"prepare: {folder} does not exist; the scripts are part of the checkout, so install "
+            "it with pip install -e, or run its datasets/NAME/prepare.py"
+        )
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(f"usage: videohpm data prepare NAME [options]\n\nNAME: {', '.join(names)}")
+        return 0 if arguments else 2
+    name, *rest = arguments
+    if name not in names:
+        raise UserError(f"prepare: no data set {name!r}; there are: {', '.join(names)}")
+    spec = importlib.util.spec_from_file_location(f"prepare_{name}", folder / name / "prepare.py")
+    script = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = script  # dataclasses look their module up
+    spec.loader.exec_module(script)
+    return script.main(rest)
+
+
+def run_script(
+    about: str,
+    facts: Path,
+    read: Callable[[Path, Path], "Annotations"],
+    arguments: Sequence[str] | None,
+) -> int:
+    """The command line of a ``prepare.py``: ``--root``, ``--annotations``, ``--out``.
+
+    ``read(root, annotations folder)`` gives what the official files say; ``facts`` is the folder of
+    the script, with the data set's dataset.yaml.
+    """
+    parser = argparse.ArgumentParser(description=about)
+    parser.add_argument("--root", required=True, help="folder of the videos or images")
+    parser.add_argument("--annotations", help="folder of the official lists (default: --root)")
+    parser.add_argument("--out", help="folder to write manifests to (default: --root)")
+    given = parser.parse_args(arguments)
+    try:
+        root = Path(given.root)
+        lists = Path(given.annotations or given.root)
+        for option, folder in (("--root", root), ("--annotations", lists)):
+            if not folder.is_dir():
+                raise UserError(f"{option}: {folder} is not a folder; check the path")
+        out = Path(given.out or given.root)
+        annotations = read(root, lists)
+        report = write_splits(root, out, annotations)
+    except UserError as error:
+        print(f"prepare: {error}", file=sys.stderr)
+        return 2
+    report.notes = compare(facts, annotations, report)
+    print("\n".join(report.lines()))
+    use = f"--data.manifest {out / next(iter(report.splits))}.csv"
+    print(f"written to {out}; train with: --data.root {root} {use}")
+    return 0
+
+
+@dataclass(frozen=True)
+class Annotations:
+    """What the official files say.
+
+    ``splits``: entries by split, the training split first. ``classes``: names in the order of their
+    numbers. ``key`` turns a file's path, relative to the root, into the key of its entry. With
+    ``folds`` the splits are named SPLIT-FOLD, and a sample may be in one split of each fold.
+    ``unused``: keys of files that the annotations leave out on purpose.
+    """
+
+    splits: Mapping[str, Sequence[Entry]]
+    classes: Sequence[str]
+    key: Callable[[str], str]
+    kind: str = "video"
+    folds: bool = False
+    unused: frozenset[str] = frozenset()
+
+
+def by_stem(path: str) -> str:
+    """The file's name without folders and suffix: how most data sets name their samples."""
+    return os.path.splitext(os.path.basename(path))[0]
+
+
+def write_splits(root: Path, out: Path, said: Annotations) -> Report:
+    """SPLIT.csv for each split, classes.txt and report.json in the folder ``out``.
+
+    Manifests hold the samples that are on disk, with paths relative to ``root`` and class numbers.
+    Raises UserError where no annotated sample is on disk, or a class is unknown.
+    """
+    files, same_key = _find_files(root, said)
+    report = Report({}, [], same_key)
+    number = {name: str(i) for i, name in enumerate(said.classes)}
+    used: dict[str, set[str]] = defaultdict(set)  # by fold
+    rows = {}
+    for name, entries in said.splits.items():
+        unknown = {entry.label for entry in entries} - number.keys() - {None}
+        if unknown:
+            raise UserError(
+                f"{name}: class {sorted(unknown)[0]!r} is not among the {len(number)} classes"
+            )
+        fold = name.rpartition("-")[2] if said.folds else ""
+        found, report.splits[name] = _match(entries, files, used[fold])
+        used[fold].update(entry.key for entry in entries)
+        rows[name] = [(files[entry.key], number.get(entry.label)) for entry in found]
+    if not any(rows.values()):
+        wanted = next(entry.key for entries in said.splits.values() for entry in entries)
+        raise UserError(
+            f"--root: none of the annotated samples is under {root} ({len(files)} files there; the "
+            f"first one looked for is {wanted!r})"
+        )
+    known = said.unused.union(*used.values())
+    report.extra = [path for key, path in files.items() if key not in known]
+    out.mkdir(parents=True, exist_ok=True)
+    for name, found in rows.items():
+        _write_manifest(out / f"{name}.csv", found)
+    _write(out / "classes.txt", "".join(f"{name}\n" for name in said.classes))
+    whole = {"splits": {name: vars(split) for name, split in report.splits.items()}}
+    whole |= {"extra": report.extra, "same_key": report.same_key}
+    _write(out / "report.json", json.dumps(whole, indent=1) + "\n")
+    return report
+
+
+def compare(folder: Path, said: Annotations, report: Report) -> list[str]:
+    """Where the annotations are not those of the published data set that dataset.yaml describes."""
+    facts = yaml.safe_load((folder / "dataset.yaml").read_text(encoding="utf-8"))
+    notes = []
+    count, names = facts["classes"]["count"], facts["classes"].get("names")
+    if len(said.classes) != count:
+        notes.append(f"{len(said.classes)} classes; the published data set has {count}")
+    elif names and list(said.classes) != names:
+        at = next(i for i in range(count) if said.classes[i] != names[i])
+        notes.append(
+            f"class {at} is {said.classes[at]!r}, in dataset.yaml {names[at]!r}; the manifests "
+            "follow the annotation files"
+        )
+    for name, split in report.splits.items():
+        samples = facts["splits"].get(name, {}).get("samples")
+        if samples and samples != split.annotated:
+            notes.append(
+                f"{name}: {split.annotated} annotated samples; the published split has {samples}"
+            )
+    return notes
+
+
+def _find_files(root: Path, said: Annotations) -> tuple[dict[str, str], list[str]]:
+    """Files by key, and those whose key an earlier file has. One walk: no stat for each sample."""
+    files: dict[str, str] = {}
+    again = []
+    for path in walk(root):
+        wanted = os.path.splitext(path)[1].lower() in SUFFIXES[said.kind]
+        if wanted and files.setdefault(said.key(path), path) != path:
+            again.append(path)
+    return files, again
+
+
+def _match(
+    entries: Iterable[Entry], files: Mapping[str, str], used: set[str]
+) -> tuple[list[Entry], Split]:
+    said, found = Split(), []
+    labels: dict[str, set] = defaultdict(set)
+    for entry in entries:
+        said.annotated += 1
+        before = labels[entry.key]
+        if before:
+            (said.repeated if entry.label in before else said.contradicted).append(entry.key)
+        elif entry.key in files:
+            found.append(entry)
+        else:
+            said.missing.append(entry.key)
+        if not before and entry.key in used:
+            said.in_other_splits.append(entry.key)
+        before.add(entry.label)
+    said.found = len(found)
+    return found, said
+
+
+def _write_manifest(file: Path, rows: list[tuple[str, str | None]]) -> None:
+    labelled = all(label is not None for _, label in rows)
+    partial = file.with_name(f".{file.name}.partial")
+    with partial.open("w", newline="", encoding="utf-8", errors="surrogateescape") as text:
+        table = csv.writer(text, lineterminator="\n")
+        table.writerow(("path", "label") if labelled else ("path",))
+        table.writerows(rows if labelled else [row[:1] for row in rows])
+    partial.replace(file)
+
+
+def _write(file: Path, text: str) -> None:
+    partial = file.with_name(f".{file.name}.partial")
+    partial.write_text(text, encoding="utf-8", errors="surrogateescape")
+    partial.replace(file)
+
+
+def _examples(what: str, keys: Sequence[str]) -> str:
+    more = ", …" if len(keys) > SHOWN else ""
+    return f"{len(keys)} {what}: {', '.join(keys[:SHOWN])}{more}"
