@@ -25,8 +25,8 @@ def explore(run: str, port: int = 0) -> None:
         port: where to serve; 0 for any free one.
     """
     server = ReportServer(run, port)
-    print(f"http://{LOOPBACK}:{server.server_port}/ shows {run}; Ctrl-C ends it", flush=True)
     try:
+        print(f"http://{LOOPBACK}:{server.server_port}/ shows {run}; Ctrl-C ends it", flush=True)
         server.serve_forever(poll_interval=0.2)
     except KeyboardInterrupt:
         print("ended", flush=True)

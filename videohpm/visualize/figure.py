@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 
 from matplotlib.cm import ScalarMappable
@@ -35,21 +36,24 @@ def figure(
     shown = [step * seen.grid.tubelet for step in spaced(seen.grid.t, columns)]
     names = rows_of(seen, rows)
     shape = seen.grid.height / seen.grid.width
-    page = Figure(figsize=(1.5 * len(shown) + 2.5, 1.5 * shape * len(names) + 0.8))
+    page = Figure(figsize=(1.5 * len(shown) + 2.2, 1.5 * shape * len(names) + 0.8))
     page.set_layout_engine("constrained")
-    axes = page.subplots(len(names), len(shown), squeeze=False)
-    for line, name in zip(axes, names, strict=True):
+    widths = [0.9, *[1] * len(shown), 0.08]  # words, frames, colour bar
+    axes = page.subplots(len(names), len(widths), squeeze=False, width_ratios=widths)
+    for (words, *line, bar), name in zip(axes, names, strict=True):
         for ax, picture in zip(line, row_frames(seen, name, shown)[clip], strict=True):
             ax.imshow(picture, interpolation="nearest")
             ax.set(xticks=[], yticks=[])
-        line[0].set_ylabel(
-            ROWS[name].replace(", ", ",\n"), rotation=0, ha="right", va="center", fontsize=8
-        )
-        if name in ("loss", "scores", "hardness"):
-            span = loss_range(seen) if name == "loss" else (0, 1)
-            bar = ScalarMappable(Normalize(*span), COLOURS)
-            page.colorbar(bar, ax=list(line), label="loss" if name == "loss" else "rank")
-    for ax, frame in zip(axes[0], shown, strict=True):
+        words.axis("off")
+        words.text(1, 0.5, textwrap.fill(ROWS[name], 16), ha="right", va="center", fontsize=8)
+        if name not in ("loss", "scores", "hardness"):
+            bar.axis("off")
+            continue
+        span = loss_range(seen) if name == "loss" else (0, 1)
+        page.colorbar(ScalarMappable(Normalize(*span), COLOURS), cax=bar)
+        bar.set_ylabel("loss" if name == "loss" else "rank", fontsize=8)
+        bar.tick_params(labelsize=7)
+    for ax, frame in zip(axes[0, 1:-1], shown, strict=True):
         ax.set_title(f"frame {frame + 1}", fontsize=8)
     page.supxlabel(footnote(seen), fontsize=8)
     return page

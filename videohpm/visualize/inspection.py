@@ -13,8 +13,8 @@ from videohpm.grid import Mask, TokenGrid
 from videohpm.hpm import LossTeacher
 from videohpm.models import MaskedAutoencoder
 
-GREY = 0.5
-"""What stands where there is nothing to show, in [0, 1]."""
+HIDDEN, UNSAID = 0.5, 1.0
+"""Grey for what the encoder does not see, white where the decoder says nothing; in [0, 1]."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Inspection:
     masked: np.ndarray
     """(k, T, H, W, 3) uint8: what is visible; the rest is grey."""
     pure: np.ndarray
-    """(k, T, H, W, 3) uint8: the decoder's output; grey where it says nothing (visible tokens)."""
+    """(k, T, H, W, 3) uint8: the decoder's output; white where it says nothing (visible tokens)."""
     pasted: np.ndarray
     """(k, T, H, W, 3) uint8: the same with the visible tokens pasted in."""
     mask: np.ndarray
@@ -89,7 +89,7 @@ def inspect(
     return Inspection(
         grid=grid,
         input=_uint8(truth),
-        masked=_uint8(truth.where(~hidden_pixels, truth.new_tensor(GREY))),
+        masked=_uint8(truth.where(~hidden_pixels, truth.new_tensor(HIDDEN))),
         pure=_uint8(pure),
         pasted=_uint8(pure.where(hidden_pixels, truth)),
         mask=hidden.cpu().numpy(),
@@ -150,8 +150,8 @@ def _spread(values: Tensor, grid: TokenGrid) -> Tensor:
 
 
 def _unpatchify(pixels: Tensor, mask: Mask, grid: TokenGrid) -> Tensor:
-    """(B, M, P) of masked tokens → (B, 3, T, H, W), grey at the others."""
-    every = pixels.new_full((len(pixels), grid.tokens, grid.values), GREY)
+    """(B, M, P) of masked tokens → (B, 3, T, H, W), white at the others."""
+    every = pixels.new_full((len(pixels), grid.tokens, grid.values), UNSAID)
     index = mask.masked[:, :, None].expand(-1, -1, grid.values)
     return grid.unpatchify(every.scatter(1, index, pixels))
 

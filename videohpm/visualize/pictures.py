@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
@@ -45,22 +45,14 @@ class Block:
     title: str = ""
 
 
-def training_picture(
-    seen: Inspection, *, clips: int = 2, cell: int = CELL, columns: int = 8
-) -> np.ndarray:
-    """The sheet drawn during training, of the first clips: (H', W', 3) uint8, see :func:`sheet`."""
-    return sheet(first(seen, clips), TRAINING_ROWS, cell=cell, columns=columns)
+def training_picture(seen: Inspection, *, cell: int = CELL, columns: int = 8) -> np.ndarray:
+    """The sheet drawn during training: (H', W', 3) uint8, see :func:`sheet`."""
+    return sheet(seen, TRAINING_ROWS, cell=cell, columns=columns)
 
 
-def training_film(seen: Inspection, *, clips: int = 2, cell: int = CELL) -> np.ndarray:
-    """The film of loss maps of the first clips: (T, H', W', 3) uint8, see :func:`film`."""
-    return film(first(seen, clips), LOSS_ROWS, cell=cell)
-
-
-def first(seen: Inspection, clips: int) -> Inspection:
-    """The first so many clips of an inspection."""
-    arrays = {name: value for name, value in vars(seen).items() if isinstance(value, np.ndarray)}
-    return replace(seen, **{name: value[:clips] for name, value in arrays.items()})
+def training_film(seen: Inspection, *, cell: int = CELL) -> np.ndarray:
+    """The film of loss maps made during training: (T, H', W', 3) uint8, see :func:`film`."""
+    return film(seen, LOSS_ROWS, cell=cell)
 
 
 def rows_of(seen: Inspection, wanted: Sequence[str] = tuple(ROWS)) -> list[str]:
