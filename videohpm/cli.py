@@ -1,7 +1,8 @@
 """The command line: ``videohpm COMMAND …``, the only place that parses arguments.
 
-A command is a function; its parameters and their documentation are the command's options. What is
-particular to a command lives beside what it does, not here.
+A command is a function; its parameters and their documentation are the command's options. It
+returns an exit code, or something to print, or nothing. What is particular to a command lives
+beside what it does, not here.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import sys
 from argparse import ArgumentError
 from collections.abc import Callable
 from dataclasses import is_dataclass
+from pathlib import Path
 from typing import get_origin, get_type_hints
 
 from jsonargparse import ActionConfigFile, ArgumentParser, set_parsing_settings
@@ -97,8 +99,10 @@ def _run(name: str, arguments: list[str]) -> int:
         raise UserError(_explain(error, parser, arguments)) from None
     except ValueError as error:  # what a config's own checks say
         raise UserError(str(error)) from None
-    code = function(*call) if config else function(**values)
-    return code if isinstance(code, int) else 0
+    said = function(*call) if config else function(**values)
+    if said is not None and not isinstance(said, (int, Path)):
+        print(said)
+    return said if isinstance(said, int) else 0
 
 
 def _config_of(function: Callable) -> type | None:
@@ -114,7 +118,7 @@ def _positional_lists(function: Callable) -> list[str]:
     return [
         name
         for name, parameter in inspect.signature(function).parameters.items()
-        if parameter.default is parameter.empty and get_origin(hints[name]) is list
+        if parameter.default is parameter.empty and get_origin(hints.get(name)) is list
     ]
 
 

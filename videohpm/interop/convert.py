@@ -78,7 +78,8 @@ def convert(
         out: a folder to make; a failure leaves nothing behind.
         to: videohpm, videomae, huggingface, timm or mae.
         what: ``all``, or ``encoder``: the encoder alone.
-        data, metrics: for the model card: what it was trained on, and how well it does.
+        data: what it was trained on, for the model card.
+        metrics: how well it does, for the model card, for example '{"top1": 70.8}'.
         options: fields of :class:`videohpm.interop.ReadOptions`.
 
     Returns:
