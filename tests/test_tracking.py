@@ -124,7 +124,15 @@ def test_numbers_that_json_lacks_become_null(tmp_path):
     assert rows(tmp_path) == [{"step": 1, "a": None, "b": None, "c": None, "d": 1.5}]
 
 
-@pytest.mark.parametrize("wrong", [{"step": 3}, {"loss": "low"}, {"loss": None}])
+def test_what_is_not_measured_is_null_and_not_shown(tmp_path):
+    out = io.StringIO()
+    with Tracker(tmp_path, total_steps=10, stream=out) as tracker:
+        tracker.log(1, {"teacher": None, "loss": 1.5})
+    assert rows(tmp_path) == [{"step": 1, "teacher": None, "loss": 1.5}]
+    assert "loss 1.5" in out.getvalue() and "teacher" not in out.getvalue()
+
+
+@pytest.mark.parametrize("wrong", [{"step": 3}, {"loss": "low"}, {"loss": [1.0]}])
 def test_what_is_no_metric_is_refused_and_not_written(tmp_path, wrong):
     with (
         Tracker(tmp_path, total_steps=10, console=False) as tracker,
@@ -188,6 +196,18 @@ def test_pictures_come_back_pixel_by_pixel(tmp_path):
         assert np.array_equal(np.asarray(saved), image)
     events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
     assert [event.step for event in events.Images("masks")] == [120]
+
+
+def test_films_are_kept_as_they_are(tmp_path):
+    first, second = (Image.new("RGB", (7, 5), colour) for colour in ("red", "blue"))
+    gif = io.BytesIO()
+    first.save(gif, format="GIF", save_all=True, append_images=[second])
+    with Tracker(tmp_path, total_steps=10, console=False) as tracker:
+        tracker.film(4, "masks", gif.getvalue(), (5, 7))
+    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    (film,) = events.Images("masks")
+    assert (film.step, film.height, film.width) == (4, 5, 7)
+    assert film.encoded_image_string == gif.getvalue()
 
 
 @pytest.mark.parametrize(

@@ -96,7 +96,7 @@ class Pace:
 
     def __init__(self, start: int, total: int, clock: Callable[[], float]):
         self.total, self.clock = total, clock
-        self.marks = deque([(start, clock())], maxlen=20)
+        self.marks = deque([(start, clock())], maxlen=8)
 
     def left(self, step: int) -> float | None:
         """Seconds until the last step; None while nothing is known."""
