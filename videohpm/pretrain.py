@@ -21,7 +21,7 @@ from videohpm.data import (
     make_loader,
     normalise,
 )
-from videohpm.engine import TorchEngine, seed_step
+from videohpm.engine import TorchEngine, make_engine, seed_step
 from videohpm.errors import RunError, UserError
 from videohpm.hpm import LossTeacher
 from videohpm.models import MaskedAutoencoder
@@ -50,14 +50,14 @@ def train_step(
     Returns:
         Scalars, left on the device: reading them waits for it.
     """
-    model, grid = engine.model, config.model.grid()
+    grid = config.model.grid()
     statistics = config.data.mean, config.data.std
     said = []
     for batch in batches:
         clips = normalise(batch.clips.to(engine.device, non_blocking=True), *statistics)
         with engine.autocast():
             mask = choose_mask(teacher, clips, batch.priority, config, hard_share)
-            out = model(clips, mask)
+            out = engine(clips, mask)
         losses = hpm.reconstruction_loss(
             out.pixels, clips, mask, grid, config.model.target, config.data.std
         )
@@ -73,8 +73,8 @@ def train_step(
             said[-1]["rank_correlation"] = hpm.rank_correlation(out.scores, hardness)
         engine.backward(loss)
     norm = engine.step(lr)
-    if teacher is not None:
-        teacher.update(model, momentum)
+    if teacher is not None and engine.moved:
+        teacher.update(engine.model, momentum)
     means = {name: torch.stack([part[name] for part in said]).mean() for name in said[0]}
     return means if norm is None else means | {"gradient_norm": norm}
 
@@ -119,7 +119,7 @@ class Pretraining:
         self.steps = config.run.total_steps(self.steps_per_epoch)
         seed_step(config.run.seed, 0)
         model = MaskedAutoencoder(**config.model_arguments())
-        self.engine = TorchEngine(model, config.engine, config.optim)
+        self.engine = make_engine(model, config.engine, config.optim)
         self.teacher = None
         if config.hpm.enabled:
             steps = config.hpm.teacher_steps or None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from videohpm.models.mae import MaskedAutoencoder
@@ -60,9 +61,30 @@ class LossTeacher(nn.Module):
         """‖θ_student − θ_teacher‖ / ‖θ_student‖ over what both have."""
         mine, theirs = self._pairs(student)
         apart = torch._foreach_norm(torch._foreach_sub(theirs, mine))
-        return torch.stack(apart).norm() / torch.stack(torch._foreach_norm(theirs)).norm()
+        norms = torch.stack([torch.stack(apart), torch.stack(torch._foreach_norm(theirs))]).norm(
+            dim=1
+        )
+        if hasattr(self.model.mask_token, "ds_tensor"):  # these were shards: all must ask
+            squares = norms.square()
+            dist.all_reduce(squares)
+            norms = squares.sqrt()
+        return norms[0] / norms[1]
 
     def _pairs(self, student: nn.Module) -> tuple[list[Tensor], list[Tensor]]:
         theirs = dict(student.named_parameters())
         mine = dict(self.model.named_parameters())
-        return list(mine.values()), [theirs[name].float() for name in mine]
+        held = [shard_of(parameter)[1] for parameter in mine.values()]
+        return held, [shard_of(theirs[name])[1].float() for name in mine]
+
+
+def shard_of(parameter: Tensor) -> tuple[int, Tensor]:
+    """What this process holds of a parameter, in place, and where in the flat whole it begins.
+
+    All of it; under DeepSpeed's ZeRO-3, which divides every parameter evenly over the ranks, a
+    piece (1-D, without what was added to make the pieces equal).
+    """
+    shard = getattr(parameter, "ds_tensor", None)
+    if shard is None:
+        return 0, parameter
+    start = dist.get_rank() * shard.numel()
+    return start, shard[: max(0, min(shard.numel(), parameter.ds_numel - start))]

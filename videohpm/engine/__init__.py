@@ -1,0 +1,70 @@
+"""How a step is carried out: device, precision, accumulation, the optimiser, the processes.
+
+============== ==============================================================================
+config         :class:`EngineConfig`
+plain          one process, plain torch
+zero           several, or ZeRO in one: DeepSpeed, imported nowhere else and only when needed
+settings       DeepSpeed's settings, from ours and a user's file
+ranks          how the processes of a run meet, agree, fail and stop together
+============== ==============================================================================
+"""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import torch
+from torch import nn
+
+from videohpm.engine import ranks
+from videohpm.engine.config import EngineConfig
+from videohpm.engine.plain import MOMENTS, TorchEngine
+from videohpm.errors import UserError
+from videohpm.optim import OptimConfig
+
+__all__ = ["MOMENTS", "EngineConfig", "TorchEngine", "make_engine", "ranks", "seed_step", "start"]
+
+
+def start(config: EngineConfig, batch: int) -> None:
+    """Meet the other processes of the run, where there are any; first thing in every run.
+
+    Args:
+        batch: clips of one optimiser step over all of them.
+
+    Raises UserError where the batch cannot be divided among them.
+    """
+    if config.uses_deepspeed:
+        ranks.join(config.torch_device(), config.timeout)
+    parts = ranks.world() * config.accumulation
+    if batch % parts:
+        raise UserError(
+            f"optim.batch: {batch} clips cannot be divided equally among {ranks.world()} processes "
+            f"times engine.accumulation = {config.accumulation}; give a multiple of {parts}"
+        )
+
+
+def make_engine(model: nn.Module, config: EngineConfig, optim: OptimConfig) -> TorchEngine:
+    """The engine that ``config`` and the number of processes call for.
+
+    Args:
+        model: with the weights to start from; the engine moves it to its device and, under
+            ZeRO-3, divides it.
+    """
+    if not config.uses_deepspeed:
+        return TorchEngine(model, config, optim)
+    from videohpm.engine.zero import ZeroEngine
+
+    return ZeroEngine(model, config, optim)
+
+
+def seed_step(seed: int, step: int, rank: int = 0) -> None:
+    """Derive every global random state from (seed, step, rank), so that none has to be saved.
+
+    Sample order, crops and masks do not use it (they depend on seed, epoch and sample alone):
+    what does is drop-path and the initial weights.
+    """
+    value = int(np.random.SeedSequence([seed, step, rank]).generate_state(1)[0])
+    random.seed(value)
+    np.random.seed(value)
+    torch.manual_seed(value)

@@ -1,0 +1,115 @@
+"""One process, plain torch; and what its engine has in common with DeepSpeed's."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from videohpm.engine import ranks
+from videohpm.engine.config import EngineConfig
+from videohpm.optim import OptimConfig, adamw, parameter_groups, set_lr
+
+MOMENTS = ("exp_avg", "exp_avg_sq")
+"""AdamW's two moving averages, by torch's names."""
+
+
+class TorchEngine:
+    """Autocast, accumulation, clipping and fused AdamW in one process.
+
+    Calling the engine calls the model. :meth:`backward` is called once a micro-batch and divides by
+    the accumulation steps itself; :meth:`step` once they are all through.
+
+    Attributes:
+        model: the module itself, for its names, grid and mode.
+        moved: whether the last step moved the weights.
+        skipped: how many did not.
+    """
+
+    def __init__(self, model: nn.Module, config: EngineConfig, optim: OptimConfig):
+        self.config = config
+        self.rank, self.world = ranks.rank(), ranks.world()
+        self.device = config.torch_device()
+        self.precision = config.resolved_precision(self.device)
+        self.model = model.to(self.device).train()
+        self.moved, self.skipped = True, 0
+        groups = parameter_groups(model, optim.weight_decay, optim.layer_decay)
+        self.optimizer = adamw(groups, optim)
+        self._prepare(optim)
+
+    def _prepare(self, optim: OptimConfig) -> None:
+        """What else is to be done with model and optimiser; for engines built on this one."""
+
+    def __call__(self, *inputs: Any) -> Any:
+        """What the model says, recorded for :meth:`backward`."""
+        return self.model(*inputs)
+
+    def adopt(self, follower: nn.Module) -> None:
+        """Put what follows the model's weights (a teacher, an average) where they are.
+
+        That is this engine's device; under ZeRO-3 it is divided as the model is.
+        """
+        follower.to(self.device)
+
+    def autocast(self) -> AbstractContextManager:
+        """bf16 matrix products where the precision says so."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
+
+    def backward(self, loss: Tensor) -> None:
+        """Add the gradient of one micro-batch's share of the loss."""
+        (loss / self.config.accumulation).backward()
+
+    def step(self, lr: float) -> Tensor | None:
+        """Move the weights; returns the gradient's norm (before clipping) where it is clipped.
+
+        Plain torch skips no step: after a gradient that is not finite the next loss is not either,
+        and the loop stops there.
+        """
+        norm = None
+        if self.config.clip:
+            norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip)
+        set_lr(self.optimizer, lr)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        return norm
+
+    def state_dict(self) -> dict:
+        """What a resumed run needs beyond the weights."""
+        return self.optimizer.state_dict()
+
+    def load_state_dict(self, state: dict) -> None:
+        """Go on from :meth:`state_dict`."""
+        self.optimizer.load_state_dict(state)
+
+    # For checkpoints: the same names and whole tensors whatever the engine.
+
+    def whole(self, parameter: Tensor) -> Tensor:
+        """All of a parameter, of the student or the teacher, on the CPU. Every rank must ask."""
+        return parameter.detach().cpu()
+
+    def moment(self, parameter: Tensor, name: str) -> Tensor:
+        """All of one of a parameter's :data:`MOMENTS`, on the CPU. Every rank must ask."""
+        state = self.optimizer.state.get(parameter)
+        return state[name].cpu() if state else torch.zeros(parameter.shape)
+
+    def updates(self) -> int:
+        """How often AdamW has moved the weights, which its bias correction depends on."""
+        return max((int(state["step"]) for state in self.optimizer.state.values()), default=0)
+
+    def begin_at(self, updates: int) -> None:
+        """Make AdamW's state for a run that has ``updates`` behind it; moments follow."""
+        for group in self.optimizer.param_groups:
+            for parameter in group["params"]:
+                self.optimizer.state[parameter] = adamw_state(parameter, updates)
+
+    def set_moment(self, parameter: Tensor, name: str, value: Tensor) -> None:
+        """Give a parameter back its moment; ``value`` is all of it."""
+        self.optimizer.state[parameter][name].copy_(value)
+
+
+def adamw_state(parameter: Tensor, updates: int) -> dict[str, Tensor]:
+    """What AdamW keeps of a parameter, its moments still zero."""
+    count = torch.tensor(float(updates), dtype=torch.float32, device=parameter.device)
+    return {"step": count} | {name: torch.zeros_like(parameter.detach()) for name in MOMENTS}

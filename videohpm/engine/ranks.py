@@ -1,0 +1,203 @@
+"""The processes of a run: how they find each other, agree, fail together and stop together.
+
+torchrun, the ``deepspeed`` launcher or Slurm start them and say in the environment (``RANK``,
+``WORLD_SIZE``, ``LOCAL_RANK``, ``MASTER_ADDR``, ``MASTER_PORT``) who each of them is. Everything
+here also works, and costs nothing, in a single process that nobody launched.
+
+What ranks tell each other here goes over a gloo group of its own, on the CPU: it neither waits for
+a GPU nor mixes with the gradients' collectives.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Mapping
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from videohpm.errors import RunError, UserError
+
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+
+
+class _Group:
+    """What :func:`join` leaves behind for the functions below."""
+
+    store: dist.Store | None = None
+    """Where ranks leave short texts for each other; outlives a dead rank under torchrun."""
+    words: dist.ProcessGroup | None = None
+    """The gloo group for flags and metrics."""
+    timeout: float = 0.0
+
+
+def launched() -> int:
+    """How many processes the launcher started; 1 without one."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def local_rank() -> int:
+    """The number of this process on its machine."""
+    return int(os.environ.get("LOCAL_RANK", "0"))
+
+
+def rank() -> int:
+    """The number of this process, from 0."""
+    return dist.get_rank() if dist.is_initialized() else int(os.environ.get("RANK", "0"))
+
+
+def world() -> int:
+    """The number of processes that have joined."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def join(device: torch.device, timeout: float) -> None:
+    """Meet the other processes; collective calls wait ``timeout`` seconds at most.
+
+    Joining again, in the same process, changes nothing. Raises UserError where the environment
+    names other processes and they cannot be reached.
+    """
+    if dist.is_initialized():
+        return
+    patience = timedelta(seconds=timeout)
+    backend = "nccl" if device.type == "cuda" else "gloo"
+    try:
+        if launched() > 1:
+            store, number, total = next(dist.rendezvous("env://", timeout=patience))
+        else:
+            store, number, total = dist.HashStore(), 0, 1
+        store.set_timeout(patience)
+        if device.type == "cuda":
+            torch.cuda.set_device(device)
+        _Group.store = dist.PrefixStore("videohpm", store)
+        _Group.timeout = timeout
+        dist.init_process_group(
+            backend, store=store, rank=number, world_size=total, timeout=patience
+        )
+        _Group.words = dist.new_group(backend="gloo", timeout=patience)
+    except (ValueError, RuntimeError) as error:
+        raise UserError(
+            f"RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT: the other processes cannot be reached "
+            f"({' '.join(str(error).split())[:200]}); see the README on starting several"
+        ) from error
+
+
+def leave() -> None:
+    """Part from the other processes at the end of a run."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+    _Group.store = _Group.words = None
+
+
+def anyone(flag: bool) -> bool:
+    """Whether ``flag`` is true on any rank. Every rank must ask."""
+    if world() == 1:
+        return flag
+    word = torch.tensor(int(flag))
+    dist.all_reduce(word, dist.ReduceOp.MAX, _Group.words)
+    return bool(word)
+
+
+def agree(error: Exception | None) -> None:
+    """Raise on every rank where one has failed: its own error there, the same words elsewhere.
+
+    Every rank must call it, with None where all is well.
+    """
+    if world() > 1 and error is not None:
+        kind = "user" if isinstance(error, UserError) else "run"
+        _Group.store.set("failure", f"{kind} {error}")
+    if not anyone(error is not None):
+        return
+    if error is not None:
+        raise error
+    kind, _, text = _Group.store.get("failure").decode().partition(" ")
+    raise UserError(text) if kind == "user" else RunError(text)
+
+
+def same(name: str, value: int) -> None:
+    """UserError where ranks have different values of what must be one, such as the first step."""
+    if world() == 1:
+        return
+    values = [torch.zeros((), dtype=torch.int64) for _ in range(world())]
+    dist.all_gather(values, torch.tensor(value), _Group.words)
+    if len({int(v) for v in values}) > 1:
+        raise UserError(
+            f"{name}: {', '.join(str(int(v)) for v in values)} on ranks 0 to {world() - 1}; all "
+            "machines must see the same run.dir and data.root"
+        )
+
+
+def means(metrics: Mapping[str, Tensor]) -> dict[str, float]:
+    """The means of scalars over the ranks, which waits for the device. Every rank must ask."""
+    if not metrics:
+        return {}
+    row = torch.stack([value.detach().double() for value in metrics.values()]).cpu()
+    if world() > 1:
+        dist.all_reduce(row, group=_Group.words)
+    return dict(zip(metrics, (row / world()).tolist(), strict=True))
+
+
+def first_to_speak() -> bool:
+    """Whether this process should say why the run ends: true once over all ranks.
+
+    Before they have met, the first process of each machine speaks.
+    """
+    if _Group.store is None:
+        return local_rank() == 0
+    try:
+        return _Group.store.add("spoken", 1) == 1
+    except Exception:  # the process that kept the store is gone: better twice than never
+        return True
+
+
+def lost(error: Exception) -> RunError | None:
+    """The words for an error that means another process is dead or stuck; None for others."""
+    text = str(error)
+    marks = ("gloo", "NCCL", "Connection reset", "Connection closed", "Broken pipe", "recvValue")
+    told = isinstance(error, dist.DistError) or any(mark in text for mark in marks)
+    if world() == 1 or not (isinstance(error, RuntimeError) and told):
+        return None
+    return RunError(
+        f"another of the {world()} processes of this run died, or did not answer for "
+        f"engine.timeout = {_Group.timeout:g} seconds (rank {rank()} noticed first); all end, "
+        "checkpoints are kept, and the same command goes on from the newest"
+    )
+
+
+class StopRequest:
+    """SIGTERM and SIGUSR1, noted while a ``with`` statement lasts and agreed on by all ranks."""
+
+    def __enter__(self) -> StopRequest:
+        self.noted: str | None = None
+        self.sent: tuple[dist.Work, Tensor] | None = None
+        self.before = {}
+        if threading.current_thread() is threading.main_thread():
+            self.before = {number: signal.signal(number, self._note) for number in STOP_SIGNALS}
+        return self
+
+    def __exit__(self, *_) -> None:
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, _frame) -> None:
+        self.noted = signal.Signals(number).name
+
+    def agreed(self) -> bool:
+        """Whether all stop now. Every rank must ask after every step.
+
+        With several ranks the answer is that to the question before: it has arrived by now, so
+        that nobody waits for it.
+        """
+        if world() == 1:
+            return self.noted is not None
+        word = torch.tensor(int(self.noted is not None))
+        work = dist.all_reduce(word, dist.ReduceOp.MAX, _Group.words, async_op=True)
+        self.sent, before = (work, word), self.sent
+        if before is None:
+            return False
+        before[0].wait()
+        return bool(before[1])

@@ -1,0 +1,154 @@
+"""Several processes, or ZeRO in one: DeepSpeed behind the same engine."""
+
+from __future__ import annotations
+
+import logging
+import os
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from videohpm.engine.plain import TorchEngine, adamw_state
+from videohpm.engine.settings import deepspeed_settings, for_follower
+from videohpm.errors import UserError
+from videohpm.hpm import LossTeacher
+from videohpm.hpm.teacher import shard_of
+from videohpm.optim import OptimConfig, set_lr
+
+
+class ZeroEngine(TorchEngine):
+    """DeepSpeed with ZeRO 0 to 3.
+
+    Weights are fp32 at every stage and bf16 is autocast's, as in one process: the fp32 weights are
+    the master weights, the teacher follows them without rounding, and normalisation layers keep
+    all their digits. DeepSpeed exchanges the linear layers' weights and gradients in bf16 then.
+    """
+
+    def _prepare(self, optim: OptimConfig) -> None:
+        self.package, self.followers = _deepspeed(self.device), []
+        self.settings = deepspeed_settings(self.config, optim, self.world, self.precision)
+        self.stage = self.settings["zero_optimization"]["stage"]
+        parameters = list(self.model.parameters())
+        self.deepspeed, *_ = self.package.initialize(
+            model=self.model, optimizer=self.optimizer, config=self.settings
+        )
+        if self.stage == 3:
+            _empty_padding(parameters)
+
+    def __call__(self, *inputs: Any) -> Any:
+        return self.deepspeed(*inputs)
+
+    def adopt(self, follower: nn.Module) -> None:
+        """Under stage 3 what follows the model becomes a ZeRO-3 module without an optimiser.
+
+        It is divided as the model is, so that its update needs no communication: each rank moves
+        its own shards. None of it is kept whole for speed (persistence threshold 0), because such
+        copies would have to be gathered anew after each update.
+        """
+        if self.stage != 3:
+            return super().adopt(follower)
+        if isinstance(follower, LossTeacher):
+            # Its forward pass reads this parameter itself, outside the owner's.
+            token = follower.model.mask_token
+            self.package.zero.register_external_parameter(follower, token)
+        settings = for_follower(self.settings)
+        self.followers.append(self.package.initialize(model=follower, config=settings)[0])
+        _empty_padding(list(follower.parameters()))
+
+    def backward(self, loss: Tensor) -> None:
+        """Add the gradient of one micro-batch's share of the loss; DeepSpeed divides."""
+        self.deepspeed.backward(loss)
+        if not self.deepspeed.is_gradient_accumulation_boundary():
+            self.deepspeed.step()  # counts the micro-batch: the weights move after the last one
+
+    def step(self, lr: float) -> Tensor | None:
+        """Move the weights; DeepSpeed skips a step whose gradient is not finite (ZeRO 1 to 3)."""
+        set_lr(self.optimizer, lr)
+        norm, before = None, self.deepspeed.skipped_steps
+        if self.config.clip and self.stage == 0:  # which does not tell its norm
+            grads = [p.grad for p in self.model.parameters() if p.grad is not None]
+            norm = nn.utils.get_total_norm(grads)
+        self.deepspeed.step()
+        self.moved = self.deepspeed.skipped_steps == before
+        self.skipped += not self.moved
+        if self.config.clip and self.stage > 0:
+            norm = torch.as_tensor(self.deepspeed.get_global_grad_norm(), device=self.device)
+        return norm
+
+    def whole(self, parameter: Tensor) -> Tensor:
+        if not hasattr(parameter, "ds_tensor"):
+            return super().whole(parameter)
+        return self._join(*shard_of(parameter), parameter.ds_shape)
+
+    def moment(self, parameter: Tensor, name: str) -> Tensor:
+        if self.stage == 0:
+            return super().moment(parameter, name)
+        shape = getattr(parameter, "ds_shape", parameter.shape)
+        return self._join(*self._piece(parameter, name), shape)
+
+    def begin_at(self, updates: int) -> None:
+        if self.stage == 0:
+            return super().begin_at(updates)
+        zero = self.deepspeed.optimizer
+        names = "single_partition_of_fp32_groups", "fp32_partitioned_groups_flat"
+        for flat in getattr(zero, names[self.stage == 3]):
+            self.optimizer.state[flat] = adamw_state(flat, updates)
+
+    def set_moment(self, parameter: Tensor, name: str, value: Tensor) -> None:
+        if self.stage == 0:
+            return super().set_moment(parameter, name, value)
+        start, piece = self._piece(parameter, name)
+        piece.copy_(value.flatten()[start : start + piece.numel()])
+
+    def _piece(self, parameter: Tensor, name: str) -> tuple[int, Tensor]:
+        """What this rank keeps of a moment, in place, and where in the flat parameter it begins."""
+        zero = self.deepspeed.optimizer
+        if self.stage == 3:
+            start, shard = shard_of(parameter)
+            group, offset, _ = zero.grad_position[zero.get_param_id(parameter)]
+            flat = self.optimizer.state[zero.fp32_partitioned_groups_flat[group]][name]
+            return start, flat[offset : offset + shard.numel()]
+        place = parameter._hp_mapping
+        if place is None:  # wholly on other ranks
+            return 0, torch.empty(0)
+        flat = zero.single_partition_of_fp32_groups[place.param_group_index]
+        inside = place.hp_fragment_address
+        moment = self.optimizer.state[flat][name][inside.start : inside.start + inside.numel]
+        return place.lp_fragment_address.start, moment
+
+    def _join(self, start: int, piece: Tensor, shape: torch.Size) -> Tensor:
+        """The whole of what the ranks hold in pieces, on the CPU of every rank.
+
+        The pieces' bits are added as integers to zeros: exact, whatever they mean.
+        """
+        whole = torch.zeros(shape, dtype=torch.float32, device=self.device)
+        whole.view(-1)[start : start + piece.numel()] = piece
+        if self.world > 1:
+            dist.all_reduce(whole.view(torch.int32))
+        return whole.cpu()
+
+
+def _empty_padding(parameters: list[Tensor]) -> None:
+    """DeepSpeed leaves what it adds to make shards equal as it finds it; make it zero."""
+    for parameter in parameters:
+        parameter.ds_tensor[shard_of(parameter)[1].numel() :] = 0
+
+
+def _deepspeed(device: torch.device):
+    """The package, quiet and on the right kind of device. Raises UserError where it is missing."""
+    os.environ.setdefault("DS_ACCELERATOR", device.type)
+    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+    try:
+        import deepspeed
+    except ImportError as error:
+        raise UserError(
+            "engine.zero_stage: several processes, and ZeRO in one, need deepspeed "
+            f"(pip install deepspeed), which cannot be imported: {error}"
+        ) from error
+    deepspeed.utils.logger.setLevel(logging.WARNING)
+    # A shared-memory operator for inference on the CPU: a minute to compile, and training, which
+    # does not use it, should not need a compiler.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    return deepspeed
