@@ -283,10 +283,13 @@ def write_manifests(folder: Path, settings: Settings) -> None:
         for split in SPLITS:
             with open(folder / f"{split}{suffix}.csv", "w", newline="") as file:
                 rows = csv.writer(file, lineterminator="\n")
-                rows.writerow(("path", "label", "frames"))
+                told = 1 if settings.images else 2
+                rows.writerow(("path", "label", "frames", *("shape", "motion")[:told]))
                 for index in range(getattr(settings, split)):
-                    label = clip_class(index)[kind]
-                    rows.writerow((settings.path(split, index), label, settings.frames))
+                    classes = clip_class(index)
+                    factors = (SHAPES[classes[1]], MOTIONS[classes[2]])[:told]
+                    path = settings.path(split, index)
+                    rows.writerow((path, classes[kind], settings.frames, *factors))
 
 
 def is_ready(out: Path, settings: Settings, force: bool) -> bool:

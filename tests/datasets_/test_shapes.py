@@ -1,5 +1,6 @@
 """The made data set: true labels, no short cuts to them, the same every time, safe to rerun."""
 
+import csv
 import json
 import subprocess
 import sys
@@ -232,6 +233,10 @@ def test_manifests_name_every_clip_and_its_class(shapes_module, made):
         assert np.array_equal(found.labels, numbers)
         assert all(Path(found[i].path).is_file() and found[i].frames == 16 for i in range(TRAIN))
         assert len(find_samples(None, made / f"validation{suffix}.csv", labels=True)) == 32
+    with open(made / "train.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["shape"] for row in rows] == [shapes_module.SHAPES[shape] for shape in shapes]
+    assert [row["motion"] for row in rows] == [shapes_module.MOTIONS[motion] for motion in motions]
     pairs = product(shapes_module.SHAPES, shapes_module.MOTIONS)
     names = (made / "classes.txt").read_text().splitlines()
     assert names == [f"{shape} {motion}" for shape, motion in pairs]
