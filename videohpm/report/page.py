@@ -15,7 +15,7 @@ CURVES = {
     "rank_correlation": "predicted against true hardness (rank correlation)",
     "hard_share": "share of the mask that the teacher chooses",
     "lr": "learning rate",
-    "clips_per_s": "clips a second",
+    "clips_per_second": "clips a second",
     "data_wait": "share of the time spent waiting for data",
     "momentum": "momentum of the teacher",
     "teacher_distance": "distance of teacher and student",
@@ -73,7 +73,11 @@ def page(runs: list[Run], *, follow: bool = False) -> str:
 
 
 def _name(run: Run, number: int) -> str:
-    return f'<span class="mark s{number % COLOURS}"></span><bdi>{text(run.name)}</bdi>'
+    return f"{_mark(number)}<bdi>{text(run.name)}</bdi>"
+
+
+def _mark(number: int) -> str:
+    return f'<span class="mark s{number % COLOURS}"></span>'
 
 
 def _overview(runs: list[Run]) -> str:
@@ -114,7 +118,7 @@ def _curves(runs: list[Run]) -> str:
         if not series:
             continue
         about = CURVES.get(name, name)
-        last = " · ".join(short(_last(points)) for _, _, points in series)
+        last = " ".join(f"{_mark(number)}{short(_last(points))}" for _, number, points in series)
         cards.append(
             f'<div class="card curve"><h3>{text(about)}</h3>{charts.curve(about, series)}'
             f'<p class="faint">{text(name)}, last: {last}</p></div>'

@@ -52,6 +52,7 @@ bdi, td, th { overflow-wrap: anywhere; }
   padding: 8px 12px 8px 28px; margin: 8px 0; font-size: 13px;
 }
 .mark { display: inline-block; width: 12px; height: 12px; border-radius: 3px; margin-right: 7px; }
+.faint .mark { width: 9px; height: 9px; margin: 0 4px 0 6px; }
 .legend {
   display: flex; flex-wrap: wrap; gap: 4px 18px; margin: 0 0 12px; padding: 0; list-style: none;
 }
