@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from videohpm.augment import AugmentConfig, Erase, RandAugment, augmented, mix, pair_order
+from videohpm.finetune.augment import AugmentConfig, Erase, RandAugment, augmented, mix, pair_order
 from videohpm.data.transforms import CentreCrop
 
 SIZE = 24

@@ -141,6 +141,10 @@ class VideoClassifier(nn.Module):
         """Pooled features of normalised clips (B, 3, T, H, W): (B, D)."""
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
             x = self.encoder(clips)
+        return self.pooled(x)
+
+    def pooled(self, x: Tensor) -> Tensor:
+        """The feature that the head reads, (B, D), of all that the encoder gives: (B, [1+]N, D)."""
         if self.attentive is not None:
             return self.fc_norm(self.attentive(x))
         if self.pool != "mean":

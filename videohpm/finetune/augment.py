@@ -58,8 +58,8 @@ class AugmentConfig:
                 rand_augment_transform(self.rand_augment, {})
             except (AssertionError, ValueError, KeyError, TypeError) as error:
                 raise ValueError(
-                    f"augment.rand_augment: {self.rand_augment!r} is no policy of timm's ({error}); "
-                    "give one like rand-m7-n4-mstd0.5-inc1, or nothing"
+                    f"augment.rand_augment: {self.rand_augment!r} is no policy of timm's "
+                    f"({error}); give one like rand-m7-n4-mstd0.5-inc1, or nothing"
                 ) from None
 
     @property

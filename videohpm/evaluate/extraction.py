@@ -1,0 +1,264 @@
+"""Frozen features of any videos or images: in memory, or as a folder of files that can be resumed.
+
+A folder of features holds ``features.json`` (model, protocol and data they came from), shards
+``features_00000.safetensors`` (or ``.npz``) of so many rows of the manifest each, and
+``index.csv``: a row for each sample with its shard, its place in it, the first and last frame of
+each of its views, or why it could not be read. A shard appears under its name when it is whole.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.numpy import load_file, save_file
+from torch import Tensor
+
+from videohpm.data import Manifest
+from videohpm.errors import UserError
+from videohpm.evaluate.load import Loaded, pool_tokens, token_features
+from videohpm.evaluate.protocol import Protocol
+from videohpm.evaluate.ranks import Ranks
+from videohpm.evaluate.views import Seen, look
+
+KINDS = ("pooled", "tokens", "both")
+FORMATS = ("safetensors", "npz")
+
+
+@dataclass
+class Features:
+    """Features of the samples that could be read, in the order of the manifest."""
+
+    index: np.ndarray
+    """(n,) rows of the manifest."""
+    labels: np.ndarray
+    """(n,) class numbers, -1 for none."""
+    spans: np.ndarray
+    """(n, V, T) int64: the frames of the video that each view was made of."""
+    pooled: np.ndarray | None
+    """(n, V, D)."""
+    tokens: np.ndarray | None
+    """(n, V, N, D), tokens in (t, h, w) order, a class token in front."""
+    errors: dict[int, str]
+    """Why the other rows could not be read."""
+
+
+def extract(
+    loaded: Loaded,
+    manifest: Manifest,
+    protocol: Protocol,
+    *,
+    rows: np.ndarray | None = None,
+    what: str = "pooled",
+    dtype: str = "float32",
+    ranks: Ranks | None = None,
+    device: torch.device | None = None,
+    **options,
+) -> Features:
+    """Features of the rows of a manifest.
+
+    Args:
+        what: pooled, tokens or both.
+        dtype: float32 or float16.
+        ranks: which share of the rows is this process's; None for all.
+        options: batch, workers, seconds, bf16 and progress of :func:`videohpm.evaluate.views.look`.
+    """
+    if what not in KINDS:
+        raise UserError(f"what: {what!r} is not one of {', '.join(KINDS)}")
+    if dtype not in ("float32", "float16"):
+        raise UserError(f"dtype: {dtype!r} is neither float32 nor float16")
+    device = device or torch.device("cpu")
+    model = loaded.model.to(device).eval()
+    rows = np.arange(len(manifest)) if rows is None else rows
+
+    def both(clips: Tensor) -> Tensor:
+        """The pooled feature as one more token, in front: (B, 1 + [1+]N, D); or it alone."""
+        tokens = token_features(model, clips)
+        pooled = pool_tokens(model, tokens)[:, None]
+        return pooled if what == "pooled" else torch.cat([pooled, tokens], 1)
+
+    seen = look(both, manifest, rows, protocol, ranks=ranks or Ranks(), device=device, **options)
+    return _collect(seen, manifest, what, dtype)
+
+
+def _collect(seen: Iterator[Seen], manifest: Manifest, what: str, dtype: str) -> Features:
+    index, spans, pooled, tokens, errors = [], [], [], [], {}
+    for one in seen:
+        if one.output is None:
+            errors[one.index] = one.error
+            continue
+        index.append(one.index)
+        spans.append(one.spans)
+        output = one.output.numpy().astype(dtype)
+        pooled.append(output[:, 0])
+        tokens.append(output[:, 1:])
+    rows = np.array(index, dtype=np.int64)
+    return Features(
+        index=rows,
+        labels=manifest.labels[rows].astype(np.int64),
+        spans=np.array(spans, dtype=np.int64),
+        pooled=np.array(pooled) if what != "tokens" else None,
+        tokens=np.array(tokens) if what != "pooled" else None,
+        errors=errors,
+    )
+
+
+def write_features(
+    out: Path,
+    loaded: Loaded,
+    manifest: Manifest,
+    protocol: Protocol,
+    *,
+    about: dict,
+    format: str = "safetensors",
+    shard: int = 512,
+    ranks: Ranks | None = None,
+    **options,
+) -> dict[int, str]:
+    """Fill the folder ``out``; shards that are there already are left alone.
+
+    Args:
+        about: what else features.json says of where the features come from: a folder made with
+            anything else is refused, never mixed.
+        shard: rows of the manifest in one file; each rank makes every world-th file.
+        options: of :func:`extract`.
+
+    Returns:
+        Why the rows that could not be read could not.
+    """
+    if format not in FORMATS:
+        raise UserError(f"format: {format!r} is not one of {', '.join(FORMATS)}")
+    if shard < 1:
+        raise UserError(f"shard: {shard}; give at least 1")
+    ranks = ranks or Ranks()
+    options.setdefault("what", "pooled")
+    about = about | {
+        "protocol": protocol.plain(),
+        "samples": len(manifest),
+        "shard": shard,
+        "format": format,
+        "what": options["what"],
+        "dtype": options.get("dtype", "float32"),
+    }
+    _claim(out, about, ranks)
+    progress = options.pop("progress", None)
+    count = math.ceil(len(manifest) / shard)
+    for number in range(ranks.rank, count, ranks.world):
+        file = shard_file(out, number, format)
+        if file.exists():
+            continue
+        rows = np.arange(number * shard, min((number + 1) * shard, len(manifest)))
+        name = f"{progress} {number + 1}/{count}" if progress else None
+        _write_shard(file, extract(loaded, manifest, protocol, rows=rows, progress=name, **options))
+    ranks.gather(None)  # everybody's shards are there
+    errors = {}
+    if ranks.first:
+        errors = _write_index(out, manifest, format, count)
+    return ranks.gather(errors)[0]
+
+
+def read_features(out: Path) -> Features:
+    """What :func:`write_features` wrote, all in memory. Raises UserError where it is not whole."""
+    try:
+        about = json.loads((out / "features.json").read_text())
+        count = math.ceil(about["samples"] / about["shard"])
+        shards = [read_shard(shard_file(out, n, about["format"])) for n in range(count)]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{out}: no whole folder of features ({error}); make it again") from None
+    errors = {k: v for shard in shards for k, v in shard.errors.items()}
+    shards = [shard for shard in shards if len(shard.index)] or shards[:1]
+
+    def join(name: str) -> np.ndarray | None:
+        parts = [getattr(shard, name) for shard in shards]
+        return None if parts[0] is None else np.concatenate(parts)
+
+    names = ("index", "labels", "spans", "pooled", "tokens")
+    return Features(**{name: join(name) for name in names}, errors=errors)
+
+
+def shard_file(out: Path, number: int, format: str) -> Path:
+    """Where a shard lies."""
+    return out / f"features_{number:05d}.{format}"
+
+
+def read_shard(file: Path) -> Features:
+    """One shard of a folder of features."""
+    if file.suffix == ".npz":
+        with np.load(file, allow_pickle=False) as held:
+            arrays = dict(held)
+    else:
+        arrays = load_file(file)
+    errors = json.loads(arrays.pop("errors").tobytes().decode())
+    for name in ("pooled", "tokens"):
+        arrays.setdefault(name, None)
+    return Features(**arrays, errors={int(row): reason for row, reason in errors.items()})
+
+
+def _write_shard(file: Path, found: Features) -> None:
+    arrays = {name: getattr(found, name) for name in ("index", "labels", "spans")}
+    for name in ("pooled", "tokens"):
+        if getattr(found, name) is not None:
+            arrays[name] = getattr(found, name)
+    text = json.dumps({str(k): v for k, v in found.errors.items()}).encode()
+    arrays["errors"] = np.frombuffer(text, dtype=np.uint8)
+    partial = file.with_name(f".{file.name}")
+    if file.suffix == ".npz":
+        with partial.open("wb") as out:
+            np.savez(out, **arrays)
+    else:
+        save_file({k: np.ascontiguousarray(v) for k, v in arrays.items()}, partial)
+    os.replace(partial, file)
+
+
+def _claim(out: Path, about: dict, ranks: Ranks) -> None:
+    """Start a folder, or go on in one that was made in the same way. Raises UserError."""
+    file, differs = out / "features.json", []
+    if file.exists():
+        try:
+            found = json.loads(file.read_text())
+            differs = [name for name in about if found.get(name) != about[name]]
+        except (ValueError, AttributeError):
+            differs = ["features.json"]
+    elif out.exists() and any(out.iterdir()):
+        differs = ["features.json"]
+    if differs:
+        raise UserError(
+            f"{out}: holds something else (it differs in {', '.join(differs)}); give another folder"
+        )
+    ranks.gather(None)  # all have looked before the first writes
+    if ranks.first:
+        out.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(about, indent=2) + "\n")
+    ranks.gather(None)
+
+
+def _write_index(out: Path, manifest: Manifest, format: str, count: int) -> dict[int, str]:
+    errors: dict[int, str] = {}
+    partial = out / ".index.csv"
+    columns = ("path", "label", "shard", "place", "frames", "error")
+    with partial.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
+        writer = csv.DictWriter(file, columns, restval="", lineterminator="\n")
+        writer.writeheader()
+        for number in range(count):
+            shard = read_shard(shard_file(out, number, format))
+            errors |= shard.errors
+            rows = {row: {"error": reason} for row, reason in shard.errors.items()}
+            for place, row in enumerate(shard.index.tolist()):
+                spans = [f"{view.min()}-{view.max()}" for view in shard.spans[place]]
+                rows[row] = {
+                    "label": shard.labels[place] if shard.labels[place] >= 0 else "",
+                    "shard": shard_file(out, number, format).name,
+                    "place": place,
+                    "frames": " ".join(spans),
+                }
+            for row, said in sorted(rows.items()):
+                writer.writerow({"path": manifest.name(row)} | said)
+    os.replace(partial, out / "index.csv")
+    return errors

@@ -1,0 +1,148 @@
+"""Probes trained on frozen features: multinomial logistic regression, and attentive pooling."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from videohpm.models.classifier import AttentivePool
+from videohpm.optim import cosine
+
+STRENGTHS = (0.001, 0.01, 0.1, 1.0, 10.0)
+"""Tried in :func:`choose_strength`; of weak regularisation there is no end, this is enough."""
+
+
+class Standardise:
+    """(x − mean) / std of the training features, per dimension; a constant dimension stays 0."""
+
+    def __init__(self, train: Tensor):
+        self.mean, std = train.double().mean(0), train.double().std(0, unbiased=False)
+        self.std = torch.where(std > 1e-12, std, torch.ones_like(std))
+
+    def __call__(self, features: Tensor) -> Tensor:
+        """(n, D) → (n, D) float64."""
+        return (features.double() - self.mean) / self.std
+
+
+def fit_logistic(features: Tensor, labels: Tensor, classes: int, strength: float) -> nn.Linear:
+    """The minimum of strength·Σ cross-entropy + ‖W‖²/2 in float64, which is unique.
+
+    That is scikit-learn's LogisticRegression(C=strength); its intercept is free there as well.
+
+    Args:
+        features: (m, D), standardised.
+        labels: (m,).
+    """
+    x, count = features.double(), len(features)
+    layer = nn.Linear(x.shape[1], classes, dtype=torch.float64, device=x.device)
+    nn.init.zeros_(layer.weight)
+    nn.init.zeros_(layer.bias)
+    optimiser = torch.optim.LBFGS(
+        layer.parameters(), max_iter=2000, tolerance_grad=1e-7, tolerance_change=1e-12,
+        history_size=20, line_search_fn="strong_wolfe",
+    )  # fmt: skip
+
+    def objective() -> Tensor:
+        optimiser.zero_grad()
+        # Divided by the number of samples: the same minimum, gradients of a moderate size.
+        fit = F.cross_entropy(layer(x), labels)
+        loss = fit + layer.weight.square().sum() / (2 * strength * count)
+        loss.backward()
+        return loss
+
+    optimiser.step(objective)
+    return layer.requires_grad_(False)
+
+
+def choose_strength(
+    features: Tensor, labels: Tensor, classes: int, strengths: tuple[float, ...], seed: int = 0
+) -> float:
+    """The strength that does best on a fifth of the training features, held out of each class.
+
+    Never looks at the validation features. Of equal ones the smallest.
+    """
+    if len(strengths) == 1:
+        return strengths[0]
+    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
+    held = torch.zeros(len(labels), dtype=torch.bool)
+    for label in labels.unique():
+        own = order[labels.cpu()[order] == label.cpu()]
+        held[own[: len(own) // 5]] = True
+    if not held.any():
+        return sorted(strengths)[len(strengths) // 2]
+    held = held.to(labels.device)
+    scale = Standardise(features[~held])
+    best, chosen = -1.0, None
+    for strength in sorted(strengths):
+        layer = fit_logistic(scale(features[~held]), labels[~held], classes, strength)
+        hits = (layer(scale(features[held])).argmax(1) == labels[held]).double().mean().item()
+        if hits > best:
+            best, chosen = hits, strength
+    return chosen
+
+
+def linear_probabilities(
+    train: Tensor, labels: Tensor, queries: Tensor, *, classes: int, strength: float
+) -> Tensor:
+    """What a linear probe fitted to ``train`` (m, D) says of ``queries`` (n, D): (n, classes)."""
+    scale = Standardise(train)
+    layer = fit_logistic(scale(train), labels, classes, strength)
+    return layer(scale(queries)).softmax(1).float()
+
+
+class AttentiveProbe(nn.Module):
+    """Attentive pooling and a linear head on frozen tokens (B, K, D), normed without weights."""
+
+    def __init__(self, dim: int, heads: int, classes: int):
+        super().__init__()
+        self.first = nn.LayerNorm(dim, elementwise_affine=False)
+        self.pool = AttentivePool(dim, heads)
+        self.norm = nn.LayerNorm(dim)
+        self.head = nn.Linear(dim, classes)
+        nn.init.trunc_normal_(self.head.weight, std=0.001)
+        nn.init.zeros_(self.head.bias)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return self.head(self.norm(self.pool(self.first(tokens))))
+
+
+def attentive_probabilities(
+    train: Tensor,
+    labels: Tensor,
+    queries: Tensor,
+    *,
+    classes: int,
+    heads: int,
+    epochs: int = 20,
+    batch: int = 64,
+    lr: float = 1e-3,
+    weight_decay: float = 0.05,
+    seed: int = 0,
+    device: torch.device | str = "cpu",
+) -> Tensor:
+    """What an attentive probe trained on tokens (m, K, D) says of others (n, K, D): (n, classes).
+
+    AdamW, one epoch of warm-up, half a cosine; the order of the samples comes from the seed.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        probe = AttentiveProbe(train.shape[2], heads, classes).to(device)
+        optimiser = torch.optim.AdamW(probe.parameters(), lr=lr, weight_decay=weight_decay)
+        each = math.ceil(len(train) / batch)
+        for epoch in range(epochs):
+            for place, rows in enumerate(torch.randperm(len(train)).split(batch)):
+                rate = cosine(epoch * each + place, epochs * each, each, lr, lr / 100)
+                optimiser.param_groups[0]["lr"] = rate
+                loss = F.cross_entropy(
+                    probe(train[rows].to(device).float()), labels[rows].to(device)
+                )
+                optimiser.zero_grad()
+                loss.backward()
+                optimiser.step()
+    probe.eval()
+    with torch.no_grad():
+        said = [probe(part.to(device).float()).softmax(1).cpu() for part in queries.split(batch)]
+    return torch.cat(said)

@@ -1,0 +1,124 @@
+"""Trained models with what a test needs beside the weights: class names, views, normalisation."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from videohpm import checkpoint
+from videohpm.data.transforms import IMAGENET_MEAN, IMAGENET_STD
+from videohpm.errors import UserError
+from videohpm.evaluate.protocol import Protocol
+from videohpm.models import MaskedAutoencoder, VideoClassifier, VideoViT
+
+BEST = "best"
+"""Where a fine-tuning run keeps the weights that did best in validation."""
+
+
+@dataclass
+class Loaded:
+    """A model in evaluation mode, and how its own run would test it."""
+
+    model: nn.Module
+    source: str
+    protocol: Protocol
+    labels: list[str] | None = None
+    """Class names, where the model is a classifier that knows them."""
+
+    @property
+    def encoder(self) -> VideoViT:
+        """The encoder alone."""
+        return self.model if isinstance(self.model, VideoViT) else self.model.encoder
+
+    def classifier(self) -> VideoClassifier:
+        """The model, which must be a classifier. Raises UserError."""
+        if not isinstance(self.model, VideoClassifier):
+            raise UserError(
+                f"{self.source}: holds a {type(self.model).__name__}, which names no classes; give "
+                "a fine-tuned model (videohpm finetune makes one)"
+            )
+        return self.model
+
+    def name_of(self, label: int) -> str:
+        """The name of a class, or its number."""
+        return self.labels[label] if self.labels else str(label)
+
+
+def find(path: str | Path) -> Path:
+    """The folder of weights to test: a run's best where it has one, else as in checkpoint."""
+    best = Path(path) / BEST
+    if (best / "model.safetensors").is_file():
+        return best
+    return checkpoint.find_weights(path)
+
+
+def load(path: str | Path) -> Loaded:
+    """The model in a run folder (the best, else the newest), a checkpoint or an export.
+
+    Raises UserError where there is none.
+    """
+    folder = find(path)
+    model = checkpoint.load_model(folder)
+    _, about = checkpoint.read_about(folder)
+    grid = model.grid
+    known = {"frames": grid.frames, "size": (grid.height, grid.width)}
+    try:
+        said = about.get("protocol") or _as_trained(folder)
+        names = {field.name for field in fields(Protocol)}
+        said = {name: value for name, value in said.items() if name in names} | known
+        for name, usual in (("mean", IMAGENET_MEAN), ("std", IMAGENET_STD)):
+            said[name] = tuple(about.get(name) or said.get(name) or usual)
+        labels = about.get("labels")
+        protocol = Protocol(**said)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{folder}: its config.json or state.json is damaged ({error})") from None
+    return Loaded(model, str(path), protocol, labels)
+
+
+def _as_trained(folder: Path) -> dict:
+    """How the run of a checkpoint cut its clips; nothing for an export."""
+    file = folder / "state.json"
+    if not file.is_file():
+        return {}
+    data = json.loads(file.read_text())["config"]["data"]
+    return {name: data[name] for name in ("sampling", "stride", "interpolation", "mean", "std")}
+
+
+def about_classifier(protocol: Protocol, labels: list[str] | None) -> dict:
+    """What config.json says beside a classifier's weights, so that :func:`load` knows it again."""
+    said = {"protocol": protocol.plain(), "mean": list(protocol.mean), "std": list(protocol.std)}
+    return said | ({"labels": labels} if labels else {})
+
+
+def fingerprint(path: str | Path) -> str:
+    """A hash of the weights that ``path`` means."""
+    digest = hashlib.sha256()
+    with open(find(path) / "model.safetensors", "rb") as file:
+        while block := file.read(1 << 22):
+            digest.update(block)
+    return digest.hexdigest()[:16]
+
+
+def token_features(model: nn.Module, clips: Tensor) -> Tensor:
+    """All tokens that a model's encoder makes of normalised clips: (B, [1+]N, D)."""
+    return (model if isinstance(model, VideoViT) else model.encoder)(clips)
+
+
+def pool_tokens(model: nn.Module, tokens: Tensor) -> Tensor:
+    """One feature of all tokens (B, [1+]N, D): what a classifier's head reads, else their mean."""
+    if isinstance(model, VideoClassifier):
+        return model.pooled(tokens)
+    encoder = model.encoder if isinstance(model, MaskedAutoencoder) else model
+    return tokens[:, 0 if encoder.cls_token is None else 1 :].mean(1)
+
+
+def random_twin(model: nn.Module, seed: int) -> nn.Module:
+    """A model of the same making whose weights were never trained: what a comparison starts at."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return type(model)(**model.config).eval()

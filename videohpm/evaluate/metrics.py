@@ -1,0 +1,45 @@
+"""Accuracy of class probabilities."""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+def ranks_of(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """How many classes stand before the right one: (n,); 0 is a hit.
+
+    Of equally probable classes the lower number comes first, as :func:`top_classes` orders them.
+    """
+    right = np.take_along_axis(probabilities, labels[:, None], 1)
+    earlier = np.arange(probabilities.shape[1])[None] < labels[:, None]
+    before = (probabilities > right) | ((probabilities == right) & earlier)
+    return before.sum(1)
+
+
+def top_classes(probabilities: np.ndarray, count: int) -> np.ndarray:
+    """The ``count`` most probable classes of each row, best first: (n, count)."""
+    return np.argsort(-probabilities, axis=1, kind="stable")[:, :count]
+
+
+def confusion(predicted: np.ndarray, labels: np.ndarray, classes: int) -> np.ndarray:
+    """How often each class (row) was called each class (column): (classes, classes) int64."""
+    table = np.zeros((classes, classes), dtype=np.int64)
+    np.add.at(table, (labels, predicted), 1)
+    return table
+
+
+def accuracy(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, float | None]:
+    """``top1``, ``top5`` and ``mean_class`` (over the classes that occur), in per cent.
+
+    None where there is nothing to score; ``top5`` of fewer than six classes is 100.
+    """
+    if len(labels) == 0:
+        return {"top1": None, "top5": None, "mean_class": None}
+    ranks = ranks_of(probabilities, labels)
+    hits = np.bincount(labels, ranks == 0)
+    counts = np.bincount(labels)
+    return {
+        "top1": 100 * float((ranks == 0).mean()),
+        "top5": 100 * float((ranks < 5).mean()),
+        "mean_class": 100 * float((hits[counts > 0] / counts[counts > 0]).mean()),
+    }

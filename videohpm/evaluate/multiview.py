@@ -1,0 +1,93 @@
+"""The multi-view test: what a classifier says of a video is the mean over its views."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from videohpm.data import Manifest
+from videohpm.evaluate.metrics import accuracy
+from videohpm.evaluate.protocol import Protocol
+from videohpm.evaluate.ranks import Ranks
+from videohpm.evaluate.views import look
+
+
+@dataclass
+class Scores:
+    """What was said of each video that could be read, in the order of the manifest."""
+
+    index: np.ndarray
+    """(n,) rows of the manifest."""
+    labels: np.ndarray
+    """(n,) the right classes; -1 where unknown."""
+    probabilities: np.ndarray
+    """(n, classes) float32: softmax of each view, averaged over views."""
+    logits: np.ndarray
+    """(n, classes) float32: averaged over views."""
+    errors: dict[int, str]
+    """Why the other rows could not be read."""
+
+    @property
+    def total(self) -> int:
+        """Videos asked for."""
+        return len(self.index) + len(self.errors)
+
+    def metrics(self) -> dict:
+        """Accuracy over the labelled videos that were read, and how many those are."""
+        known = self.labels >= 0
+        scored = accuracy(self.probabilities[known], self.labels[known])
+        return scored | {"scored": len(self.index), "total": self.total}
+
+
+def score(
+    call,
+    classes: int,
+    manifest: Manifest,
+    protocol: Protocol,
+    *,
+    ranks: Ranks,
+    device: torch.device,
+    rows: np.ndarray | None = None,
+    **options,
+) -> Scores:
+    """Every view of every video once, on any number of ranks; the same result on each of them.
+
+    Args:
+        call: normalised clips (B, 3, T, H, W) → logits (B, classes).
+        rows: of the manifest to score; None for all.
+        options: batch, workers, seconds, bf16 and progress of :func:`videohpm.evaluate.views.look`.
+    """
+    rows = np.arange(len(manifest)) if rows is None else rows
+    index, probabilities, logits, errors = [], [], [], {}
+    for seen in look(call, manifest, rows, protocol, ranks=ranks, device=device, **options):
+        if seen.output is None:
+            errors[seen.index] = seen.error
+            continue
+        index.append(seen.index)
+        probabilities.append(_mean_probability(seen.output))
+        logits.append(seen.output.mean(0).numpy())
+    mine = (
+        np.array(index, dtype=np.int64),
+        np.array(probabilities, dtype=np.float32).reshape(len(index), classes),
+        np.array(logits, dtype=np.float32).reshape(len(index), classes),
+        errors,
+    )
+    parts = ranks.gather(mine)
+    index, probabilities, logits = (np.concatenate([p[i] for p in parts]) for i in range(3))
+    order = np.argsort(index)
+    index = index[order]
+    return Scores(
+        index=index,
+        labels=manifest.labels[index].astype(np.int64),
+        probabilities=probabilities[order],
+        logits=logits[order],
+        errors=dict(sorted((k, v) for part in parts for k, v in part[3].items())),
+    )
+
+
+def _mean_probability(logits: Tensor) -> np.ndarray:
+    """(V, classes) → (classes,)."""
+    return logits.softmax(1).mean(0).numpy()

@@ -1,0 +1,237 @@
+"""From files to features and class names: the Python calls, and their commands."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from videohpm.data import Manifest, find_samples
+from videohpm.data.manifest import IMAGE_SUFFIXES
+from videohpm.errors import UserError
+from videohpm.evaluate.command import check_kind, place
+from videohpm.evaluate.extraction import Features, extract, write_features
+from videohpm.evaluate.load import Loaded, fingerprint, load
+from videohpm.evaluate.metrics import top_classes
+from videohpm.evaluate.multiview import score
+from videohpm.evaluate.protocol import ViewConfig
+from videohpm.evaluate.ranks import Ranks, join_ranks
+from videohpm.evaluate.results import UNREADABLE
+
+Model = Loaded | str | os.PathLike
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One video's most probable classes, best first; ``error`` where it could not be read."""
+
+    path: str
+    names: list[str]
+    labels: list[int]
+    probabilities: list[float]
+    error: str | None = None
+
+
+def predict(
+    model: Model, paths: Sequence[str | os.PathLike], top: int = 5, *, device="cpu", **views
+) -> list[Prediction]:
+    """The most probable classes of videos (or images, for a model of images).
+
+    Args:
+        model: what :func:`videohpm.evaluate.load` returns, or a path for it.
+        top: how many classes.
+        views: fields of :class:`videohpm.evaluate.ViewConfig`, such as clips and crops.
+
+    Raises UserError for a model that is no classifier.
+    """
+    if top < 1:
+        raise UserError(f"top: {top}; give at least 1")
+    loaded = as_loaded(model)
+    classifier = loaded.classifier()
+    manifest, view = _samples(paths, loaded), _views(views)
+    scores = score(
+        classifier.to(torch.device(device)),
+        classifier.config["classes"],
+        manifest,
+        loaded.protocol.changed(None, view.given()),
+        ranks=Ranks(),
+        device=torch.device(device),
+        batch=view.batch,
+    )
+    said = {i: Prediction(manifest.name(i), [], [], [], why) for i, why in scores.errors.items()}
+    best = top_classes(scores.probabilities, top)
+    for place_, row in enumerate(scores.index.tolist()):
+        labels = best[place_].tolist()
+        said[row] = Prediction(
+            manifest.name(row),
+            [loaded.name_of(label) for label in labels],
+            labels,
+            scores.probabilities[place_][labels].tolist(),
+        )
+    return [said[row] for row in sorted(said)]
+
+
+def features(
+    model: Model,
+    paths: Sequence[str | os.PathLike],
+    what: str = "pooled",
+    *,
+    device="cpu",
+    **views,
+) -> Features:
+    """Frozen features of videos (or images): ``.pooled`` (n, V, D), ``.tokens``, ``.spans``.
+
+    Args:
+        model: what :func:`videohpm.evaluate.load` returns, or a path for it.
+        what: pooled, tokens or both.
+        views: fields of :class:`videohpm.evaluate.ViewConfig`, such as clips and crops.
+    """
+    loaded = as_loaded(model)
+    view = _views(views)
+    return extract(
+        loaded,
+        _samples(paths, loaded),
+        loaded.protocol.changed(None, view.given()),
+        what=what,
+        device=torch.device(device),
+        batch=view.batch,
+    )
+
+
+def as_loaded(model: Model) -> Loaded:
+    """The model itself, or the one at a path."""
+    return model if isinstance(model, Loaded) else load(model)
+
+
+def _views(views: dict) -> ViewConfig:
+    try:
+        return ViewConfig(**{"clips": 1, "crops": 1} | views)
+    except (TypeError, ValueError) as error:
+        raise UserError(str(error).removeprefix("test.")) from None
+
+
+def _samples(paths: Sequence[str | os.PathLike], loaded: Loaded) -> Manifest:
+    """Files by name; a missing one is an error, an unreadable one is found out later."""
+    if isinstance(paths, str | os.PathLike):
+        paths = [paths]
+    names = [os.fspath(path) for path in paths]
+    for name in names:
+        if not Path(name).is_file():
+            raise UserError(f"{name}: no such file")
+    images = sum(Path(name).suffix.lower() in IMAGE_SUFFIXES for name in names)
+    if 0 < images < len(names):
+        raise UserError("videos and images together; ask for one kind at a time")
+    manifest = Manifest(names, kind="image" if images else "video")
+    check_kind(manifest, loaded.protocol.frames)
+    return manifest
+
+
+def predict_command(
+    videos: list[str],
+    model: str = "runs/finetune",
+    top: int = 5,
+    clips: int | None = None,
+    crops: int | None = None,
+    device: str = "auto",
+) -> int:
+    """Name the most probable classes of videos, or of images for a model of images.
+
+    Args:
+        videos: files.
+        model: run folder of a fine-tuning (its best weights), checkpoint or export.
+        top: how many classes.
+        clips: clips over the length of each video; as in the model's own test if left out.
+        crops: crops over the frame; likewise.
+        device: auto, cpu, cuda or cuda:N.
+    """
+    loaded = load(model)
+    views = {
+        "clips": clips or loaded.protocol.clips,
+        "crops": crops or loaded.protocol.crops,
+    }
+    said = predict(loaded, videos, top, device=place(device)[0], **views)
+    for one in said:
+        print(one.path if one.error is None else f"{one.path}: could not be read: {one.error}")
+        for name, probability in zip(one.names, one.probabilities, strict=True):
+            print(f"  {probability:6.1%}  {name}")
+    return UNREADABLE if any(one.error for one in said) else 0
+
+
+def features_command(
+    model: str,
+    out: str,
+    root: str | None = None,
+    manifest: str | None = None,
+    what: str = "pooled",
+    format: str = "safetensors",
+    dtype: str = "float32",
+    clips: int = 1,
+    crops: int = 1,
+    sampling: str | None = None,
+    stride: int | None = None,
+    shard: int = 512,
+    batch: int = 16,
+    workers: int = 4,
+    device: str = "auto",
+) -> int:
+    """Write frozen features of a folder or manifest; started again, it goes on.
+
+    Args:
+        model: run folder, checkpoint or export, of any kind.
+        out: folder for the features.
+        root: folder of videos or images; also the base of a manifest's paths.
+        manifest: file that lists the samples; labels in it are kept.
+        what: pooled, tokens or both.
+        format: safetensors or npz.
+        dtype: float32 or float16.
+        clips: clips over the length of each video.
+        crops: crops over the frame.
+        sampling: dense or segments; as the model was trained if left out.
+        stride: of dense sampling; likewise.
+        shard: samples in one file.
+        batch: clips of one forward pass.
+        workers: reading processes for each rank.
+        device: auto, cpu, cuda or cuda:N.
+    """
+    loaded = load(model)
+    try:
+        view = ViewConfig(clips=clips, crops=crops, sampling=sampling, stride=stride, batch=batch)
+    except ValueError as error:
+        raise UserError(str(error).removeprefix("test.")) from None
+    samples = find_any(root, manifest)
+    check_kind(samples, loaded.protocol.frames)
+    found, bf16 = place(device)
+    ranks = join_ranks(found)
+    errors = write_features(
+        Path(out),
+        loaded,
+        samples,
+        loaded.protocol.changed(None, view.given()),
+        about={"model": fingerprint(model), "kind": samples.kind},
+        format=format,
+        shard=shard,
+        ranks=ranks,
+        what=what,
+        dtype=dtype,
+        device=found,
+        bf16=bf16,
+        batch=batch,
+        workers=workers,
+        progress="features",
+    )
+    if ranks.first:
+        print(f"{out}: features of {len(samples) - len(errors)} of {len(samples)} samples")
+        for row, reason in list(errors.items())[:5]:
+            print(f"  could not be read: {samples.name(row)}: {reason}")
+    return UNREADABLE if errors else 0
+
+
+def find_any(root: str | None, manifest: str | None) -> Manifest:
+    """Samples with their labels where they have some, without where they have none."""
+    try:
+        return find_samples(root, manifest, labels=True)
+    except UserError:
+        return find_samples(root, manifest)

@@ -1,0 +1,213 @@
+"""``videohpm probe``: linear, attentive and k-NN classifiers on one cache of frozen features."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from videohpm.data import Manifest, find_samples
+from videohpm.errors import UserError
+from videohpm.evaluate.command import check_kind, place
+from videohpm.evaluate.extraction import Features, read_features, write_features
+from videohpm.evaluate.knn import knn_probabilities
+from videohpm.evaluate.linear import (
+    STRENGTHS,
+    attentive_probabilities,
+    choose_strength,
+    linear_probabilities,
+)
+from videohpm.evaluate.load import Loaded, fingerprint, load, random_twin
+from videohpm.evaluate.metrics import accuracy
+from videohpm.evaluate.protocol import Protocol, ViewConfig
+from videohpm.evaluate.ranks import join_ranks
+from videohpm.evaluate.results import UNREADABLE
+
+PROBES = ("linear", "attentive", "knn")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProbeConfig:
+    """All of a probing.
+
+    Args:
+        model: run folder, checkpoint or export, of any kind.
+        random: probe untrained weights of the same architecture: for comparison.
+        train: labelled samples to learn from: a folder of a folder per class, or a manifest.
+        validation: labelled samples to test on, likewise.
+        root: folder that the manifests' paths start from; their own folders if left out.
+        out: folder for the features and the result; empty: ``probe`` in the run folder.
+        probes: which of linear, attentive and knn; attentive needs all tokens in memory.
+        test: how a video is looked at; what is left out is one view, cut as in training.
+        strength: of the linear probe, scikit-learn's C; several: the best on a fifth of the
+            training features.
+        k: neighbours of the k-NN.
+        temperature: of its votes; 0 lets all neighbours count alike.
+        epochs: of the attentive probe.
+        batch: samples of one step of the attentive probe.
+        lr: its learning rate.
+        weight_decay: its weight decay.
+        seed: of the attentive probe, and of random weights.
+        workers: reading processes for each rank.
+        device: auto, cpu, cuda or cuda:N.
+    """
+
+    model: str = "runs/pretrain"
+    random: bool = False
+    train: str | None = None
+    validation: str | None = None
+    root: str | None = None
+    out: str = ""
+    probes: list[str] = field(default_factory=lambda: list(PROBES))
+    test: ViewConfig = field(default_factory=ViewConfig)
+    strength: list[float] = field(default_factory=lambda: list(STRENGTHS))
+    k: int = 20
+    temperature: float = 0.07
+    epochs: int = 20
+    batch: int = 64
+    lr: float = 1e-3
+    weight_decay: float = 0.05
+    seed: int = 0
+    workers: int = 4
+    device: str = "auto"
+
+    def __post_init__(self):
+        for name in self.probes:
+            if name not in PROBES:
+                raise ValueError(f"probes: {name!r} is not one of {', '.join(PROBES)}")
+        if not self.probes:
+            raise ValueError(f"probes: none; give some of {', '.join(PROBES)}")
+        if not self.strength or min(self.strength) <= 0:
+            raise ValueError("strength: give numbers above 0")
+        for name in ("k", "epochs", "batch"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}: {getattr(self, name)}; give at least 1")
+        for name in ("temperature", "lr", "weight_decay", "workers"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name}: {getattr(self, name)}; give 0 or more")
+
+
+def probe(config: ProbeConfig) -> int:
+    """Probe frozen features; returns 0, or 3 where some of the samples could not be read."""
+    if not config.train or not config.validation:
+        raise UserError("train, validation: give a folder of a folder per class, or a manifest")
+    loaded = load(config.model)
+    if config.random:
+        loaded.model = random_twin(loaded.model, config.seed)
+    train = _samples(config.train, config.root, None)
+    validation = _samples(config.validation, config.root, train.classes)
+    protocol = loaded.protocol.changed(None, {"clips": 1, "crops": 1} | config.test.given())
+    for manifest in (train, validation):
+        check_kind(manifest, protocol.frames)
+    classes = len(train.classes or ()) or int(train.labels.max()) + 1
+    if int(validation.labels.max()) >= classes:
+        raise UserError(f"validation: label {validation.labels.max()}, train has {classes} classes")
+    device, bf16 = place(config.device)
+    ranks = join_ranks(device)
+    out = Path(config.out or Path(config.model) / "probe")
+    weights = f"random {config.seed}" if config.random else fingerprint(config.model)
+    errors = {}
+    for name, manifest in (("train", train), ("validation", validation)):
+        errors[name] = write_features(
+            out / f"{name}-features",
+            loaded,
+            manifest,
+            protocol,
+            about={"model": weights, "source": getattr(config, name)},
+            ranks=ranks,
+            what="both" if "attentive" in config.probes else "pooled",
+            device=device,
+            bf16=bf16,
+            batch=config.test.batch,
+            workers=config.workers,
+            progress=f"{name} features",
+        )
+    if ranks.first:
+        found = {n: read_features(out / f"{n}-features") for n in ("train", "validation")}
+        result = run_probes(config, found, classes, loaded.encoder.config["heads"], device)
+        write_probe(out, config, protocol, loaded, weights, result, found)
+    return UNREADABLE if any(errors.values()) else 0
+
+
+def run_probes(
+    config: ProbeConfig,
+    found: dict[str, Features],
+    classes: int,
+    heads: int,
+    device: torch.device | str = "cpu",
+) -> dict[str, dict]:
+    """Metrics of each probe, and what it was set to.
+
+    Views of one sample are averaged for the linear probe and k-NN, and are tokens side by side for
+    the attentive one.
+    """
+    labels = torch.from_numpy(found["train"].labels)
+    right = found["validation"].labels
+    pooled = {n: torch.from_numpy(f.pooled).float().mean(1) for n, f in found.items()}
+    result = {}
+    for name in config.probes:
+        if name == "knn":
+            settings = {"k": config.k, "temperature": config.temperature or None}
+            said = knn_probabilities(
+                pooled["train"], labels, pooled["validation"], classes=classes, **settings
+            )
+        elif name == "linear":
+            strength = choose_strength(
+                pooled["train"], labels, classes, tuple(config.strength), config.seed
+            )
+            settings = {"strength": strength, "tried": list(config.strength)}
+            said = linear_probabilities(
+                pooled["train"], labels, pooled["validation"], classes=classes, strength=strength
+            )
+        else:
+            settings = {n: getattr(config, n)
+                        for n in ("epochs", "batch", "lr", "weight_decay", "seed")}  # fmt: skip
+            tokens = {n: torch.from_numpy(f.tokens).flatten(1, 2) for n, f in found.items()}
+            said = attentive_probabilities(
+                tokens["train"], labels, tokens["validation"],
+                classes=classes, heads=heads, device=device, **settings,
+            )  # fmt: skip
+        result[name] = accuracy(said.numpy().astype(np.float64), right) | settings
+    return result
+
+
+def write_probe(
+    out: Path,
+    config: ProbeConfig,
+    protocol: Protocol,
+    loaded: Loaded,
+    weights: str,
+    result: dict[str, dict],
+    found: dict[str, Features],
+) -> None:
+    """probe.json, with all that the numbers depend on, and the table on the screen."""
+    counts = {
+        name: {"scored": len(part.index), "total": len(part.index) + len(part.errors)}
+        for name, part in found.items()
+    }
+    said = {
+        "probes": result,
+        **counts,
+        "weights": weights,
+        "encoder": loaded.encoder.config,
+        "protocol": protocol.plain(),
+        "config": asdict(config),
+    }
+    (out / "probe.json").write_text(json.dumps(said, indent=2) + "\n")
+    print(f"{'probe':<10} {'top-1':>6} {'top-5':>6} {'mean class':>10}")
+    for name, row in result.items():
+        print(f"{name:<10} {row['top1']:6.2f} {row['top5']:6.2f} {row['mean_class']:10.2f}")
+    shown = counts["validation"]
+    print(f"{shown['scored']} of {shown['total']} validation samples scored; {out}/probe.json")
+    for part in found.values():
+        for reason in list(part.errors.values())[:3]:
+            print(f"  could not be read: {reason}")
+
+
+def _samples(path: str, root: str | None, classes: list[str] | None) -> Manifest:
+    if Path(path).is_dir():
+        return find_samples(path, labels=True, classes=classes)
+    return find_samples(root, path, labels=True, classes=classes)

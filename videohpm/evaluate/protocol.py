@@ -1,0 +1,116 @@
+"""How test clips are cut: which frames, which crops, and how pixels are normalised."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+
+import numpy as np
+from torch import Tensor
+
+from videohpm.data.facts import DatasetFacts
+from videohpm.data.sampling import crop_offsets, dense_views, segment_views
+from videohpm.data.transforms import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    CentreCrop,
+    resize_short_side,
+    resize_to_cover,
+)
+from videohpm.errors import UserError
+
+SAMPLINGS = ("dense", "segments")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ViewConfig:
+    """How a test sees a video. What is left out is as the data set or the model says.
+
+    Args:
+        clips: clips over the length of a video.
+        crops: crops over the frame, along its longer side; 1 is the centre.
+        sampling: dense (frames a fixed stride apart) or segments (spread over the video).
+        stride: of dense sampling, in frames.
+        resize: the frame's shorter side before cropping, in pixels; the model's size if left out.
+        batch: clips of one forward pass.
+    """
+
+    clips: int | None = None
+    crops: int | None = None
+    sampling: str | None = None
+    stride: int | None = None
+    resize: int | None = None
+    batch: int = 16
+
+    def __post_init__(self):
+        for name in ("clips", "crops", "stride", "resize", "batch"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"test.{name}: {value}; give at least 1")
+        if self.sampling not in (None, *SAMPLINGS):
+            raise ValueError(
+                f"test.sampling: {self.sampling!r} is not one of {', '.join(SAMPLINGS)}"
+            )
+
+    def given(self) -> dict:
+        """The fields that say something about the views."""
+        names = ("clips", "crops", "sampling", "stride", "resize")
+        return {n: getattr(self, n) for n in names if getattr(self, n) is not None}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Protocol:
+    """A whole test: (clips x crops) views of each video, in that order."""
+
+    frames: int
+    size: tuple[int, int]
+    """Height and width of a view."""
+    clips: int = 1
+    crops: int = 1
+    sampling: str = "dense"
+    stride: int = 4
+    resize: int | None = None
+    interpolation: str = "bilinear"
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
+
+    def __post_init__(self):
+        if self.crops > 1 and self.size[0] != self.size[1]:
+            raise UserError("test.crops: more than one needs square views; set test.crops 1")
+        if self.resize is not None and self.resize < max(self.size):
+            raise UserError(
+                f"test.resize: {self.resize} is less than the model's {max(self.size)} pixels"
+            )
+
+    @property
+    def views(self) -> int:
+        """Views of one video."""
+        return self.clips * self.crops
+
+    def changed(self, facts: DatasetFacts | None, given: dict) -> Protocol:
+        """With what a data set's facts say, and over that what a user gave."""
+        said = {}
+        if facts is not None:
+            said = {name: getattr(facts, name) for name in ("clips", "crops", "sampling", "stride")}
+        return replace(self, **said | given)
+
+    def indices(self, length: int) -> np.ndarray:
+        """Frame numbers of the clips of a video of ``length`` frames: (clips, frames)."""
+        if self.sampling == "dense":
+            return dense_views(length, self.frames, self.stride, self.clips)
+        return segment_views(length, self.frames, self.clips)
+
+    def cut(self, frames: Tensor) -> list[Tensor]:
+        """The crops of frames uint8 (T, 3, H, W), each (T, 3, h, w)."""
+        height, width = self.size
+        if self.resize is not None:
+            frames = resize_short_side(frames, self.resize, self.interpolation)
+        if height != width:
+            return [CentreCrop(self.size, self.interpolation)(frames)]
+        if self.resize is None:
+            frames = resize_to_cover(frames, self.size, self.interpolation)
+        places = crop_offsets(*frames.shape[-2:], height, self.crops)
+        return [frames[..., top : top + height, left : left + width] for top, left in places]
+
+    def plain(self) -> dict:
+        """As JSON holds it."""
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}

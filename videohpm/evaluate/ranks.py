@@ -1,0 +1,49 @@
+"""The processes of an evaluation: each looks at its share of the videos, then all are put together.
+
+Works the same under torchrun and alone. Results travel over gloo, whatever the devices.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+
+from videohpm.engine import EngineConfig, ranks
+
+LONGEST_WAIT = timedelta(hours=12)
+"""For the slowest rank: one may have all the videos that are slow to read."""
+
+
+@dataclass
+class Ranks:
+    """This process among ``world``."""
+
+    rank: int = 0
+    world: int = 1
+    group: dist.ProcessGroup | None = None
+
+    @property
+    def first(self) -> bool:
+        """Whether this process is the one that writes and speaks."""
+        return self.rank == 0
+
+    def gather(self, value: object) -> list:
+        """Every rank's ``value``, in order of rank, on every rank."""
+        if self.world == 1:
+            return [value]
+        values = [None] * self.world
+        dist.all_gather_object(values, value, group=self.group)
+        return values
+
+
+def join_ranks(device: torch.device) -> Ranks:
+    """The processes that were started together; one where a program was started alone."""
+    if ranks.launched() > 1:
+        ranks.join(device, EngineConfig().timeout)
+    if ranks.world() == 1:
+        return Ranks()
+    group = dist.new_group(backend="gloo", timeout=LONGEST_WAIT)
+    return Ranks(ranks.rank(), ranks.world(), group)

@@ -1,0 +1,121 @@
+"""What an evaluation leaves behind: numbers, a row for each video, a picture of the confusions."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+
+from videohpm.data import Manifest
+from videohpm.evaluate.metrics import confusion, top_classes
+from videohpm.evaluate.multiview import Scores
+from videohpm.evaluate.protocol import Protocol
+
+UNREADABLE = 3
+"""Exit code of an evaluation that could not read all of its videos."""
+COLUMNS = ("path", "label", "prediction", "right", "probability", "logit", "margin", "top5")
+NAMES_UP_TO = 60
+"""More classes than these have no names on the picture: nobody could read them."""
+
+
+def write_results(
+    folder: Path,
+    scores: Scores,
+    manifest: Manifest,
+    protocol: Protocol,
+    labels: list[str] | None,
+    about: dict,
+) -> dict:
+    """evaluation.json, predictions.csv and confusion.png; returns what the first holds."""
+    folder.mkdir(parents=True, exist_ok=True)
+    summary = scores.metrics() | {
+        "views": protocol.views,
+        "protocol": protocol.plain(),
+        "unreadable": [
+            {"path": manifest.name(i), "reason": reason} for i, reason in scores.errors.items()
+        ],
+    }
+    summary |= about
+    write_predictions(folder / "predictions.csv", scores, manifest, labels)
+    known = scores.labels >= 0
+    if known.any():
+        table = confusion(
+            scores.probabilities[known].argmax(1),
+            scores.labels[known],
+            scores.probabilities.shape[1],
+        )
+        draw_confusion(folder / "confusion.png", table, labels)
+    (folder / "evaluation.json").write_text(json.dumps(summary, indent=2) + "\n")
+    return summary
+
+
+def write_predictions(
+    file: Path, scores: Scores, manifest: Manifest, labels: list[str] | None
+) -> None:
+    """A row for each video, in the manifest's order; of an unreadable one the reason.
+
+    ``logit`` is the predicted class's, averaged over views, ``margin`` its lead over the next;
+    ``top5`` lists classes and their probabilities.
+    """
+    names = labels or [str(i) for i in range(scores.probabilities.shape[1])]
+    rows = {}
+    best = top_classes(scores.probabilities, 5)
+    for place, index in enumerate(scores.index.tolist()):
+        chance, logits, top = scores.probabilities[place], scores.logits[place], best[place]
+        label, first = int(scores.labels[place]), int(top[0])
+        rest = np.delete(logits, first)
+        rows[index] = {
+            "label": names[label] if label >= 0 else "",
+            "prediction": names[first],
+            "right": int(label == first) if label >= 0 else "",
+            "probability": f"{chance[first]:.6f}",
+            "logit": f"{logits[first]:.5f}",
+            "margin": f"{logits[first] - rest.max():.5f}" if len(rest) else "",
+            "top5": "; ".join(f"{names[c]} {chance[c]:.4f}" for c in top.tolist()),
+        }
+    errors = {index: {"error": reason} for index, reason in scores.errors.items()}
+    with file.open("w", newline="", encoding="utf-8", errors="surrogateescape") as out:
+        writer = csv.DictWriter(out, (*COLUMNS, "error"), restval="", lineterminator="\n")
+        writer.writeheader()
+        for index, row in sorted((rows | errors).items()):
+            writer.writerow({"path": manifest.name(index)} | row)
+
+
+def draw_confusion(file: Path, table: np.ndarray, labels: list[str] | None) -> None:
+    """Rows are the right classes, columns what they were called, each row out of 1."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    classes = len(table)
+    shares = table / np.maximum(table.sum(1, keepdims=True), 1)
+    side = min(14.0, 3.5 + 0.22 * classes)
+    figure = Figure(figsize=(side + 1, side), layout="constrained", dpi=110)
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    image = axes.imshow(shares, vmin=0, vmax=1, cmap="Blues", interpolation="nearest")
+    axes.set_xlabel("predicted")
+    axes.set_ylabel("right class")
+    if classes <= NAMES_UP_TO:
+        names = labels or [str(i) for i in range(classes)]
+        axes.set_xticks(range(classes), names, rotation=90, fontsize=7)
+        axes.set_yticks(range(classes), names, fontsize=7)
+    figure.colorbar(image, ax=axes, shrink=0.7, label="share of the class")
+    figure.savefig(file)
+
+
+def sentence(summary: dict, errors: dict[int, str], manifest: Manifest) -> str:
+    """The result in one or two lines."""
+    scored, total = summary["scored"], summary["total"]
+    said = f"{scored} of {total} scored"
+    if summary["top1"] is not None:
+        said = (
+            f"top-1 {summary['top1']:.2f}%, top-5 {summary['top5']:.2f}%, mean class "
+            f"{summary['mean_class']:.2f}%, {summary['views']} views; {said}"
+        )
+    if not errors:
+        return said
+    names = [f"{manifest.name(i)} ({reason})" for i, reason in list(errors.items())[:5]]
+    more = f" and {len(errors) - 5} more" if len(errors) > 5 else ""
+    return f"{said}; these could not be read: {', '.join(names)}{more}"

@@ -1,0 +1,198 @@
+"""All views of each video, once each, however many processes share the work.
+
+Videos are dealt to the ranks by sample, and a video that cannot be read is reported, never
+replaced. Every rank makes the same number of forward passes of the same shape: blank clips fill
+the gaps. Results then hardly depend on the number of ranks, and a sharded model's ranks stay in
+step.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from videohpm.data import (
+    DecodeError,
+    Manifest,
+    Sample,
+    count_frames,
+    load_clip,
+    load_image,
+    normalise,
+)
+from videohpm.data.deadline import within
+from videohpm.evaluate.protocol import Protocol
+from videohpm.evaluate.ranks import Ranks
+from videohpm.tracking import make_screen
+
+MESSAGE_EVERY = 20.0
+"""Seconds between two plain lines of progress."""
+
+
+@dataclass
+class Video:
+    """One video as a test sees it."""
+
+    index: int
+    """Row of the manifest."""
+    views: Tensor | None
+    """uint8 (V, 3, T, H, W); None where it could not be read."""
+    spans: np.ndarray | None
+    """(V, T) int64: the frame numbers behind each view."""
+    error: str | None = None
+
+
+@dataclass
+class Seen:
+    """What a model said of one video: an output for each of its views, (V, …), on the CPU."""
+
+    index: int
+    output: Tensor | None
+    spans: np.ndarray | None
+    error: str | None = None
+
+
+def read_views(sample: Sample, protocol: Protocol, kind: str) -> tuple[Tensor, np.ndarray]:
+    """The views of one file, uint8 (V, 3, T, H, W), and their frame numbers (V, T).
+
+    A video is decoded once for all of them. Raises DecodeError; UserError where an image meets a
+    model of videos is the caller's.
+    """
+    if kind == "image":
+        numbers = np.zeros((1, 1), dtype=np.int64)
+        clips = [load_image(sample)]
+    else:
+        numbers = protocol.indices(count_frames(sample))
+        wanted, where = np.unique(numbers, return_inverse=True)
+        frames = load_clip(sample, wanted)
+        clips = [frames[torch.from_numpy(row)] for row in where.reshape(numbers.shape)]
+    views = [crop for clip in clips for crop in protocol.cut(clip)]
+    spans = numbers.repeat(len(views) // len(numbers), axis=0)
+    return torch.stack(views).transpose(1, 2).contiguous(), spans
+
+
+class ViewDataset(Dataset):
+    """Videos by row of a manifest, each with all its views."""
+
+    def __init__(self, manifest: Manifest, protocol: Protocol, seconds: float = 120.0):
+        self.manifest, self.protocol, self.seconds = manifest, protocol, seconds
+
+    def __len__(self) -> int:
+        return len(self.manifest)
+
+    def __getitem__(self, index: int) -> Video:
+        sample = self.manifest[index]
+        try:
+            read = (read_views, sample, self.protocol, self.manifest.kind)
+            views, spans = within(self.seconds, *read)
+        except DecodeError as error:
+            return Video(index, None, None, error.reason)
+        except TimeoutError as error:
+            return Video(index, None, None, str(error))
+        return Video(index, views, spans)
+
+
+def look(
+    call: Callable[[Tensor], Tensor],
+    manifest: Manifest,
+    rows: np.ndarray,
+    protocol: Protocol,
+    *,
+    ranks: Ranks,
+    device: torch.device,
+    batch: int = 16,
+    workers: int = 0,
+    seconds: float = 120.0,
+    bf16: bool = False,
+    progress: str | None = None,
+) -> Iterator[Seen]:
+    """Ask ``call`` about every view of this rank's share of ``rows``, a video at a time.
+
+    Args:
+        call: normalised clips (B, 3, T, H, W) → (B, …). B is always the same.
+        rows: of the manifest; rank r takes every world-th of them, starting at r.
+        batch: clips of one forward pass, at most.
+        progress: what to call the work on the screen; None shows nothing.
+    """
+    per_video = protocol.views if manifest.kind == "video" else protocol.crops
+    together = max(1, batch // per_video)
+    mine = rows[ranks.rank :: ranks.world]
+    rounds = math.ceil(math.ceil(len(rows) / ranks.world) / together)
+    loader = iter(_loader(ViewDataset(manifest, protocol, seconds), mine, together, workers))
+    blank = torch.zeros(per_video, 3, protocol.frames, *protocol.size, dtype=torch.uint8)
+    bar = Bar(progress, len(rows), ranks)
+    for number in range(rounds):
+        videos = next(loader, [])
+        views = [blank if video.views is None else video.views for video in videos]
+        views += [blank] * (together - len(views))
+        output = _forward(call, torch.cat(views), protocol, device, batch, bf16)
+        outputs = output.split(per_video)
+        for video, said in zip(videos, outputs, strict=False):
+            said = None if video.views is None else said
+            yield Seen(video.index, said, video.spans, video.error)
+        bar.advance(min(len(rows), (number + 1) * together * ranks.world))
+    bar.close()
+
+
+@torch.no_grad()
+def _forward(
+    call: Callable[[Tensor], Tensor],
+    clips: Tensor,
+    protocol: Protocol,
+    device: torch.device,
+    batch: int,
+    bf16: bool,
+) -> Tensor:
+    outputs = []
+    for piece in clips.split(batch):
+        inputs = normalise(piece.to(device, non_blocking=True), protocol.mean, protocol.std)
+        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+            outputs.append(call(inputs).float())
+    return torch.cat(outputs).cpu()
+
+
+def _loader(dataset: ViewDataset, rows: np.ndarray, together: int, workers: int) -> DataLoader:
+    return DataLoader(
+        dataset,
+        batch_sampler=[rows[i : i + together].tolist() for i in range(0, len(rows), together)],
+        collate_fn=list,
+        num_workers=workers,
+        worker_init_fn=_one_thread,
+    )
+
+
+def _one_thread(worker: int) -> None:
+    torch.set_num_threads(1)
+
+
+class Bar:
+    """Progress over videos: a bar on a terminal, now and then a line elsewhere."""
+
+    def __init__(self, name: str | None, total: int, ranks: Ranks):
+        self.name, self.total, self.screen = name, total, None
+        if name is not None and ranks.first:
+            self.screen = make_screen(sys.stdout, total, 0, time.monotonic)
+        self.said = time.monotonic()
+
+    def advance(self, done: int) -> None:
+        """``done`` videos are through, over all ranks."""
+        if self.screen is None:
+            return
+        self.screen.advance(done)
+        plain = not hasattr(self.screen, "live")
+        if plain and time.monotonic() - self.said > MESSAGE_EVERY:
+            self.screen.message(f"{self.name}: {done} of {self.total}")
+            self.said = time.monotonic()
+
+    def close(self) -> None:
+        """End the bar."""
+        if self.screen is not None:
+            self.screen.close()

@@ -1,0 +1,366 @@
+"""Fine-tuning: the loop, validation, the best weights, and the test at the end."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import shutil
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+import yaml
+from torch import Tensor
+
+from videohpm import checkpoint, evaluate
+from videohpm.config import as_plain
+from videohpm.data import (
+    BadFileLedger,
+    Batch,
+    GlobalBatchSampler,
+    find_samples,
+    make_dataset,
+    make_loader,
+    normalise,
+    training_transform,
+)
+from videohpm.data.facts import read_facts
+from videohpm.engine import TorchEngine, make_engine, seed_step
+from videohpm.errors import RunError, UserError
+from videohpm.finetune.augment import augmented, mix
+from videohpm.finetune.average import WeightAverage
+from videohpm.finetune.config import FinetuneConfig
+from videohpm.finetune.labels import check_flip, class_weights, count_classes
+from videohpm.finetune.start import start_classifier
+from videohpm.optim import parameter_groups
+from videohpm.tracking import Stopwatch, Tracker, describe_machine
+
+
+def train_step(
+    engine: TorchEngine,
+    batches: list[Batch],
+    config: FinetuneConfig,
+    *,
+    classes: int,
+    weights: Tensor | None,
+    step: int,
+    lr: float,
+) -> dict[str, Tensor]:
+    """One optimiser step: mix the clips, classify them, compare with the mixed labels.
+
+    Args:
+        batches: the micro-batches of the step.
+        weights: (classes,), how much each class counts; None for all alike.
+        step: its number, from which the mixing is drawn.
+
+    Returns:
+        Scalars, left on the device: reading them waits for it.
+    """
+    said = []
+    for batch in batches:
+        batch = batch.to(engine.device)
+        clips, targets = mix(
+            normalise(batch.clips, config.data.mean, config.data.std),
+            batch.labels,
+            config.augment,
+            classes=classes,
+            smoothing=config.loss.label_smoothing,
+            repeats=config.data.repeats,
+            seed=config.run.seed,
+            step=step,
+        )
+        with engine.autocast():
+            logits = engine(clips)
+        loss = F.cross_entropy(logits.float(), targets, weight=weights)
+        engine.backward(loss)
+        hits = logits.argmax(1) == targets.argmax(1)
+        said.append({"loss": loss.detach(), "train_top1": 100 * hits.float().mean()})
+    norm, _ = engine.step(lr)
+    means = {name: torch.stack([part[name] for part in said]).mean() for name in said[0]}
+    return means if norm is None else means | {"gradient_norm": norm}
+
+
+class Finetuning:
+    """One run: its data, its model, and where it writes.
+
+    Raises UserError for what the user can mend, before anything is written, and RunError where the
+    loss is no longer finite.
+    """
+
+    def __init__(self, config: FinetuneConfig):
+        self.config, self.folder = config, Path(config.run.dir)
+        facts = read_facts(config.dataset) if config.dataset else None
+        check_flip(config.data.flip, facts)
+        names = facts.classes if facts else None
+        manifest = find_samples(
+            config.data.root,
+            config.data.manifest,
+            labels=True,
+            kind=config.data.kind,
+            classes=names,
+        )
+        self.labels = manifest.classes
+        self.classes = count_classes(manifest.labels, facts, self.labels)
+        seed_step(config.run.seed, 0)
+        model = start_classifier(config.model, self.classes, config.engine.checkpoint_activations)
+        size = (model.grid.height, model.grid.width)
+        self.data = make_dataset(
+            config.data,
+            frames=model.grid.frames,
+            size=size,
+            seed=config.run.seed,
+            labels=True,
+            classes=self.labels,
+            transform=augmented(
+                training_transform(config.data, size),
+                config.augment,
+                config.data.mean,
+                config.data.std,
+                config.data.interpolation,
+            ),
+        )
+        self.protocol = evaluate.Protocol(
+            frames=model.grid.frames,
+            size=size,
+            **{name: getattr(config.data, name) for name in ("sampling", "stride")},
+            interpolation=config.data.interpolation,
+            mean=tuple(config.data.mean),
+            std=tuple(config.data.std),
+        ).changed(facts, config.test.given())
+        self.validation = self._validation_samples()
+        self.steps_per_epoch = len(self.data) / config.optim.batch
+        self.steps = config.run.total_steps(self.steps_per_epoch)
+        groups = parameter_groups(model, config.optim.weight_decay, config.optim.layer_decay)
+        self.engine = make_engine(model, config.engine, config.optim, groups)
+        config.check_batch(self.engine.world)
+        self.average = WeightAverage(self.engine.model, config.ema) if config.ema else None
+        weights = class_weights(config.loss.class_weights, manifest.labels, self.classes)
+        self.weights = None if weights is None else weights.to(self.engine.device)
+        self.ranks = evaluate.join_ranks(self.engine.device)
+        self.best: dict = {}
+        self.done = self._resume()
+
+    def run(self) -> None:
+        """Train until the last step, validating on the way."""
+        config, engine = self.config, self.engine
+        if self.ranks.first:
+            self._write_settings()
+        ledger = BadFileLedger(len(self.data), config.data.max_bad_share)
+        tracker = Tracker(
+            self.folder,
+            total_steps=self.steps,
+            start_step=self.done,
+            enabled=self.ranks.first,
+        )
+        watch = Stopwatch(config.optim.batch * config.data.repeats)
+        with tracker:
+            batches = iter(self._loader())
+            for step in range(self.done, self.steps):
+                with watch.waiting():
+                    micro = list(itertools.islice(batches, config.engine.accumulation))
+                self._count_bad(ledger, micro)
+                seed_step(config.run.seed, step + 1, engine.rank)
+                lr = config.optim.lr_at(step, self.steps, self.steps_per_epoch)
+                said = train_step(
+                    engine, micro, config,
+                    classes=self.classes, weights=self.weights, step=step, lr=lr,
+                )  # fmt: skip
+                if self.average is not None:
+                    self.average.update(engine.model)
+                self.done = step + 1
+                if self._due(config.run.log_every):
+                    self._check(said["loss"])
+                    numbers = {name: float(value) for name, value in said.items()}
+                    numbers |= {"lr": lr, "epoch": self.done / self.steps_per_epoch}
+                    numbers |= {"bad_files": ledger.bad}
+                    tracker.log(self.done, numbers | watch.lap())
+                if self.validation and self._due(config.validation.period(self.steps_per_epoch)):
+                    tracker.log(self.done, self.validate())
+                    watch.lap()
+                if self._due(config.run.save_every):
+                    self._check(said["loss"])
+                    self.save()
+
+    def validate(self) -> dict[str, float]:
+        """Score the validation set with one view a video; keep the weights if they are the best."""
+        scores = self._score(self._tested_model(), self.protocol.changed(None, ONE_VIEW))
+        metrics = scores.metrics()
+        value = metrics[self.config.validation.best_by]
+        if value is not None and value > self.best.get("value", -1.0):
+            self.best = {"step": self.done, "value": value, "by": self.config.validation.best_by}
+            self._keep_best(metrics)
+        names = ("top1", "top5", "mean_class", "scored")
+        return {f"validation_{name}": metrics[name] for name in names if metrics[name] is not None}
+
+    def test(self) -> dict:
+        """Test the best weights on all views of each validation video, and write the result."""
+        best = checkpoint.load_model(self.folder / evaluate.BEST).to(self.engine.device)
+        scores = self._score(best, self.protocol, "test")
+        source = self.config.validation.manifest or self.config.validation.root
+        about = {"model": str(self.folder / evaluate.BEST), "data": source}
+        about |= {"best_step": self.best.get("step"), "steps": self.steps}
+        summary = scores.metrics() | {"views": self.protocol.views}
+        if self.ranks.first:
+            summary = evaluate.write_results(
+                self.folder, scores, self.validation, self.protocol, self.labels, about
+            )
+            print(evaluate.sentence(summary, scores.errors, self.validation))
+        return summary
+
+    def save(self) -> Path:
+        """Write a checkpoint of the steps done so far."""
+        average = None if self.average is None else self.average.state_dict()
+        if not self.validation:
+            self._keep_best({})
+        return checkpoint.save(
+            self.folder,
+            self.done,
+            self.engine.model,
+            None,
+            {"engine": self.engine.state_dict(), "average": average},
+            {
+                "steps": self.steps,
+                "samples": len(self.data),
+                "best": self.best,
+                "config": as_plain(self.config),
+            },
+            self.config.run.keep,
+        )
+
+    def _tested_model(self) -> torch.nn.Module:
+        return self.engine.model if self.average is None else self.average.model
+
+    def _score(
+        self, model: torch.nn.Module, protocol: evaluate.Protocol, progress: str | None = None
+    ) -> evaluate.Scores:
+        training = model.training
+        scores = evaluate.score(
+            model.eval(),
+            self.classes,
+            self.validation,
+            protocol,
+            ranks=self.ranks,
+            device=self.engine.device,
+            batch=self.config.test.batch,
+            workers=self.config.data.workers,
+            seconds=self.config.data.sample_seconds,
+            bf16=self.engine.precision == "bf16",
+            progress=progress,
+        )
+        model.train(training)
+        return scores
+
+    def _keep_best(self, metrics: dict) -> None:
+        """Replace the best weights, file by file: each is whole at any moment."""
+        if not self.ranks.first:
+            return
+        best, partial = self.folder / evaluate.BEST, self.folder / ".partial_best"
+        shutil.rmtree(partial, ignore_errors=True)
+        about = evaluate.about_classifier(self.protocol, self.labels)
+        about |= {"step": self.done, "metrics": {k: v for k, v in metrics.items() if v is not None}}
+        checkpoint.save_weights(partial, self._tested_model(), extra=about)
+        best.mkdir(parents=True, exist_ok=True)
+        for file in partial.iterdir():
+            os.replace(file, best / file.name)
+        partial.rmdir()
+
+    def _validation_samples(self):
+        given = self.config.validation
+        if not given.given:
+            return None
+        manifest = find_samples(
+            given.root, given.manifest, labels=True, kind=self.config.data.kind, classes=self.labels
+        )
+        if int(manifest.labels.max()) >= self.classes:
+            raise UserError(
+                f"validation.manifest: label {manifest.labels.max()}, but the training data has "
+                f"{self.classes} classes (0 to {self.classes - 1}); check both"
+            )
+        return manifest
+
+    def _resume(self) -> int:
+        """Load the checkpoint that run.resume means; returns the steps it has behind it."""
+        wish = self.config.run.resume
+        if wish == "never":
+            if checkpoint.latest(self.folder):
+                raise UserError(
+                    f"run.resume: never, but {self.folder} holds checkpoints; give another "
+                    "--run.dir or remove it"
+                )
+            return 0
+        folder = checkpoint.latest(self.folder) if wish == "auto" else Path(wish)
+        if folder is None:
+            return 0
+        saved = checkpoint.restore(folder, self.engine.model, None)
+        self.engine.load_state_dict(saved.optimizer["engine"])
+        if self.average is not None:
+            if saved.optimizer["average"] is None:
+                raise UserError(f"ema: {folder} holds no average of the weights; set ema 0")
+            self.average.load_state_dict(saved.optimizer["average"])
+        if saved.state["samples"] != len(self.data):
+            raise UserError(
+                f"data.root: {len(self.data)} samples, but {folder} was trained on "
+                f"{saved.state['samples']}; a run goes on only with the data it began with"
+            )
+        self.best = saved.state["best"]
+        return saved.step
+
+    def _due(self, every: int) -> bool:
+        return self.done == self.steps or (every > 0 and self.done % every == 0)
+
+    def _loader(self):
+        config, engine = self.config, self.engine
+        sampler = GlobalBatchSampler(
+            len(self.data),
+            config.optim.batch,
+            rank=engine.rank,
+            world=engine.world,
+            accumulation=config.engine.accumulation,
+            seed=config.run.seed,
+            start_step=self.done,
+            steps=self.steps,
+        )
+        on_gpu = engine.device.type == "cuda"
+        return make_loader(self.data, sampler, workers=config.data.workers, pin_memory=on_gpu)
+
+    def _check(self, loss: Tensor) -> None:
+        """RunError where the loss is no longer finite."""
+        if not bool(torch.isfinite(loss)):
+            raise RunError(
+                f"step {self.done}: the loss is {float(loss)}; stopped, earlier checkpoints are "
+                "kept"
+            )
+
+    def _count_bad(self, ledger: BadFileLedger, batches: list[Batch]) -> None:
+        """Name new unreadable files in bad_files.jsonl; UserError where they are too many."""
+        for batch in batches:
+            for bad in ledger.update(batch):
+                with (self.folder / "bad_files.jsonl").open("a") as file:
+                    print(json.dumps({"path": bad.path, "reason": bad.reason}), file=file)
+
+    def _write_settings(self) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        text = yaml.safe_dump(as_plain(self.config), sort_keys=False)
+        (self.folder / "config.yaml").write_text(text)
+        describe_machine(self.folder / "environment.json")
+
+
+ONE_VIEW = {"clips": 1, "crops": 1}
+
+
+def finetune(config: FinetuneConfig) -> Path:
+    """Fine-tune as ``config`` says and return the run folder; a run that was stopped goes on."""
+    tuning = Finetuning(config)
+    if tuning.done < tuning.steps:
+        tuning.run()
+    elif tuning.ranks.first:
+        print(
+            f"{tuning.folder}: all {tuning.steps} steps are done; for more give a larger "
+            "--run.steps, to start anew another --run.dir"
+        )
+    if tuning.validation:
+        tuning.test()
+    if tuning.ranks.first:
+        print(f"{tuning.folder}: {tuning.steps} steps done, the best weights are in best/")
+    return tuning.folder
