@@ -1,6 +1,7 @@
 """Items: determinism, labels, repeats, and what happens to files that cannot be read."""
 
 import logging
+import math
 import os
 import threading
 
@@ -18,9 +19,12 @@ from videohpm.data import (
     Sample,
     VideoDataset,
     count_frames,
+    find_samples,
     load_clip,
     make_dataset,
+    training_transform,
 )
+from videohpm.data.clips import needed_side
 from videohpm.data.deadline import within
 from videohpm.errors import UserError
 
@@ -279,3 +283,28 @@ def test_readers_are_quiet(spoilt, capfd, caplog):
     with caplog.at_level(logging.WARNING):
         dataset(spoilt)[0, 0]
     assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("crop", ["multiscale", "random_resized", "centre"])
+@pytest.mark.parametrize("size", [(64, 64), (48, 80)])
+def test_no_crop_is_enlarged_for_frames_scaled_down(crop, size):
+    """Frames just as large as ``needed_side`` leave every crop at least as large as the clip."""
+    config = DataConfig(crop=crop)
+    side = needed_side(config, size)
+    rng, transform = np.random.default_rng(0), training_transform(config, size)
+    assert side >= max(size)
+    if crop == "centre":
+        return
+    for _ in range(300):
+        shape = (side, side + int(rng.integers(side)))
+        _, _, height, width = transform.box(*shape[:: rng.choice([1, -1])], rng)
+        assert height >= size[0] - 1 and width >= size[1] - 1
+
+
+def test_frames_are_left_as_they_are_where_that_is_asked_or_unknown(spoilt):
+    manifest = find_samples(spoilt)
+    arguments = {"frames": 4, "size": (32, 32)}
+    assert needed_side(DataConfig(reduce=False), (32, 32)) is None
+    given = VideoDataset(manifest, DataConfig(), transform=lambda clip, rng: clip, **arguments)
+    assert given.min_side is None
+    assert VideoDataset(manifest, DataConfig(), **arguments).min_side == math.ceil(32 / 0.66)

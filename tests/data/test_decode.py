@@ -284,3 +284,75 @@ def test_real_clips(shared, name, reader):
     for indices in index_lists(len(frames)):
         read = read_frames(path, indices)
         assert all(np.array_equal(f, frames[i]) for f, i in zip(read, indices, strict=True))
+
+
+@pytest.mark.parametrize("name", ["closed.mp4", "open.mkv", "b.avi"])
+def test_reduced_frames_are_the_same_frames(make, name):
+    indices = [3, 11, 30]
+    small = read_frames(make(name), indices, min_side=24)
+    assert small.shape == (3, 24, 48, 3)
+    assert numbers(small.repeat(2, 1).repeat(2, 2)) == indices
+    whole = read_frames(make(name), indices)
+    assert np.array_equal(read_frames(make(name), indices, min_side=33), whole)
+    means = whole.reshape(3, 24, 2, 48, 2, 3).mean((2, 4))
+    assert np.abs(means - small).mean() < 6
+
+
+def test_reduced_frames_of_a_turned_file(tmp_path):
+    path = encode(tmp_path / "turned.mp4", "libx264", 15, rotation=90, **x264())
+    small = read_frames(path, [5], min_side=24)
+    assert small.shape == (1, 48, 24, 3)
+    assert numbers(np.rot90(small, -1, (1, 2)).repeat(2, 1).repeat(2, 2)) == [5]
+
+
+@needs_decord
+def test_a_trusted_size_saves_the_demux_pass(make, monkeypatch):
+    path, size = make("closed.mp4"), (48, 96)
+    wanted = read_frames(path, [30], min_side=40)
+    monkeypatch.setattr(decode, "_index", None)
+    known = {"reader": "decord", "size": size}
+    assert np.array_equal(read_frames(path, [30], min_side=40, **known), wanted)
+
+
+@pytest.mark.parametrize(
+    ("size", "side", "to"),
+    [
+        ((720, 1280), 340, (340, 606)),
+        ((1280, 720), 340, (606, 340)),
+        ((500, 900), 340, None),
+        ((510, 510), 340, (340, 340)),
+        ((1080, 1081), 341, (342, 342)),
+        ((0, 0), 340, None),
+    ],
+)
+def test_reduced_size(size, side, to):
+    assert decode.reduced_size(*size, side) == to
+
+
+@pytest.mark.parametrize("header_lies", [False, True])
+def test_a_bomb_costs_no_memory(tmp_path, header_lies):
+    """Pictures of 30,000 x 30,000 pixels in 7 kB; the container may say so or claim 96 x 48."""
+    import resource
+
+    data = bytearray(encode(tmp_path / "a.avi", "mjpeg", 3, pix_fmt="yuvj420p").read_bytes())
+    at = data.find(b"\xff\xc0")
+    while at >= 0:
+        data[at + 5 : at + 9] = (30000).to_bytes(2, "big") * 2
+        at = data.find(b"\xff\xc0", at + 9)
+    if not header_lies:
+        told = (96).to_bytes(4, "little") + (48).to_bytes(4, "little")
+        data = data.replace(told, (30000).to_bytes(4, "little") * 2)
+    path = tmp_path / "bomb.avi"
+    path.write_bytes(data)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for function in (probe, verify, lambda path: read_frames(path, [0])):
+        with pytest.raises(DecodeError):
+            function(path)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 400_000  # kB
+
+
+def test_a_clip_larger_than_memory_is_refused(make, monkeypatch):
+    monkeypatch.setattr(decode, "MAX_CLIP_BYTES", 10 * 48 * 96 * 3)
+    assert len(read_frames(make("closed.mp4"), [*range(10)])) == 10
+    with pytest.raises(DecodeError, match="11 frames of 96x48"):
+        read_frames(make("closed.mp4"), [*range(11)])

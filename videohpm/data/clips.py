@@ -62,6 +62,8 @@ class DataConfig:
     """random_resized: smallest and largest width / height of the crop, before resizing."""
     interpolation: Literal["bilinear", "bicubic"] = "bilinear"
     """How crops are resized, with antialiasing either way."""
+    reduce: bool = True
+    """Scale frames down while decoding where they are much larger than any crop needs."""
     flip: bool = False
     """Mirror half of the clips left to right. Leave off where labels say left or right."""
     repeats: int = 1
@@ -143,14 +145,35 @@ def training_transform(config: DataConfig, size: Size) -> Transform:
     return Chain((crop, Flip())) if config.flip else crop
 
 
+def needed_side(config: DataConfig, size: Size) -> int | None:
+    """Shorter side that frames need so that no crop is enlarged; None: leave frames as they are."""
+    if not config.reduce:
+        return None
+    share = 1.0
+    if config.crop == "multiscale":
+        share = min(config.crop_scales)
+    elif config.crop == "random_resized":
+        narrowest = min(config.crop_aspect[0], 1 / config.crop_aspect[1], 1)
+        share = math.sqrt(config.crop_area[0] * narrowest)
+    return math.ceil(max(size) / share)
+
+
 def count_frames(sample: Sample) -> int:
     """Frames of a video: the manifest's count where it has one, else the file's own."""
     return sample.frames or probe(sample.path).frames
 
 
-def load_clip(sample: Sample, indices: np.ndarray) -> Tensor:
-    """Frames ``indices`` of a video as uint8 (T, 3, H, W). Raises DecodeError; replaces nothing."""
-    frames = read_frames(sample.path, indices.tolist(), reader=sample.reader)
+def load_clip(sample: Sample, indices: np.ndarray, min_side: int | None = None) -> Tensor:
+    """Frames ``indices`` of a video as uint8 (T, 3, H, W). Raises DecodeError; replaces nothing.
+
+    ``min_side`` lets large frames come scaled down, as in ``read_frames``.
+    """
+    frames = read_frames(
+        *(sample.path, indices.tolist()),
+        reader=sample.reader,
+        size=sample.size,
+        min_side=min_side,
+    )
     # A view: channels last is also how torch resizes bytes fastest.
     return torch.from_numpy(frames).permute(0, 3, 1, 2)
 
@@ -193,6 +216,8 @@ class ClipDataset(Dataset):
         self.manifest, self.config = manifest, config
         self.frames, self.size, self.units, self.seed = frames, tuple(size), units, seed
         self.transform = transform or training_transform(config, self.size)
+        # What another transform needs of the frames is not known here.
+        self.min_side = None if transform else needed_side(config, self.size)
         self._hung: set[int] = set()
 
     def __len__(self) -> int:
@@ -256,7 +281,7 @@ class VideoDataset(ClipDataset):
             indices = dense_indices(length, self.frames, self.config.stride, rng)
         else:
             indices = segment_indices(length, self.frames, rng)
-        return load_clip(sample, indices)
+        return load_clip(sample, indices, self.min_side)
 
 
 class ImageDataset(ClipDataset):
@@ -265,7 +290,8 @@ class ImageDataset(ClipDataset):
     def read(self, sample: Sample, rng: np.random.Generator) -> Tensor:
         if self.manifest.kind == "image":
             return load_image(sample)
-        return load_clip(sample, rng.integers(count_frames(sample), size=1))
+        indices = rng.integers(count_frames(sample), size=1)
+        return load_clip(sample, indices, self.min_side)
 
 
 def make_dataset(

@@ -26,19 +26,26 @@ IMAGE_SUFFIXES = frozenset(
 )
 KINDS = ("auto", "video", "image")
 _READERS = (None, "decord", "pyav")
-_COLUMNS = ("path", "label", "frames", "reader")
+_COLUMNS = ("path", "label", "frames", "reader", "height", "width")
 _LINE = "\0line"  # the line numbers of the rows, beside the columns: no header has this name
 _log = logging.getLogger(__name__)
 
 
+_TABLE = ("_starts", "_ends", "_labels", "_frames", "_readers", "_heights", "_widths")
+
+
 @dataclass(frozen=True)
 class Sample:
-    """One file. ``label`` is a class number; None is unlabelled, uncounted, not yet decided."""
+    """One file. ``label`` is a class number, ``size`` (height, width) as displayed.
+
+    None is unlabelled, uncounted, not yet decided, unknown.
+    """
 
     path: str
     label: int | None = None
     frames: int | None = None
     reader: str | None = None
+    size: tuple[int, int] | None = None
 
 
 class Manifest:
@@ -56,6 +63,8 @@ class Manifest:
         labels: Sequence[int | None] | None = None,
         frames: Sequence[int | None] | None = None,
         readers: Sequence[str | None] | None = None,
+        heights: Sequence[int | None] | None = None,
+        widths: Sequence[int | None] | None = None,
         classes: list[str] | None = None,
         kind: str = "video",
     ):
@@ -68,6 +77,8 @@ class Manifest:
         self._frames = _column(frames, len(encoded), 0, np.int32)
         codes = [_READERS.index(reader or None) for reader in readers] if readers else None
         self._readers = _column(codes, len(encoded), 0, np.int8)
+        self._heights = _column(heights, len(encoded), 0, np.int32)
+        self._widths = _column(widths, len(encoded), 0, np.int32)
         self.base, self.classes, self.kind = os.fspath(base), classes, kind
 
     def __len__(self) -> int:
@@ -75,11 +86,13 @@ class Manifest:
 
     def __getitem__(self, index: int) -> Sample:
         label, frames = int(self._labels[index]), int(self._frames[index])
+        size = int(self._heights[index]), int(self._widths[index])
         return Sample(
             path=os.path.join(self.base, self.name(index)),
             label=label if label >= 0 else None,
             frames=frames if frames > 0 else None,
             reader=_READERS[self._readers[index]],
+            size=size if min(size) > 0 else None,
         )
 
     def name(self, index: int) -> str:
@@ -100,7 +113,7 @@ class Manifest:
             rows = rows.astype(np.int64)
         part = object.__new__(Manifest)
         part.__dict__.update(self.__dict__)
-        for name in ("_starts", "_ends", "_labels", "_frames", "_readers"):
+        for name in _TABLE:
             setattr(part, name, getattr(self, name)[rows])
         return part
 
@@ -119,10 +132,10 @@ def find_samples(
     first-level folders are the classes. ``root`` may itself be a manifest file.
 
     A manifest is a CSV file with a header (``path`` and optionally ``label``, ``frames``,
-    ``reader``; other columns are left alone), or lines of ``path label`` or ``path frames label``
-    separated by spaces (``path`` alone without labels). Relative paths belong to ``root``, or else
-    to the manifest's folder. Labels are numbers from 0, or names; with ``classes`` (names in order)
-    both are checked against it.
+    ``reader``, ``height``, ``width``; other columns are left alone), or lines of ``path label`` or
+    ``path frames label`` separated by spaces (``path`` alone without labels). Relative paths belong
+    to ``root``, or else to the manifest's folder. Labels are numbers from 0, or names; with
+    ``classes`` (names in order) both are checked against it.
 
     ``kind`` is the sort of file, by the suffix where "auto". Raises UserError.
     """
@@ -206,8 +219,10 @@ def _from_file(
         paths,
         base=base,
         labels=numbers,
-        frames=_frame_counts(rows, where),
+        frames=_whole_numbers(rows, "frames", where),
         readers=_reader_names(rows, where),
+        heights=_whole_numbers(rows, "height", where),
+        widths=_whole_numbers(rows, "width", where),
         classes=classes if labels else None,
         kind=_kind_of(paths, kind, where),
     )
@@ -314,15 +329,15 @@ def _check_rows(where: str, base: Path, rows: dict[str, list]) -> None:
         )
 
 
-def _frame_counts(rows: dict[str, list], where: str) -> list[int] | None:
-    if "frames" not in rows:
+def _whole_numbers(rows: dict[str, list], name: str, where: str) -> list[int] | None:
+    if name not in rows:
         return None
-    counts = []
-    for number, field in zip(rows[_LINE], rows["frames"], strict=True):
+    numbers = []
+    for line, field in zip(rows[_LINE], rows[name], strict=True):
         if field and not (field.isdecimal() and 0 < int(field) < 2**31):
-            raise UserError(f"{where} line {number}: frames {field!r} is not a whole number over 0")
-        counts.append(int(field) if field else 0)
-    return counts
+            raise UserError(f"{where} line {line}: {name} {field!r} is not a whole number over 0")
+        numbers.append(int(field) if field else 0)
+    return numbers
 
 
 def _reader_names(rows: dict[str, list], where: str) -> list[str | None] | None:
