@@ -10,6 +10,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import inspect
+import os
 import re
 import sys
 from argparse import ArgumentError
@@ -20,7 +21,7 @@ from typing import get_origin, get_type_hints
 
 from jsonargparse import ActionConfigFile, ArgumentParser, set_parsing_settings
 
-from videohpm.errors import RunError, UserError
+from videohpm.errors import Preempted, RunError, UserError
 
 COMMANDS = {
     "pretrain": ("videohpm.pretrain:pretrain", "train a masked autoencoder on unlabelled clips"),
@@ -38,12 +39,16 @@ COMMANDS = {
 }
 SHORT = {"output": "-o"}
 INTERRUPTED = 130
+EXIT_CODES = {UserError: 2, RunError: 1, Preempted: 75}
 
 set_parsing_settings(docstring_parse_attribute_docstrings=True)
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command and return its exit code: 0, 1 (the run failed) or 2 (a user's mistake)."""
+    """Run one command and return its exit code.
+
+    0, 1 (the run failed), 2 (a user's mistake) or 75 (stopped by a signal: start it again).
+    """
     arguments = sys.argv[1:] if arguments is None else arguments
     if not arguments or arguments[0] in ("-h", "--help"):
         print(_overview())
@@ -55,9 +60,10 @@ def main(arguments: list[str] | None = None) -> int:
         if name not in COMMANDS:
             raise UserError(f"{name}: no such command{_nearest(name, COMMANDS)}")
         return _run(name, rest)
-    except (UserError, RunError) as error:
-        print(f"videohpm: {_one_line(error)}", file=sys.stderr)
-        return 2 if isinstance(error, UserError) else 1
+    except tuple(EXIT_CODES) as error:
+        if _speaks():
+            print(f"videohpm: {_one_line(error)}", file=sys.stderr)
+        return next(code for kind, code in EXIT_CODES.items() if isinstance(error, kind))
     except KeyboardInterrupt:
         print("videohpm: interrupted", file=sys.stderr)
         return INTERRUPTED
@@ -108,6 +114,15 @@ def _run(name: str, arguments: list[str]) -> int:
     if said is not None and not isinstance(said, (int, Path)):
         print(said)
     return said if isinstance(said, int) else 0
+
+
+def _speaks() -> bool:
+    """Whether this process says why it ends: of several that do, one."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return True
+    from videohpm.engine import ranks
+
+    return ranks.first_to_speak()
 
 
 def _config_of(function: Callable) -> type | None:

@@ -14,3 +14,11 @@ class RunError(Exception):
 
     The message is one line. The command line prints it and exits with code 1.
     """
+
+
+class Preempted(Exception):
+    """A run was asked to stop (SIGTERM, SIGUSR1), has left a checkpoint, and can go on from there.
+
+    The message is one line. The command line prints it and exits with code 75, EX_TEMPFAIL: start
+    the same command again.
+    """

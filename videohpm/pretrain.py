@@ -21,8 +21,8 @@ from videohpm.data import (
     make_loader,
     normalise,
 )
-from videohpm.engine import TorchEngine, make_engine, seed_step
-from videohpm.errors import RunError, UserError
+from videohpm.engine import StopRequest, TorchEngine, make_engine, processes, ranks, seed_step
+from videohpm.errors import Preempted, RunError, UserError
 from videohpm.hpm import LossTeacher
 from videohpm.models import MaskedAutoencoder
 from videohpm.tracking import Stopwatch, Tracker, describe_machine
@@ -119,43 +119,58 @@ class Pretraining:
         self.steps = config.run.total_steps(self.steps_per_epoch)
         seed_step(config.run.seed, 0)
         model = MaskedAutoencoder(**config.model_arguments())
-        self.engine = make_engine(model, config.engine, config.optim)
         self.teacher = None
         if config.hpm.enabled:
             steps = config.hpm.teacher_steps or None
             self.teacher = LossTeacher(model, steps, config.hpm.teacher_read)
-        self.done = self._resume()
+        saved = self._restore(model)
+        self.engine = make_engine(model, config.engine, config.optim)
+        if self.teacher is not None:
+            self.engine.adopt(self.teacher)
+        if saved is not None:
+            checkpoint.restore_moments(saved, self.engine)
+        self.done = 0 if saved is None else saved.step
 
     def run(self) -> None:
         """Train until the last step; a checkpoint, a picture and metrics are left behind."""
         config, engine = self.config, self.engine
-        self._write_settings()
+        first = engine.rank == 0
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if first:
+            self._write_settings()
         loader = self._loader()
         ledger = BadFileLedger(len(self.data), config.data.max_bad_share)
         recent = RecentLosses(self.data.manifest)
         fixed = collate([self.data[0, i % len(self.data)] for i in range(FIXED_CLIPS)])
-        tracker = Tracker(self.folder, total_steps=self.steps, start_step=self.done)
+        tracker = Tracker(self.folder, total_steps=self.steps, start_step=self.done, enabled=first)
         watch = Stopwatch(config.optim.batch)
-        with tracker:
+        with tracker, StopRequest() as request:
             batches = iter(loader)
             for step in range(self.done, self.steps):
                 with watch.waiting():
                     micro = list(itertools.islice(batches, config.engine.accumulation))
                 self._count_bad(ledger, micro)
                 seed_step(config.run.seed, step + 1, engine.rank)
-                schedule = self.schedule(step)
+                schedule = self.schedule(step - engine.skipped)
                 said = train_step(engine, self.teacher, micro, config, **schedule)
                 recent.add(step + 1, said["loss"], micro)
                 self.done = step + 1
                 tracker.advance(self.done)
                 if self._due(config.run.log_every):
                     recent.check()
-                    tracker.log(self.done, self._metrics(said, schedule, ledger) | watch.lap())
+                    said |= watch.lap()
+                    tracker.log(self.done, self._metrics(said, schedule, ledger))
                 if self._due(config.run.picture_every):
                     self._picture(tracker, fixed, schedule["hard_share"])
-                if self._due(config.run.save_every):
+                stopped = request.agreed() and self.done < self.steps
+                if stopped or self._due(config.run.save_every):
                     recent.check()
                     self.save()
+                if stopped:
+                    raise Preempted(
+                        f"{self.folder}: asked to stop, saved after step {self.done} of "
+                        f"{self.steps}; the same command goes on from there"
+                    )
 
     def schedule(self, step: int) -> dict[str, float]:
         """Hard share, teacher momentum and learning rate of optimiser step ``step`` (from 0)."""
@@ -172,39 +187,35 @@ class Pretraining:
             "lr": self.config.optim.lr_at(step, self.steps, self.steps_per_epoch),
         }
 
-    def save(self) -> Path:
+    def save(self) -> None:
         """Write a checkpoint of the steps done so far."""
-        return checkpoint.save(
-            self.folder,
-            self.done,
-            self.engine.model,
-            self.teacher,
-            self.engine.state_dict(),
-            {"steps": self.steps, "samples": len(self.data), "config": as_plain(self.config)},
-            self.config.run.keep,
-        )
+        failure = None
+        about = {"steps": self.steps, "samples": len(self.data), "config": as_plain(self.config)}
+        try:
+            checkpoint.save(
+                self.folder, self.done, self.engine, self._followers(), about, self.config.run.keep
+            )
+        except RunError as error:
+            failure = error
+        ranks.agree(failure)
 
-    def _resume(self) -> int:
-        """Load the checkpoint that run.resume means; returns the steps it has behind it."""
-        wish = self.config.run.resume
-        if wish == "never":
-            if checkpoint.latest(self.folder):
-                raise UserError(
-                    f"run.resume: never, but {self.folder} holds checkpoints; give another "
-                    "--run.dir or remove it"
-                )
-            return 0
-        folder = checkpoint.latest(self.folder) if wish == "auto" else Path(wish)
-        if folder is None:
-            return 0
-        saved = checkpoint.restore(folder, self.engine.model, self.teacher)
-        self.engine.load_state_dict(saved.optimizer)
-        if saved.state["samples"] != len(self.data):
+    def _followers(self) -> dict[str, LossTeacher]:
+        return {} if self.teacher is None else {"teacher": self.teacher}
+
+    def _restore(self, model: MaskedAutoencoder) -> checkpoint.Saved | None:
+        """Load the weights of the checkpoint that run.resume means, where there is one."""
+        if ranks.rank() == 0:
+            checkpoint.tidy(self.folder)
+        ranks.agree(None)  # until that is done
+        folder = checkpoint.to_resume(self.folder, self.config.run.resume)
+        saved = folder and checkpoint.restore(folder, model, self._followers())
+        ranks.same("run.dir: steps done", saved.step if saved else 0)
+        if saved and saved.state["samples"] != len(self.data):
             raise UserError(
                 f"data.root: {len(self.data)} samples, but {folder} was trained on "
                 f"{saved.state['samples']}; a run goes on only with the data it began with"
             )
-        return saved.step
+        return saved
 
     def _due(self, every: int) -> bool:
         return self.done == self.steps or (every > 0 and self.done % every == 0)
@@ -227,13 +238,17 @@ class Pretraining:
     def _metrics(
         self, said: dict, schedule: dict, ledger: BadFileLedger
     ) -> dict[str, float | None]:
-        metrics = {name: float(value) for name, value in said.items()} | schedule
+        """Means over all ranks."""
+        metrics = ranks.means(said) | schedule
         if self.teacher is None:
             metrics |= {"hard_share": 0.0, "relative_loss": None}
             del metrics["momentum"]
         else:
             metrics["teacher_distance"] = float(self.teacher.distance(self.engine.model))
-        return metrics | {"epoch": self.done / self.steps_per_epoch, "bad_files": ledger.bad}
+        if self.engine.skipped:
+            metrics["skipped_steps"] = self.engine.skipped
+        bad = ranks.united(ledger.bad_files)
+        return metrics | {"epoch": self.done / self.steps_per_epoch, "bad_files": int(bad.sum())}
 
     @torch.no_grad()
     def _picture(self, tracker: Tracker, fixed: Batch, hard_share: float) -> None:
@@ -247,6 +262,8 @@ class Pretraining:
                 model, clips, mask, self.teacher, **statistics, hard_share=hard_share
             )
         model.train()
+        if self.engine.rank > 0:  # it was needed only where the weights are divided
+            return
         drawn = seen.first(DRAWN_CLIPS)
         tracker.picture(self.done, "reconstruction", visualize.training_picture(drawn))
         film = visualize.training_film(drawn)
@@ -258,13 +275,13 @@ class Pretraining:
 
     def _count_bad(self, ledger: BadFileLedger, batches: list[Batch]) -> None:
         """Name new unreadable files in bad_files.jsonl; UserError where they are too many."""
-        with (self.folder / "bad_files.jsonl").open("a") as file:
-            for batch in batches:
-                for bad in ledger.update(batch):
-                    print(json.dumps({"path": bad.path, "reason": bad.reason}), file=file)
+        for batch in batches:
+            for bad in ledger.update(batch):
+                line = json.dumps({"path": bad.path, "reason": bad.reason}) + "\n"
+                with (self.folder / "bad_files.jsonl").open("a") as file:
+                    file.write(line)
 
     def _write_settings(self) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
         text = yaml.safe_dump(as_plain(self.config), sort_keys=False)
         (self.folder / "config.yaml").write_text(text)
         describe_machine(self.folder / "environment.json")
@@ -285,26 +302,31 @@ class RecentLosses:
         self.kept.append((step, loss, [batch.index for batch in batches]))
 
     def check(self) -> None:
-        """RunError naming the step and its samples where a loss is not finite."""
-        for step, loss, indices in self.kept:
-            if not bool(torch.isfinite(loss)):
-                names = [self.manifest[int(i)].path for index in indices for i in index]
-                raise RunError(
-                    f"step {step}: the loss is {float(loss)}; stopped, earlier checkpoints are "
-                    f"kept. Samples of this step: {', '.join(dict.fromkeys(names))}"
-                )
+        """RunError on every rank, naming the step and its samples, where a loss is not finite."""
+        failures = [self._failure(*kept) for kept in self.kept if not torch.isfinite(kept[1])]
+        ranks.agree(failures[0] if failures else None)
         self.kept.clear()
+
+    def _failure(self, step: int, loss: Tensor, indices: list[Tensor]) -> RunError:
+        names = [self.manifest[int(i)].path for index in indices for i in index]
+        return RunError(
+            f"step {step}: the loss is {float(loss)}; stopped, earlier checkpoints are "
+            f"kept. Samples of this step: {', '.join(dict.fromkeys(names))}"
+        )
 
 
 def pretrain(config: PretrainConfig) -> Path:
     """Train as ``config`` says and return the run folder; a run that was stopped goes on."""
-    training = Pretraining(config)
-    if training.done >= training.steps:
-        print(
-            f"{training.folder}: all {training.steps} steps are done; for more give a larger "
-            "--run.steps, to start anew another --run.dir"
-        )
-    else:
-        training.run()
-        print(f"{training.folder}: {training.steps} steps done")
+    with processes(config.engine, config.optim.batch):
+        training = Pretraining(config)
+        if training.done < training.steps:
+            training.run()
+            said = f"{training.steps} steps done"
+        else:
+            said = (
+                f"all {training.steps} steps are done; for more give a larger --run.steps, to "
+                "start anew another --run.dir"
+            )
+        if training.engine.rank == 0:
+            print(f"{training.folder}: {said}")
     return training.folder

@@ -5,13 +5,16 @@ config         :class:`EngineConfig`
 plain          one process, plain torch
 zero           several, or ZeRO in one: DeepSpeed, imported nowhere else and only when needed
 settings       DeepSpeed's settings, from ours and a user's file
-ranks          how the processes of a run meet, agree, fail and stop together
+ranks          how the processes of a run meet and agree
+faults         what ends a run early: signals, lost processes, full disks
 ============== ==============================================================================
 """
 
 from __future__ import annotations
 
 import random
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -19,20 +22,31 @@ from torch import nn
 
 from videohpm.engine import ranks
 from videohpm.engine.config import EngineConfig
-from videohpm.engine.plain import MOMENTS, TorchEngine
+from videohpm.engine.faults import StopRequest, explained
+from videohpm.engine.plain import TorchEngine
 from videohpm.errors import UserError
 from videohpm.optim import OptimConfig
 
-__all__ = ["MOMENTS", "EngineConfig", "TorchEngine", "make_engine", "ranks", "seed_step", "start"]
+__all__ = [
+    "EngineConfig",
+    "StopRequest",
+    "TorchEngine",
+    "make_engine",
+    "processes",
+    "ranks",
+    "seed_step",
+]
 
 
-def start(config: EngineConfig, batch: int) -> None:
-    """Meet the other processes of the run, where there are any; first thing in every run.
+@contextmanager
+def processes(config: EngineConfig, batch: int) -> Iterator[None]:
+    """Around a run: meet its other processes, where there are any, and part at the end.
 
     Args:
         batch: clips of one optimiser step over all of them.
 
-    Raises UserError where the batch cannot be divided among them.
+    Raises UserError where the batch cannot be divided among them, and RunError for what
+    :func:`videohpm.engine.faults.explained` explains.
     """
     if config.uses_deepspeed:
         ranks.join(config.torch_device(), config.timeout)
@@ -42,6 +56,9 @@ def start(config: EngineConfig, batch: int) -> None:
             f"optim.batch: {batch} clips cannot be divided equally among {ranks.world()} processes "
             f"times engine.accumulation = {config.accumulation}; give a multiple of {parts}"
         )
+    with explained():
+        yield
+        ranks.leave()  # not after an error: parting waits for the others
 
 
 def make_engine(model: nn.Module, config: EngineConfig, optim: OptimConfig) -> TorchEngine:

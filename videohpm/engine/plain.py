@@ -12,9 +12,6 @@ from videohpm.engine import ranks
 from videohpm.engine.config import EngineConfig
 from videohpm.optim import OptimConfig, adamw, parameter_groups, set_lr
 
-MOMENTS = ("exp_avg", "exp_avg_sq")
-"""AdamW's two moving averages, by torch's names."""
-
 
 class TorchEngine:
     """Autocast, accumulation, clipping and fused AdamW in one process.
@@ -26,7 +23,10 @@ class TorchEngine:
         model: the module itself, for its names, grid and mode.
         moved: whether the last step moved the weights.
         skipped: how many did not.
+        moments: what AdamW averages, by torch's names.
     """
+
+    moments = ("exp_avg", "exp_avg_sq")
 
     def __init__(self, model: nn.Module, config: EngineConfig, optim: OptimConfig):
         self.config = config
@@ -90,7 +90,7 @@ class TorchEngine:
         return parameter.detach().cpu()
 
     def moment(self, parameter: Tensor, name: str) -> Tensor:
-        """All of one of a parameter's :data:`MOMENTS`, on the CPU. Every rank must ask."""
+        """All of one of a parameter's ``moments``, on the CPU. Every rank must ask."""
         state = self.optimizer.state.get(parameter)
         return state[name].cpu() if state else torch.zeros(parameter.shape)
 
@@ -112,4 +112,6 @@ class TorchEngine:
 def adamw_state(parameter: Tensor, updates: int) -> dict[str, Tensor]:
     """What AdamW keeps of a parameter, its moments still zero."""
     count = torch.tensor(float(updates), dtype=torch.float32, device=parameter.device)
-    return {"step": count} | {name: torch.zeros_like(parameter.detach()) for name in MOMENTS}
+    return {"step": count} | {
+        name: torch.zeros_like(parameter.detach()) for name in TorchEngine.moments
+    }

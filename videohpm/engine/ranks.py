@@ -1,4 +1,4 @@
-"""The processes of a run: how they find each other, agree, fail together and stop together.
+"""The processes of a run: how they find each other and agree.
 
 torchrun, the ``deepspeed`` launcher or Slurm start them and say in the environment (``RANK``,
 ``WORLD_SIZE``, ``LOCAL_RANK``, ``MASTER_ADDR``, ``MASTER_PORT``) who each of them is. Everything
@@ -11,18 +11,15 @@ a GPU nor mixes with the gradients' collectives.
 from __future__ import annotations
 
 import os
-import signal
-import threading
 from collections.abc import Mapping
 from datetime import timedelta
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from videohpm.errors import RunError, UserError
-
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 
 
 class _Group:
@@ -55,15 +52,15 @@ def world() -> int:
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
-def join(device: torch.device, timeout: float) -> None:
-    """Meet the other processes; collective calls wait ``timeout`` seconds at most.
+def join(device: torch.device, seconds: float) -> None:
+    """Meet the other processes; collective calls wait ``seconds`` at most.
 
     Joining again, in the same process, changes nothing. Raises UserError where the environment
     names other processes and they cannot be reached.
     """
     if dist.is_initialized():
         return
-    patience = timedelta(seconds=timeout)
+    patience = timedelta(seconds=seconds)
     backend = "nccl" if device.type == "cuda" else "gloo"
     try:
         if launched() > 1:
@@ -74,7 +71,7 @@ def join(device: torch.device, timeout: float) -> None:
         if device.type == "cuda":
             torch.cuda.set_device(device)
         _Group.store = dist.PrefixStore("videohpm", store)
-        _Group.timeout = timeout
+        _Group.timeout = seconds
         dist.init_process_group(
             backend, store=store, rank=number, world_size=total, timeout=patience
         )
@@ -131,14 +128,32 @@ def same(name: str, value: int) -> None:
         )
 
 
-def means(metrics: Mapping[str, Tensor]) -> dict[str, float]:
+def united(flags: np.ndarray) -> np.ndarray:
+    """Element by element, whether any rank's flag is set. Every rank must ask."""
+    if world() == 1:
+        return flags
+    word = torch.from_numpy(flags.astype(np.uint8))
+    dist.all_reduce(word, dist.ReduceOp.MAX, _Group.words)
+    return word.numpy().astype(bool)
+
+
+def soon(flag: bool) -> tuple[dist.Work, Tensor]:
+    """Ask :func:`anyone` without waiting: wait for the work, then read the tensor."""
+    word = torch.tensor(int(flag))
+    return dist.all_reduce(word, dist.ReduceOp.MAX, _Group.words, async_op=True), word
+
+
+def means(metrics: Mapping[str, Tensor | float]) -> dict[str, float]:
     """The means of scalars over the ranks, which waits for the device. Every rank must ask."""
-    if not metrics:
-        return {}
-    row = torch.stack([value.detach().double() for value in metrics.values()]).cpu()
+    row = torch.tensor([float(value) for value in metrics.values()], dtype=torch.float64)
     if world() > 1:
         dist.all_reduce(row, group=_Group.words)
     return dict(zip(metrics, (row / world()).tolist(), strict=True))
+
+
+def timeout() -> float:
+    """Seconds that collective calls wait."""
+    return _Group.timeout
 
 
 def first_to_speak() -> bool:
@@ -152,52 +167,3 @@ def first_to_speak() -> bool:
         return _Group.store.add("spoken", 1) == 1
     except Exception:  # the process that kept the store is gone: better twice than never
         return True
-
-
-def lost(error: Exception) -> RunError | None:
-    """The words for an error that means another process is dead or stuck; None for others."""
-    text = str(error)
-    marks = ("gloo", "NCCL", "Connection reset", "Connection closed", "Broken pipe", "recvValue")
-    told = isinstance(error, dist.DistError) or any(mark in text for mark in marks)
-    if world() == 1 or not (isinstance(error, RuntimeError) and told):
-        return None
-    return RunError(
-        f"another of the {world()} processes of this run died, or did not answer for "
-        f"engine.timeout = {_Group.timeout:g} seconds (rank {rank()} noticed first); all end, "
-        "checkpoints are kept, and the same command goes on from the newest"
-    )
-
-
-class StopRequest:
-    """SIGTERM and SIGUSR1, noted while a ``with`` statement lasts and agreed on by all ranks."""
-
-    def __enter__(self) -> StopRequest:
-        self.noted: str | None = None
-        self.sent: tuple[dist.Work, Tensor] | None = None
-        self.before = {}
-        if threading.current_thread() is threading.main_thread():
-            self.before = {number: signal.signal(number, self._note) for number in STOP_SIGNALS}
-        return self
-
-    def __exit__(self, *_) -> None:
-        for number, handler in self.before.items():
-            signal.signal(number, handler)
-
-    def _note(self, number: int, _frame) -> None:
-        self.noted = signal.Signals(number).name
-
-    def agreed(self) -> bool:
-        """Whether all stop now. Every rank must ask after every step.
-
-        With several ranks the answer is that to the question before: it has arrived by now, so
-        that nobody waits for it.
-        """
-        if world() == 1:
-            return self.noted is not None
-        word = torch.tensor(int(self.noted is not None))
-        work = dist.all_reduce(word, dist.ReduceOp.MAX, _Group.words, async_op=True)
-        self.sent, before = (work, word), self.sent
-        if before is None:
-            return False
-        before[0].wait()
-        return bool(before[1])

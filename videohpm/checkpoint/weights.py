@@ -1,17 +1,8 @@
-"""Weights out and in; checkpoints that a crash at any byte cannot spoil.
-
-A folder of weights, whether a checkpoint or an export, holds ``model.safetensors`` and
-``config.json`` (what to build, and with which arguments); ``teacher.safetensors`` where there is
-a teacher. A checkpoint adds ``optimizer.pt`` and ``state.json``. It is written under a temporary
-name, flushed to disk and renamed, so a folder called ``step_…`` is always whole.
-"""
+"""Weights out and in: what a folder with ``model.safetensors`` and ``config.json`` holds."""
 
 from __future__ import annotations
 
 import json
-import os
-import shutil
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -19,13 +10,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from videohpm.checkpoint.folders import latest
 from videohpm.errors import UserError
 from videohpm.hpm import LossTeacher
 from videohpm.models import MaskedAutoencoder, VideoClassifier, VideoViT
 
 FORMAT, VERSION = "videohpm", 1
 KINDS = {kind.__name__: kind for kind in (MaskedAutoencoder, VideoClassifier, VideoViT)}
-PREFIX = "step_"
 
 
 def save_weights(
@@ -41,6 +32,13 @@ def save_weights(
     save_file(_tensors(model), folder / "model.safetensors", {"format": "pt"})
     if teacher is not None:
         save_file(_tensors(teacher.model), folder / "teacher.safetensors", {"format": "pt"})
+    write_about(folder, model, teacher, extra)
+
+
+def write_about(
+    folder: Path, model: nn.Module, teacher: LossTeacher | None, extra: dict | None = None
+) -> None:
+    """Write config.json: what to build, and with which arguments."""
     about = {"format": FORMAT, "version": VERSION, "kind": type(model).__name__}
     if teacher is not None:
         about["teacher"] = {"steps": teacher.step_count, "read": teacher.read}
@@ -55,7 +53,7 @@ def load_model(path: str | Path) -> MaskedAutoencoder | VideoClassifier | VideoV
     """
     folder, about = read_about(path)
     model = KINDS[about["kind"]](**about["model"])
-    _load_into(model, folder / "model.safetensors")
+    load_into(model, folder / "model.safetensors")
     return model.eval()
 
 
@@ -66,7 +64,7 @@ def load_teacher(path: str | Path) -> LossTeacher:
         raise UserError(f"{folder}: holds no teacher (it was trained without mining, or exported)")
     student = MaskedAutoencoder(**about["model"])
     teacher = LossTeacher(student, about["teacher"]["steps"], about["teacher"]["read"])
-    _load_into(teacher.model, folder / "teacher.safetensors")
+    load_into(teacher.model, folder / "teacher.safetensors")
     return teacher
 
 
@@ -129,80 +127,12 @@ def export(source: str, out: str, what: str = "encoder", weights: str = "student
     print(f"{out}: {what} of the {weights} of {find_weights(source)}")
 
 
-@dataclass(frozen=True)
-class Saved:
-    """What a checkpoint holds beside the weights."""
-
-    step: int
-    """Optimiser steps done."""
-    optimizer: dict
-    state: dict
-    """Plain values: the run's state, its resolved config and the versions it ran with."""
-
-
-def save(
-    run: Path,
-    step: int,
-    model: nn.Module,
-    teacher: LossTeacher | None,
-    optimizer: dict,
-    state: dict,
-    keep: int,
-) -> Path:
-    """Write the checkpoint of ``step`` into the run folder and drop all but the newest ``keep``."""
-    place = run / "checkpoints"
-    place.mkdir(parents=True, exist_ok=True)
-    final = place / f"{PREFIX}{step:08d}"
-    partial = place / f".partial_{step:08d}"
-    shutil.rmtree(partial, ignore_errors=True)
-    save_weights(partial, model, teacher)
-    torch.save(optimizer, partial / "optimizer.pt")
-    about = {"step": step, "torch": torch.__version__} | state
-    (partial / "state.json").write_text(json.dumps(about, indent=2) + "\n")
-    for file in partial.iterdir():
-        _flush(file)
-    _flush(partial)
-    if final.exists():  # the same step again, after a resume from an older checkpoint
-        shutil.rmtree(final)
-    partial.rename(final)
-    _flush(place)
-    for old in checkpoints(run)[:-keep]:
-        shutil.rmtree(old)
-    return final
-
-
-def restore(folder: Path, model: nn.Module, teacher: LossTeacher | None) -> Saved:
-    """Load a checkpoint's weights into ``model`` and ``teacher``; return the rest.
-
-    Raises UserError when the checkpoint does not fit the model, or is damaged.
-    """
-    _load_into(model, folder / "model.safetensors")
-    if teacher is not None:
-        _load_into(teacher.model, folder / "teacher.safetensors")
-    try:
-        optimizer = torch.load(folder / "optimizer.pt", map_location="cpu", weights_only=True)
-        state = json.loads((folder / "state.json").read_text())
-    except (OSError, ValueError, RuntimeError) as error:
-        raise UserError(f"{folder}: damaged checkpoint ({error}); delete it") from error
-    return Saved(state["step"], optimizer, state)
-
-
-def checkpoints(run: Path) -> list[Path]:
-    """The whole checkpoints of a run, oldest first."""
-    return sorted((run / "checkpoints").glob(f"{PREFIX}*"))
-
-
-def latest(run: Path) -> Path | None:
-    """The newest checkpoint of a run, if it has any."""
-    found = checkpoints(run)
-    return found[-1] if found else None
-
-
 def _tensors(model: nn.Module) -> dict[str, torch.Tensor]:
     return {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
 
 
-def _load_into(model: nn.Module, file: Path) -> None:
+def load_into(model: nn.Module, file: Path) -> None:
+    """Load a file of weights into ``model``. Raises UserError when it is damaged or another's."""
     try:
         weights = load_file(file)
     except (OSError, SafetensorError) as error:
@@ -217,11 +147,3 @@ def _load_into(model: nn.Module, file: Path) -> None:
         more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
         raise UserError(f"{file}: does not fit the model: {', '.join(wrong[:3])}{more}")
     model.load_state_dict(weights)
-
-
-def _flush(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

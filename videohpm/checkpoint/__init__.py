@@ -1,0 +1,50 @@
+"""Weights out and in; checkpoints that a crash at any byte cannot spoil.
+
+A folder of weights, whether a checkpoint or an export, holds ``model.safetensors`` and
+``config.json`` (what to build, and with which arguments); ``teacher.safetensors`` where there is
+a teacher. A checkpoint adds what a run needs to go on.
+
+============== ==============================================================================
+weights        a model out and in, the teacher, ``videohpm export``
+runs           a checkpoint of a run, written and read by any number of ranks
+folders        how checkpoint folders appear and go in one move
+stream         safetensors files written tensor by tensor
+============== ==============================================================================
+"""
+
+from videohpm.checkpoint.folders import checkpoints, latest, tidy
+from videohpm.checkpoint.legacy import restore, save
+from videohpm.checkpoint.runs import Saved, restore_moments, to_resume
+from videohpm.checkpoint.weights import (
+    FORMAT,
+    KINDS,
+    VERSION,
+    export,
+    find_weights,
+    load_encoder,
+    load_model,
+    load_teacher,
+    read_about,
+    save_weights,
+)
+
+__all__ = [
+    "FORMAT",
+    "KINDS",
+    "VERSION",
+    "Saved",
+    "checkpoints",
+    "export",
+    "find_weights",
+    "latest",
+    "load_encoder",
+    "load_model",
+    "load_teacher",
+    "read_about",
+    "restore",
+    "restore_moments",
+    "save",
+    "save_weights",
+    "tidy",
+    "to_resume",
+]

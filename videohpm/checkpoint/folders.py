@@ -1,0 +1,73 @@
+"""The folders of a run's checkpoints, and how one appears, is replaced and goes in one move.
+
+A checkpoint is written as ``.partial_STEP``, flushed to disk and renamed ``step_STEP``; one that is
+to go is renamed ``.removed_STEP`` before it is deleted. So whatever is called ``step_…`` is whole,
+wherever a crash fell.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+PREFIX, PARTIAL, REMOVED = "step_", ".partial_", ".removed_"
+
+
+def checkpoints(run: Path) -> list[Path]:
+    """The whole checkpoints of a run, oldest first."""
+    return sorted((run / "checkpoints").glob(f"{PREFIX}*"))
+
+
+def latest(run: Path) -> Path | None:
+    """The newest checkpoint of a run, if it has any."""
+    found = checkpoints(run)
+    return found[-1] if found else None
+
+
+def begin(run: Path, step: int) -> Path:
+    """An empty folder for the checkpoint of ``step`` to be written in."""
+    tidy(run)
+    partial = run / "checkpoints" / f"{PARTIAL}{step:08d}"
+    partial.mkdir(parents=True)
+    return partial
+
+
+def commit(partial: Path, keep: int) -> Path:
+    """Make a written folder the run's newest checkpoint; drop all but the newest ``keep``."""
+    for file in partial.iterdir():
+        flush(file)
+    flush(partial)
+    place = partial.parent
+    final = place / partial.name.replace(PARTIAL, PREFIX)
+    removed = place / final.name.replace(PREFIX, REMOVED)
+    if final.exists():  # the same step again, after a resume from an older checkpoint
+        final.rename(removed)
+    partial.rename(final)
+    flush(place)
+    for old in checkpoints(place.parent)[:-keep]:
+        old.rename(place / old.name.replace(PREFIX, REMOVED))
+    tidy(place.parent)
+    return final
+
+
+def tidy(run: Path) -> None:
+    """Clear away what a crash left behind; one process only."""
+    place = run / "checkpoints"
+    for removed in sorted(place.glob(f"{REMOVED}*"), reverse=True):
+        final = place / removed.name.replace(REMOVED, PREFIX)
+        if latest(run) is None:  # the crash fell between the two renames of its replacement
+            removed.rename(final)
+        else:
+            shutil.rmtree(removed)
+    for partial in place.glob(f"{PARTIAL}*"):
+        shutil.rmtree(partial)
+
+
+def flush(path: Path) -> None:
+    """Wait until a file or folder is on the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

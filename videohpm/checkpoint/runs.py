@@ -1,0 +1,256 @@
+"""Checkpoints of a run: what it needs to go on exactly where it was.
+
+=========================== =======================================================================
+model.safetensors           the weights, fp32, by name
+teacher.safetensors         those of the teacher (or whatever else follows the model), likewise
+optimizer.safetensors       AdamW's moments, ``exp_avg/NAME`` and ``exp_avg_sq/NAME``
+config.json                 what to build, as in every folder of weights
+state.json                  steps done (the data position and all random states follow from them),
+                            the resolved config and the versions it ran with
+=========================== =======================================================================
+
+Everything is whole and goes by its name, whatever divided it in the run that wrote it: any number
+of ranks and any ZeRO stage reads what any other has written. Rank 0 alone writes; the others give
+it their parts, a parameter at a time. Nothing is ever unpickled.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from videohpm.checkpoint import folders
+from videohpm.checkpoint.stream import TensorFile
+from videohpm.checkpoint.weights import load_into, write_about
+from videohpm.errors import RunError, UserError
+from videohpm.hpm import LossTeacher
+
+PACKAGES = ("videohpm", "torch", "deepspeed")
+
+
+class Engine(Protocol):
+    """What a checkpoint asks of the engine; see :class:`videohpm.engine.TorchEngine`."""
+
+    rank: int
+    model: nn.Module
+    moments: tuple[str, ...]
+    skipped: int
+
+    def whole(self, parameter: Tensor) -> Tensor: ...
+    def moment(self, parameter: Tensor, name: str) -> Tensor: ...
+    def updates(self) -> int: ...
+    def begin_at(self, updates: int) -> None: ...
+    def set_moment(self, parameter: Tensor, name: str, value: Tensor) -> None: ...
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A checkpoint whose weights have been loaded."""
+
+    folder: Path
+    step: int
+    """Optimiser steps done."""
+    state: dict
+    """Plain values: what the run said of itself, its resolved config and the versions."""
+
+
+def save(
+    run: Path,
+    step: int,
+    engine: Engine,
+    followers: Mapping[str, nn.Module],
+    state: dict,
+    keep: int,
+) -> None:
+    """Write the checkpoint of ``step`` into the run folder and drop all but the newest ``keep``.
+
+    Every rank must call it.
+
+    Args:
+        followers: what follows the model's weights, by name: ``teacher`` a
+            :class:`LossTeacher`, others any module.
+        state: plain values to keep.
+
+    Raises RunError, on rank 0 only, where it cannot be written; older checkpoints stay.
+    """
+    owners = {"model": engine.model} | {n: _owner(module) for n, module in followers.items()}
+    about = {"step": step, "updates": engine.updates(), "skipped": engine.skipped}
+    about |= {"followers": sorted(followers), "versions": _versions()} | state
+    writer = _Writer(run, step, _layouts(engine, owners)) if engine.rank == 0 else None
+    for file, name, tensor in _tensors(engine, owners):
+        if writer:  # remembers a failure and goes on: the other ranks wait for each tensor
+            writer.add(file, name, tensor)
+    if writer:
+        writer.finish(engine.model, followers.get("teacher"), about, keep)
+
+
+def restore(folder: Path, model: nn.Module, followers: Mapping[str, nn.Module]) -> Saved:
+    """Load a checkpoint's weights, before an engine is made of them; :func:`restore_moments` then.
+
+    Raises UserError when the checkpoint does not fit the model, or is damaged.
+    """
+    try:
+        state = json.loads((folder / "state.json").read_text())
+        step, kept = state["step"], state["followers"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{folder}: no checkpoint of a run, or a damaged one ({error})") from error
+    missing = sorted(followers.keys() - set(kept))
+    if missing:
+        raise UserError(f"{folder}: holds no {missing[0]}; it was written by a run without one")
+    load_into(model, folder / "model.safetensors")
+    for name, module in followers.items():
+        load_into(_owner(module), folder / f"{name}.safetensors")
+    return Saved(folder, step, state)
+
+
+def restore_moments(saved: Saved, engine: Engine) -> None:
+    """Give the optimiser back its state. Raises UserError when the checkpoint is damaged."""
+    file = saved.folder / "optimizer.safetensors"
+    engine.begin_at(saved.state["updates"])
+    engine.skipped = saved.state["skipped"]
+    try:
+        with safe_open(file, "pt") as tensors:
+            for name, parameter in _trained(engine.model):
+                for moment in engine.moments:
+                    engine.set_moment(parameter, moment, tensors.get_tensor(f"{moment}/{name}"))
+    except (OSError, SafetensorError, RuntimeError) as error:
+        raise UserError(f"{file}: damaged, or of another model ({error})") from error
+
+
+def to_resume(run: Path, wish: str) -> Path | None:
+    """The checkpoint that ``run.resume`` means.
+
+    Args:
+        wish: auto (the newest of the run, if it has any), never, or the path of one.
+
+    Raises UserError where it is never, but the run has checkpoints.
+    """
+    newest = folders.latest(run)
+    if wish == "never" and newest:
+        raise UserError(
+            f"run.resume: never, but {run} holds checkpoints; give another --run.dir or remove it"
+        )
+    return newest if wish in ("auto", "never") else Path(wish)
+
+
+class _Writer:
+    """Writes on rank 0; a failure is kept for :meth:`finish`, because others rely on each call."""
+
+    def __init__(self, run: Path, step: int, layouts: dict[str, dict]):
+        self.run, self.step = run, step
+        self.error: OSError | None = None
+        self.spoilt: str | None = None
+        self.partial, self.files = None, {}
+        try:
+            self.partial = folders.begin(run, step)
+            for name, layout in layouts.items():
+                self.files[name] = TensorFile(self.partial / f"{name}.safetensors", layout)
+        except OSError as error:
+            self.error = error
+
+    def add(self, file: str, name: str, tensor: Tensor) -> None:
+        if self.error or self.spoilt:
+            return
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            self.spoilt = f"{name} in {file}"
+            return
+        try:
+            self.files[file].add(name, tensor)
+        except OSError as error:
+            self.error = error
+
+    def finish(self, model: nn.Module, teacher: LossTeacher | None, about: dict, keep: int) -> None:
+        try:
+            for file in [] if self.error or self.spoilt else self.files.values():
+                file.close()
+            if not self.error and not self.spoilt:
+                write_about(self.partial, model, teacher)
+                (self.partial / "state.json").write_text(json.dumps(about, indent=2) + "\n")
+                folders.commit(self.partial, keep)
+                return
+        except OSError as error:
+            self.error = error
+        self._abandon()
+
+    def _abandon(self) -> None:
+        """Clear away what was written, and say why and what is left."""
+        for file in self.files.values():
+            with suppress(OSError):  # what could not be written is still in its buffer
+                file.file.close()
+        with suppress(OSError):  # then the next start does it
+            folders.tidy(self.run)
+        newest = folders.latest(self.run)
+        left = f"the last good one is {newest}" if newest else "there is none yet"
+        if self.spoilt:
+            raise RunError(
+                f"step {self.step}: not every value of {self.spoilt} is finite; stopped without "
+                f"writing a checkpoint, {left}"
+            )
+        raise RunError(
+            f"{self.run}: the checkpoint of step {self.step} could not be written "
+            f"({self.error.strerror or self.error}); {left}. Make room and start the same command "
+            "again"
+        ) from self.error
+
+
+def _owner(module: nn.Module) -> nn.Module:
+    return module.model if isinstance(module, LossTeacher) else module
+
+
+def _trained(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    return ((name, p) for name, p in model.named_parameters() if p.requires_grad)
+
+
+def _buffers(owner: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    kept = owner.state_dict().keys()
+    return ((name, value) for name, value in owner.named_buffers() if name in kept)
+
+
+def _layouts(engine: Engine, owners: Mapping[str, nn.Module]) -> dict[str, dict]:
+    """Dtype and shape of all that is saved: file → name → both."""
+
+    def shape(parameter: Tensor) -> torch.Size:
+        return getattr(parameter, "ds_shape", parameter.shape)  # of the whole, under ZeRO-3
+
+    layouts: dict[str, dict] = {}
+    for file, owner in owners.items():
+        layouts[file] = {n: (torch.float32, shape(p)) for n, p in owner.named_parameters()}
+        layouts[file] |= {n: (value.dtype, value.shape) for n, value in _buffers(owner)}
+    layouts["optimizer"] = {
+        f"{moment}/{name}": (torch.float32, shape(p))
+        for name, p in _trained(engine.model)
+        for moment in engine.moments
+    }
+    return layouts
+
+
+def _tensors(engine: Engine, owners: Mapping[str, nn.Module]) -> Iterator[tuple[str, str, Tensor]]:
+    """All that is saved, put together from the ranks one by one: file, name and value."""
+    for file, owner in owners.items():
+        for name, parameter in owner.named_parameters():
+            yield file, name, engine.whole(parameter)
+        for name, value in _buffers(owner):
+            yield file, name, value.cpu()
+    for name, parameter in _trained(engine.model):
+        for moment in engine.moments:
+            yield "optimizer", f"{moment}/{name}", engine.moment(parameter, moment)
+
+
+def _versions() -> dict[str, str | None]:
+    versions: dict[str, str | None] = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            versions[name] = None
+    return versions

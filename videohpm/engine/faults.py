@@ -1,0 +1,83 @@
+"""What ends a run early, so that it can go on: signals, lost processes, full disks."""
+
+from __future__ import annotations
+
+import errno
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch.distributed as dist
+from torch import Tensor
+
+from videohpm.engine import ranks
+from videohpm.errors import RunError
+
+# Not every system has all of these.
+STOP_SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGUSR1") if hasattr(signal, name)]
+FULL = [getattr(errno, name) for name in ("ENOSPC", "EDQUOT") if hasattr(errno, name)]
+# How gloo and NCCL begin or end what they say of a process that is gone.
+BROKEN = ("gloo", "NCCL", "Connection closed", "Connection reset", "Broken pipe")
+
+
+@contextmanager
+def explained() -> Iterator[None]:
+    """Around a run: a full disk and a lost process become a RunError in plain words."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        raise RunError(
+            f"{error.filename or 'run.dir'}: {error.strerror}; checkpoints are kept. Make room and "
+            "start the same command again"
+        ) from error
+    except RuntimeError as error:
+        if not means_lost(error):
+            raise
+        raise RunError(
+            f"another of the {ranks.world()} processes of this run died, or did not answer for "
+            f"engine.timeout = {ranks.timeout():g} seconds (rank {ranks.rank()} says so); all "
+            "end, checkpoints are kept, and the same command goes on from the newest"
+        ) from error
+
+
+def means_lost(error: RuntimeError) -> bool:
+    """Whether an error says that another process does not answer."""
+    told = isinstance(error, dist.DistError) or any(mark in str(error) for mark in BROKEN)
+    return told and ranks.world() > 1
+
+
+class StopRequest:
+    """SIGTERM and SIGUSR1, noted while a ``with`` statement lasts and agreed on by all ranks."""
+
+    def __enter__(self) -> StopRequest:
+        self.noted: str | None = None
+        self.asked: tuple[dist.Work, Tensor] | None = None
+        self.before = {}
+        if threading.current_thread() is threading.main_thread():
+            self.before = {number: signal.signal(number, self._note) for number in STOP_SIGNALS}
+        return self
+
+    def __exit__(self, *_) -> None:
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, _frame) -> None:
+        self.noted = signal.Signals(number).name
+
+    def agreed(self) -> bool:
+        """Whether all stop now. Every rank must ask, after every step.
+
+        With several ranks the answer is that to the question before: it has arrived by now, so
+        that nobody waits for it.
+        """
+        if ranks.world() == 1:
+            return self.noted is not None
+        before, self.asked = self.asked, ranks.soon(self.noted is not None)
+        if before is None:
+            return False
+        work, word = before
+        work.wait()
+        return bool(word)
