@@ -5,6 +5,9 @@ workers or accumulation steps, and after a resume.
 """
 
 import logging
+import os
+import signal
+import threading
 from collections.abc import Iterator
 from functools import lru_cache
 from typing import NamedTuple
@@ -147,14 +150,26 @@ def make_loader(
         collate_fn=collate,
         num_workers=workers,
         pin_memory=pin_memory,
-        worker_init_fn=_one_thread,
+        worker_init_fn=_begin_worker,
         **(parallel if workers else {}),
     )
 
 
-def _one_thread(worker: int) -> None:
-    """The workers are the parallelism: more threads in each would fight over the same cores."""
+def _begin_worker(worker: int) -> None:
+    # The workers are the parallelism: more threads in each would fight over the same cores.
     torch.set_num_threads(1)
+    # A cluster that stops a run signals all its processes. The run then finishes its step, which
+    # needs its workers; they obey nobody but it, so that they still end when it ends them.
+    if hasattr(signal, "sigwaitinfo"):  # Linux: elsewhere nobody knows who sent a signal
+        stops = {signal.SIGTERM, signal.SIGUSR1}
+        signal.pthread_sigmask(signal.SIG_BLOCK, stops)
+        threading.Thread(target=_await_end, args=(stops, os.getppid()), daemon=True).start()
+
+
+def _await_end(stops: set[signal.Signals], run: int) -> None:
+    while signal.sigwaitinfo(stops).si_pid != run:
+        pass
+    os._exit(0)
 
 
 class BadFileLedger:
@@ -179,6 +194,11 @@ class BadFileLedger:
     def bad(self) -> int:
         """Distinct files that could not be read."""
         return int(self._bad.sum())
+
+    @property
+    def bad_files(self) -> np.ndarray:
+        """bool, for each sample of the data set whether its file could not be read."""
+        return self._bad
 
     def update(self, batch: Batch) -> list[BadFile]:
         """Counts a batch and returns the bad files it names for the first time.
