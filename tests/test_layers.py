@@ -18,7 +18,7 @@ MAY_IMPORT = {
     "grid": {"errors"},
     "models": GROUND,
     "hpm": GROUND | {"models"},
-    "data": GROUND,
+    "data": GROUND | {"progress"},
     "optim": GROUND,
     "progress": set(),
     "tracking": GROUND | {"progress"},

@@ -35,6 +35,7 @@ COMMANDS = {
     "predict": ("videohpm.evaluate:predict_command", "the most probable classes of videos"),
     "export": ("videohpm.checkpoint:export", "weights of a run, for use elsewhere"),
     "data prepare": ("videohpm.data.prepare:prepare", "manifests from official annotations"),
+    "data scan": ("videohpm.data.scan:scan", "check every file; a manifest of the good ones"),
     "convert": ("videohpm.interop:convert", "to and from other systems' checkpoints"),
 }
 SHORT = {"output": "-o"}

@@ -91,6 +91,6 @@ def test_command_says_what_to_mend(tmp_path, monkeypatch, capsys, arguments, tol
 def test_installed_without_the_checkout(tmp_path, monkeypatch, capsys):
     from videohpm.data import prepare
 
-    monkeypatch.setattr(prepare.videohpm, "__file__", str(tmp_path / "videohpm/__init__.py"))
+    monkeypatch.setattr(prepare, "DATASETS", tmp_path / "datasets")
     assert cli.main(["data", "prepare", "ssv2"]) == 2
     assert "part of the checkout" in capsys.readouterr().err

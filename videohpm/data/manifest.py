@@ -5,9 +5,6 @@ that memory, where a list of a million Python strings would be copied into each 
 page as reference counts are touched.
 """
 
-import csv
-import difflib
-import logging
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -15,22 +12,20 @@ from pathlib import Path
 
 import numpy as np
 
+from videohpm.data.listing import (
+    IMAGE_SUFFIXES,
+    READERS,
+    VIDEO_SUFFIXES,
+    check_rows,
+    number_labels,
+    number_names,
+    read_rows,
+    reader_names,
+    whole_numbers,
+)
 from videohpm.errors import UserError
 
-VIDEO_SUFFIXES = frozenset(
-    [".mp4", ".avi", ".mkv", ".webm", ".mov", ".m4v", ".mpg", ".mpeg", ".flv", ".wmv", ".ts"]
-    + [".3gp", ".ogv", ".mts", ".m2ts", ".vob"]
-)
-IMAGE_SUFFIXES = frozenset(
-    [".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm"]
-)
 KINDS = ("auto", "video", "image")
-_READERS = (None, "decord", "pyav")
-_COLUMNS = ("path", "label", "frames", "reader", "height", "width")
-_LINE = "\0line"  # the line numbers of the rows, beside the columns: no header has this name
-_log = logging.getLogger(__name__)
-
-
 _TABLE = ("_starts", "_ends", "_labels", "_frames", "_readers", "_heights", "_widths")
 
 
@@ -75,7 +70,7 @@ class Manifest:
         self._ends = ends
         self._labels = _column(labels, len(encoded), -1, np.int32)
         self._frames = _column(frames, len(encoded), 0, np.int32)
-        codes = [_READERS.index(reader or None) for reader in readers] if readers else None
+        codes = [READERS.index(reader or None) for reader in readers] if readers else None
         self._readers = _column(codes, len(encoded), 0, np.int8)
         self._heights = _column(heights, len(encoded), 0, np.int32)
         self._widths = _column(widths, len(encoded), 0, np.int32)
@@ -91,7 +86,7 @@ class Manifest:
             path=os.path.join(self.base, self.name(index)),
             label=label if label >= 0 else None,
             frames=frames if frames > 0 else None,
-            reader=_READERS[self._readers[index]],
+            reader=READERS[self._readers[index]],
             size=size if min(size) > 0 else None,
         )
 
@@ -173,7 +168,7 @@ def _from_folder(root: Path, labels: bool, kind: str, classes: list[str] | None)
         if os.sep not in path:
             raise UserError(f"data.root: {path} lies in {root}; labels need a folder per class")
     names = [path.split(os.sep, 1)[0] for path in paths]
-    numbers, classes = _number_names(names, classes, f"data.root: {root}")
+    numbers, classes = number_names(names, classes, f"data.root: {root}")
     return Manifest(paths, base=root, labels=numbers, classes=classes, kind=kind)
 
 
@@ -211,175 +206,21 @@ def _from_file(
     if labels and "label" not in rows:
         raise UserError(f"data.manifest: {file} has no labels; add a column named label")
     paths, where = rows["path"], f"data.manifest: {file}"
-    _check_rows(where, base, rows)
+    check_rows(where, base, rows)
     numbers = None
     if labels:
-        numbers, classes = _number_labels(rows, classes, where)
+        numbers, classes = number_labels(rows, classes, where)
     return Manifest(
         paths,
         base=base,
         labels=numbers,
-        frames=_whole_numbers(rows, "frames", where),
-        readers=_reader_names(rows, where),
-        heights=_whole_numbers(rows, "height", where),
-        widths=_whole_numbers(rows, "width", where),
+        frames=whole_numbers(rows, "frames", where),
+        readers=reader_names(rows, where),
+        heights=whole_numbers(rows, "height", where),
+        widths=whole_numbers(rows, "width", where),
         classes=classes if labels else None,
         kind=_kind_of(paths, kind, where),
     )
-
-
-def read_rows(file: Path) -> dict[str, list]:
-    """The columns of a manifest file as text, and the line of each row under a name of our own.
-
-    Of a CSV file all columns, also those that reading samples has no use for. Raises UserError.
-    """
-    try:
-        lines = file.read_text(encoding="utf-8-sig", errors="surrogateescape").splitlines()
-    except OSError as error:
-        raise UserError(f"data.manifest: {file} cannot be read ({error.strerror})") from None
-    numbered = [(number, line) for number, line in enumerate(lines, 1) if line.strip()]
-    if not numbered:
-        raise UserError(f"data.manifest: {file} is empty")
-    header = [field.strip().lower() for field in next(csv.reader([numbered[0][1]]))]
-    if "path" in header or ("," in numbered[0][1] and not numbered[0][1].split()[-1].isdigit()):
-        return _comma_rows(file, header, numbered)
-    return _space_rows(file, numbered)
-
-
-def _comma_rows(file: Path, header: list[str], numbered: list) -> dict[str, list]:
-    if "path" not in header:
-        raise UserError(
-            f"data.manifest: {file} line {numbered[0][0]}: a comma-separated file starts with a "
-            f"header that has a column path; this has {', '.join(header)}"
-        )
-    for name in header:
-        if header.count(name) > 1:
-            raise UserError(f"data.manifest: {file}: column {name!r} is there more than once")
-        near = difflib.get_close_matches(name, _COLUMNS, 1, cutoff=0.75)
-        if near and name not in _COLUMNS:
-            raise UserError(f"data.manifest: {file}: column {name!r}; rename it to {near[0]!r}")
-    rows: dict[str, list] = {name: [] for name in header} | {_LINE: []}
-    for number, line in numbered[1:]:
-        fields = next(csv.reader([line]))
-        if len(fields) != len(header):
-            raise UserError(
-                f"data.manifest: {file} line {number}: {len(fields)} fields, the header has "
-                f"{len(header)} ({', '.join(header)})"
-            )
-        for name, field in zip(header, fields, strict=True):
-            rows[name].append(field.strip())
-        rows[_LINE].append(number)
-    if not rows[_LINE]:
-        raise UserError(f"data.manifest: {file} has a header and no rows")
-    return rows
-
-
-def _space_rows(file: Path, numbered: list) -> dict[str, list]:
-    """``path``, ``path label`` or ``path frames label``; a path may hold spaces itself."""
-    first = numbered[0][1].split()
-    if len(first) > 2 and first[-2].isdigit():
-        names = ("path", "frames", "label")
-    elif len(first) == 1 or os.path.splitext(numbered[0][1].strip())[1].lower() in (
-        VIDEO_SUFFIXES | IMAGE_SUFFIXES
-    ):
-        names = ("path",)
-    else:
-        names = ("path", "label")
-    rows: dict[str, list] = {name: [] for name in names} | {_LINE: []}
-    for number, line in numbered:
-        fields = line.strip().rsplit(maxsplit=len(names) - 1) if len(names) > 1 else [line.strip()]
-        if len(fields) != len(names):
-            raise UserError(
-                f"data.manifest: {file} line {number}: {len(fields)} fields, the first line has "
-                f"{len(names)} ({' '.join(names)})"
-            )
-        for name, field in zip(names, fields, strict=True):
-            rows[name].append(field)
-        rows[_LINE].append(number)
-    return rows
-
-
-def _check_rows(where: str, base: Path, rows: dict[str, list]) -> None:
-    """Reports repeated rows; stops at empty or contradicting ones and where no file is found."""
-    first: dict[str, int] = {}
-    repeated = []
-    labels = rows.get("label")
-    for row, path in enumerate(rows["path"]):
-        if not path:
-            raise UserError(f"{where} line {rows[_LINE][row]}: the path is empty")
-        before = first.setdefault(path, row)
-        if before != row:
-            repeated.append(row)
-            if labels and labels[before] != labels[row]:
-                raise UserError(
-                    f"{where} line {rows[_LINE][row]}: {path} has label {labels[row]} here and "
-                    f"{labels[before]} on line {rows[_LINE][before]}; keep one"
-                )
-    if repeated:
-        _log.warning(
-            "%s: %d rows repeat an earlier one (first: line %d, %s); each counts as a sample",
-            *(where, len(repeated), rows[_LINE][repeated[0]], rows["path"][repeated[0]]),
-        )
-    # A few files stand for all: asking for every one of a million on a network disk takes minutes.
-    some = rows["path"][:: max(1, len(rows["path"]) // 8)][:9]
-    if not any((base / path).exists() for path in some):
-        raise UserError(
-            f"{where}: none of its files is found, such as {base / some[0]}; set root to the "
-            f"folder that the paths start from"
-        )
-
-
-def _whole_numbers(rows: dict[str, list], name: str, where: str) -> list[int] | None:
-    if name not in rows:
-        return None
-    numbers = []
-    for line, field in zip(rows[_LINE], rows[name], strict=True):
-        if field and not (field.isdecimal() and 0 < int(field) < 2**31):
-            raise UserError(f"{where} line {line}: {name} {field!r} is not a whole number over 0")
-        numbers.append(int(field) if field else 0)
-    return numbers
-
-
-def _reader_names(rows: dict[str, list], where: str) -> list[str | None] | None:
-    for number, field in zip(rows[_LINE], rows.get("reader", ()), strict=False):
-        if (field or None) not in _READERS:
-            raise UserError(f"{where} line {number}: reader {field!r} is not decord or pyav")
-    return rows.get("reader")
-
-
-def _number_labels(
-    rows: dict[str, list], classes: list[str] | None, where: str
-) -> tuple[list[int], list[str] | None]:
-    fields = rows["label"]
-    for number, field in zip(rows[_LINE], fields, strict=True):
-        if not field:
-            raise UserError(f"{where} line {number}: the label is empty")
-    if not all(field.isdecimal() for field in fields):
-        odd = next(i for i, field in enumerate(fields) if not field.isdecimal())
-        if classes is None and sum(field.isdecimal() for field in fields) * 2 > len(fields):
-            raise UserError(
-                f"{where} line {rows[_LINE][odd]}: label {fields[odd]!r} is not a whole number "
-                f"from 0, as most others are"
-            )
-        return _number_names(fields, classes, where, rows[_LINE])
-    numbers = [int(field) for field in fields]
-    limit = len(classes) if classes is not None else 2**31
-    for line, number in zip(rows[_LINE], numbers, strict=True):
-        if number >= limit:
-            raise UserError(f"{where} line {line}: label {number} of {limit} classes (from 0)")
-    return numbers, classes
-
-
-def _number_names(
-    names: list[str], classes: list[str] | None, where: str, lines: list[int] | None = None
-) -> tuple[list[int], list[str]]:
-    classes = sorted(set(names)) if classes is None else list(classes)
-    number = {name: i for i, name in enumerate(classes)}
-    for row, name in enumerate(names):
-        if name not in number:
-            at = f" line {lines[row]}" if lines else ""
-            raise UserError(f"{where}{at}: class {name!r} is not among the {len(classes)} known")
-    return [number[name] for name in names], classes
 
 
 def _column(values: Sequence | None, length: int, missing: int, dtype) -> np.ndarray:

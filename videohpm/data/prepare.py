@@ -19,10 +19,11 @@ from typing import NamedTuple
 
 import yaml
 
-import videohpm
-from videohpm.data.manifest import IMAGE_SUFFIXES, VIDEO_SUFFIXES, walk
+from videohpm.data.listing import IMAGE_SUFFIXES, VIDEO_SUFFIXES
+from videohpm.data.manifest import walk
 from videohpm.errors import UserError
 
+DATASETS = Path(__file__).resolve().parents[2] / "datasets"  # of the checkout
 SUFFIXES = {"video": VIDEO_SUFFIXES, "image": IMAGE_SUFFIXES}
 SHOWN = 3  # examples of a problem in the printed report; report.json has all
 
@@ -80,11 +81,10 @@ def prepare(*arguments: str) -> int:
 
     The scripts belong to the checkout, not to the installed package.
     """
-    folder = Path(videohpm.__file__).resolve().parents[1] / "datasets"
-    names = sorted(file.parent.name for file in folder.glob("*/prepare.py"))
+    names = sorted(file.parent.name for file in DATASETS.glob("*/prepare.py"))
     if not names:
         raise UserError(
-            f"prepare: {folder} does not exist; the scripts are part of the checkout, so install "
+            f"prepare: {DATASETS} does not exist; the scripts are part of the checkout, so install "
             "it with pip install -e, or run its datasets/NAME/prepare.py"
         )
     if not arguments or arguments[0] in ("-h", "--help"):
@@ -93,7 +93,7 @@ def prepare(*arguments: str) -> int:
     name, *rest = arguments
     if name not in names:
         raise UserError(f"prepare: no data set {name!r}; there are: {', '.join(names)}")
-    spec = importlib.util.spec_from_file_location(f"prepare_{name}", folder / name / "prepare.py")
+    spec = importlib.util.spec_from_file_location(f"prepare_{name}", DATASETS / name / "prepare.py")
     script = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = script  # dataclasses look their module up
     spec.loader.exec_module(script)

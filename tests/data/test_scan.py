@@ -1,0 +1,183 @@
+"""Killable workers, and scans over folders of good and damaged files."""
+
+import csv
+import json
+import os
+
+import pytest
+from damaged import KINDS, damage
+from misbehaving import misbehave
+from painted import copy_packets, encode
+from PIL import Image
+
+from videohpm import cli
+from videohpm.data import find_samples
+from videohpm.data import scan as scanning
+from videohpm.data.pool import Failed, run_killable
+
+
+def test_a_bad_item_costs_only_itself():
+    items = [1, "die", 2, "hang", 3, "leave", "grow", 4, "raise", "hang in native code", 5]
+    found = dict(run_killable(misbehave, items, jobs=2, seconds=1.5, memory=1))
+    assert sorted(found) == list(range(len(items)))
+    assert [found[i] for i in range(len(items)) if isinstance(items[i], int)] == [2, 4, 6, 8, 10]
+    told = {"hang": "within 1.5 s", "die": "SIGSEGV", "leave": "exit code 3", "grow": "1 GB",
+            "raise": "KeyError", "hang in native code": "within 1.5 s"}  # fmt: skip
+    for item, words in told.items():
+        failed = found[items.index(item)]
+        assert isinstance(failed, Failed) and words in failed.reason and "\n" not in failed.reason
+
+
+def test_no_items_need_no_workers():
+    assert list(run_killable(misbehave, [], jobs=4, seconds=1, memory=1)) == []
+
+
+def test_workers_end_when_nobody_listens_any_more():
+    results = run_killable(misbehave, range(10), jobs=2, seconds=60, memory=1)
+    next(results)
+    results.close()
+
+
+# --- scans ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def good(tmp_path_factory):
+    """One small H.264 file."""
+    folder = tmp_path_factory.mktemp("good")
+    options = {"x264-params": "keyint=12:min-keyint=12:scenecut=0:threads=1"}
+    path = encode(folder / "late.mp4", "libx264", 24, options=options)
+    # Its index in front, so that truncated copies decode in part.
+    return copy_packets(path, folder / "good.mp4", options={"movflags": "faststart"})
+
+
+def read_table(path):
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def run(*arguments):
+    assert cli.main(["data", "scan", *map(str, arguments)]) == 0
+
+
+def test_scan_of_good_and_damaged_files(good, tmp_path):
+    folder = tmp_path / "videos"
+    folder.mkdir()
+    for i in range(6):
+        (folder / f"good{i}.mp4").write_bytes(good.read_bytes())
+    for kind in KINDS:
+        damage(good, folder / f"{kind}.mp4", kind, seed=0)
+    run(folder, "--out", folder / "scanned.csv", "--jobs", 1)
+    rows = {row["path"]: row for row in read_table(folder / "scanned.csv")}
+    bad = {os.path.basename(row["path"]): row["reason"] for row in
+           read_table(folder / "scanned-quarantine.csv")}  # fmt: skip
+    assert {f"{kind}.mp4" for kind in ("empty", "text", "zeros", "sound", "bomb")} <= bad.keys()
+    assert all(bad.values()) and not rows.keys() & bad.keys()
+    assert len(rows) + len(bad) == 6 + len(KINDS)
+    for i in range(6):
+        row = rows[f"good{i}.mp4"]
+        assert [row[name] for name in ("frames", "height", "width", "codec", "note")] == [
+            "24", "48", "96", "h264", ""
+        ]  # fmt: skip
+    row = rows["truncated_90.mp4"]
+    assert 0 < int(row["frames"]) < 24 and row["reader"] == "pyav" and row["note"]
+    assert rows["one_frame.mp4"]["frames"] == "1"
+    found = find_samples(folder / "scanned.csv")
+    assert found[0].frames and found[0].size == (48, 96) and found[0].reader
+    run(folder / "scanned.csv", "--out", folder / "strict.csv", "--damaged", "drop", "--jobs", 1)
+    strict = {row["path"] for row in read_table(folder / "strict.csv")}
+    assert strict == {path for path, row in rows.items() if not row["note"]}
+
+
+def test_a_scan_goes_on_where_it_was_stopped(good, tmp_path, monkeypatch):
+    for name in ("a", "b", "c"):
+        (tmp_path / f"{name}.mp4").write_bytes(good.read_bytes())
+    (tmp_path / "list.csv").write_text("path,label,colour\na.mp4,1,red\nb.mp4,0,blue\nc.mp4,1,\n")
+    out = tmp_path / "scanned.csv"
+    run(tmp_path / "list.csv", "--out", out, "--jobs", 1)
+    first = out.read_bytes()
+    assert [(row["label"], row["colour"]) for row in read_table(out)] == [
+        ("1", "red"), ("0", "blue"), ("1", "")
+    ]  # fmt: skip
+    assert not (tmp_path / "scanned-quarantine.csv").exists()
+
+    read = []
+    journal = tmp_path / "scanned-scan.jsonl"
+    lines = journal.read_text().splitlines()
+    journal.write_text("\n".join([*lines[:2], lines[2][:30]]))  # stopped while writing the third
+    os.utime(tmp_path / "a.mp4", ns=(5, 5))  # and the first has changed since
+
+    def counted(function, items, **limits):
+        read.extend(os.path.basename(path) for path in items)
+        return run_killable(function, items, **limits)
+
+    monkeypatch.setattr(scanning, "run_killable", counted)
+    out.unlink()
+    run(tmp_path / "list.csv", "--out", out, "--jobs", 1)
+    assert read == ["a.mp4", "c.mp4"] and out.read_bytes() == first
+    read.clear()
+    run(tmp_path / "list.csv", "--out", out, "--jobs", 1)
+    assert read == [] and out.read_bytes() == first
+
+
+def test_only_failures_are_read_again(good, tmp_path):
+    journal = scanning.Journal(tmp_path / "j.jsonl", retry=True)
+    path = str(tmp_path / "a.mp4")
+    answer = {"path": path, "size": None, "changed": None, "reason": None}
+    assert journal.still_true(answer, path)
+    assert not journal.still_true(answer | {"reason": "no frame decodes"}, path)
+    assert scanning.Journal(tmp_path / "j.jsonl", retry=False).still_true(
+        answer | {"reason": "no frame decodes"}, path
+    )
+
+
+def test_images_and_class_folders(tmp_path):
+    for name in ("walk/a.png", "run/b.jpg"):
+        (tmp_path / name).parent.mkdir()
+        Image.new("RGB", (30, 20)).save(tmp_path / name)
+    (tmp_path / "run/bad.jpg").write_bytes(b"no image")
+    out = tmp_path / "out" / "scanned.csv"
+    run(tmp_path, "--out", out, "--labels", "true", "--jobs", 1)
+    rows = read_table(out)
+    assert [(row["label"], row["height"], row["width"]) for row in rows] == [
+        ("run", "20", "30"), ("walk", "20", "30")
+    ]  # fmt: skip
+    found = find_samples(out, labels=True)  # the paths lead back from the other folder
+    assert [sample.label for sample in found] == [0, 1] and os.path.exists(found[0].path)
+
+
+def test_decord_is_checked_against_pyav(good, tmp_path, monkeypatch):
+    from videohpm.data.decode import read_frames
+
+    assert scanning.check(str(good))["reader"] in ("decord", "pyav")
+
+    def shifted(path, indices, reader):
+        return read_frames(path, [i + (reader == "decord") for i in indices])
+
+    monkeypatch.setattr(scanning, "read_frames", shifted)
+    if scanning.verify(good)[0].reader == "decord":
+        found = scanning.check(str(good))
+        assert found["reader"] == "pyav" and "decord" in found["note"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["nowhere.csv"], "nowhere.csv does not exist"),
+        ([".", "--seconds", "0"], "seconds"),
+        ([".", "--damaged", "mend"], "damaged"),
+        (["."], "no videos or images"),
+    ],
+)
+def test_mistakes(tmp_path, monkeypatch, capsys, arguments, told):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["data", "scan", *arguments]) == 2
+    said = capsys.readouterr().err
+    assert told in said and said.count("\n") == 1
+
+
+def test_what_is_written_is_plain_json(good, tmp_path):
+    (tmp_path / "a.mp4").write_bytes(good.read_bytes())
+    run(tmp_path, "--out", tmp_path / "s.csv", "--jobs", 1)
+    (line,) = (tmp_path / "s-scan.jsonl").read_text().splitlines()
+    assert json.loads(line)["frames"] == 24

@@ -1,0 +1,268 @@
+"""``videohpm data scan``: decode every file once, before training does.
+
+Each file goes to a worker process that may be killed, so that a hang or crash of the decoder costs
+that file only. What is found is written down file by file; a scan that was stopped goes on.
+"""
+
+import csv
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+from videohpm.data.decode import DecodeError, read_frames, verify
+from videohpm.data.listing import IMAGE_SUFFIXES, read_columns
+from videohpm.data.manifest import find_samples
+from videohpm.data.pool import Failed, run_killable
+from videohpm.errors import UserError
+from videohpm.progress import make_screen
+
+FOUND = ("frames", "fps", "height", "width", "codec", "reader", "note")  # columns that are added
+COMPARED = 8  # frames of a file for which decord is checked against PyAV
+REPORT_SECONDS = {True: 0.5, False: 10.0}  # between reports, on a terminal and elsewhere
+
+
+def scan(
+    manifest: str,
+    root: str | None = None,
+    out: str = "scanned.csv",
+    labels: bool = False,
+    damaged: Literal["keep", "drop"] = "keep",
+    jobs: int = 0,
+    seconds: float = 60.0,
+    memory: float = 2.0,
+    retry: bool = False,
+) -> int:
+    """Decode every file of a manifest or folder; list the good ones and the bad ones.
+
+    Writes OUT (the manifest of readable files, with frames, fps, height, width, codec, the reader
+    that returns the right frames, and a note on damage), OUT-quarantine.csv (path, reason) and
+    OUT-scan.jsonl, from which a scan that was stopped goes on.
+
+    Args:
+        manifest: manifest file, or a folder that is searched.
+        root: folder that the manifest's paths start from; by default the manifest's own.
+        out: manifest to write.
+        labels: of a folder, take its first-level folders as labels.
+        damaged: files that decode in part; keep them as far as they decode, or drop them.
+        jobs: worker processes; 0 takes one for each core.
+        seconds: longest time that one file may take.
+        memory: GB that one file may take (on Linux).
+        retry: read files again that could not be read the last time.
+    """
+    if jobs < 0 or seconds <= 0 or memory <= 0:
+        raise UserError("data scan: jobs must be 0 or more, seconds and memory over 0")
+    columns, base = _listing(Path(manifest), root, labels)
+    target = Path(out)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    journal = Journal(target.with_name(f"{target.stem}-scan.jsonl"), retry)
+    names = list(dict.fromkeys(columns["path"]))
+    paths = [os.path.join(base, name) for name in names]
+    answers = dict(_answers(paths, journal, jobs or os.cpu_count() or 1, seconds, memory))
+    by_name = {name: answers[path] for name, path in zip(names, paths, strict=True)}
+    kept = [
+        row
+        for row, name in enumerate(columns["path"])
+        if by_name[name]["reason"] is None and not (damaged == "drop" and by_name[name]["note"])
+    ]
+    # Where the new manifest lies elsewhere, its paths still start from the same folder.
+    moved = base if target.parent.resolve() != Path(base).resolve() and root is None else ""
+    _write_manifest(target, columns, by_name, kept, moved)
+    bad = _write_quarantine(target, columns, by_name, set(kept), base)
+    partly = sum(bool(by_name[columns["path"][row]]["note"]) for row in kept)
+    print(f"{target}: {len(kept)} of {len(columns['path'])} readable, {partly} of them in part")
+    if bad:
+        print(f"{bad}: the other {len(columns['path']) - len(kept)}, with reasons")
+    return 0
+
+
+class Journal:
+    """What is known of files, one JSON object a line; a file that changed is not known."""
+
+    def __init__(self, path: Path, retry: bool):
+        self.path, self.retry = path, retry
+
+    def load(self) -> dict[str, dict]:
+        """The last word on each path. Torn lines are left out."""
+        known = {}
+        if self.path.exists():
+            for line in self.path.read_text(errors="surrogateescape").splitlines():
+                try:
+                    answer = json.loads(line)
+                    known[answer["path"]] = answer
+                except (ValueError, TypeError, KeyError):
+                    continue
+        return known
+
+    def still_true(self, answer: dict | None, path: str) -> bool:
+        """Whether a file need not be read again."""
+        if answer is None or (self.retry and answer["reason"] is not None):
+            return False
+        return [answer.get("size"), answer.get("changed")] == identity(path)
+
+    def open(self):
+        """Opened to be added to, after a line break: the last line may be torn."""
+        file = self.path.open("a+", encoding="utf-8", errors="surrogateescape")
+        file.seek(0, os.SEEK_END)
+        if file.tell():
+            file.write("\n")
+        return file
+
+
+def identity(path: str) -> list[int] | list[None]:
+    """Size and change time of a file, [None, None] where there is none."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return [None, None]
+    return [status.st_size, status.st_mtime_ns]
+
+
+def check(path: str) -> dict[str, Any]:
+    """What one file holds; ``note`` says how it is damaged. Runs in a worker.
+
+    Where packets say that decord may read the file, its frames are compared with PyAV's.
+    """
+    if os.path.splitext(path)[1].lower() in IMAGE_SUFFIXES:
+        return check_image(path)
+    try:
+        info, note = verify(path)
+    except DecodeError as error:
+        return {"reason": error.reason}
+    reader = info.reader
+    if reader == "decord":
+        step = max(info.frames // COMPARED, 1)
+        some = [min(i * step + i % 3, info.frames - 1) for i in range(COMPARED)]
+        by_decord = read_frames(path, some, reader="decord")
+        if (by_decord != read_frames(path, some, reader="pyav")).any():
+            reader, note = "pyav", "decord reads other frames"
+    found = {name: getattr(info, name) for name in ("frames", "fps", "height", "width", "codec")}
+    return found | {"reader": reader, "note": note, "reason": None}
+
+
+def check_image(path: str) -> dict[str, Any]:
+    """As ``check``, for an image."""
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            image.load()
+            size, codec = image.size, (image.format or "").lower()
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        return {"reason": f"not readable as an image ({error})"}
+    return {"frames": 1, "height": size[1], "width": size[0], "codec": codec, "reason": None}
+
+
+def _answers(
+    paths: list[str], journal: Journal, jobs: int, seconds: float, memory: float
+) -> Iterator[tuple[str, dict]]:
+    """(path, answer) of every path: those that are known, then the others as they are checked."""
+    known = journal.load()
+    asked = []
+    for path in paths:
+        if journal.still_true(known.get(path), path):
+            yield path, known[path]
+        else:
+            asked.append(path)
+    bad = 0
+    shown = Progress(len(paths), len(paths) - len(asked))
+    with journal.open() as file:
+        results = run_killable(check, asked, jobs=jobs, seconds=seconds, memory=memory)
+        for position, result in results:
+            path = asked[position]
+            if isinstance(result, Failed):
+                result = {"reason": result.reason}
+            size, changed = identity(path)
+            answer = {"path": path, "size": size, "changed": changed}
+            answer |= dict.fromkeys(FOUND) | result
+            file.write(json.dumps(answer) + "\n")
+            file.flush()
+            bad += answer["reason"] is not None
+            shown.advance(unreadable=bad)
+            yield path, answer
+    shown.close()
+
+
+class Progress:
+    """Files done, their pace and the time left, for a long command."""
+
+    def __init__(self, total: int, done: int):
+        self.screen = make_screen(sys.stderr, total, done, time.monotonic)
+        self.total, self.done, self.first = total, done, done
+        self.begun = self.said = time.monotonic()
+
+    def advance(self, **counts: int) -> None:
+        """One file more; counts such as ``unreadable`` stand in the line."""
+        self.done += 1
+        now = time.monotonic()
+        if now - self.said >= REPORT_SECONDS[sys.stderr.isatty()] or self.done == self.total:
+            pace = (self.done - self.first) / max(now - self.begun, 1e-9)
+            self.screen.log(self.done, counts | {"files/s": pace})
+            self.said = now
+        else:
+            self.screen.advance(self.done)
+
+    def close(self) -> None:
+        self.screen.close()
+
+
+# --- what is read and written --------------------------------------------------------------------
+
+
+def _listing(manifest: Path, root: str | None, labels: bool) -> tuple[dict[str, list], str]:
+    """The columns of the manifest, or of the listing of a folder, and where its paths start."""
+    if not manifest.is_dir():
+        if not manifest.is_file():
+            raise UserError(f"data scan: {manifest} does not exist; name a manifest or a folder")
+        return read_columns(manifest), root or str(manifest.parent)
+    found = find_samples(manifest, labels=labels)
+    columns = {"path": [found.name(i) for i in range(len(found))]}
+    if labels:
+        columns["label"] = [found.classes[label] for label in found.labels]
+    return columns, str(manifest)
+
+
+def _write_manifest(
+    target: Path, columns: dict[str, list], by_name: dict, kept: list[int], base: str
+) -> None:
+    """The rows ``kept``, as they were and with what was found."""
+    added = [name for name in FOUND if any(answer.get(name) for answer in by_name.values())]
+    names = [name for name in columns if name not in FOUND]
+    rows = []
+    for row in kept:
+        answer = by_name[columns["path"][row]]
+        fields = {name: columns[name][row] for name in names}
+        if base:
+            fields["path"] = os.path.join(os.path.abspath(base), fields["path"])
+        found = [answer[name] for name in added]
+        rows.append([*fields.values(), *("" if value is None else value for value in found)])
+    _write_table(target, [*names, *added], rows)
+
+
+def _write_quarantine(
+    target: Path, columns: dict[str, list], by_name: dict, kept: set[int], base: str
+) -> Path | None:
+    """Path and reason of every other row; an old list is removed where there is none."""
+    path = target.with_name(f"{target.stem}-quarantine.csv")
+    rows = []
+    for row, name in enumerate(columns["path"]):
+        if row not in kept:
+            answer = by_name[name]
+            rows.append([os.path.join(base, name), answer["reason"] or answer["note"]])
+    if not rows:
+        path.unlink(missing_ok=True)
+        return None
+    _write_table(path, ["path", "reason"], rows)
+    return path
+
+
+def _write_table(path: Path, header: list[str], rows: list[list]) -> None:
+    partial = path.with_name(f".{path.name}.partial")
+    with partial.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
+        table = csv.writer(file, lineterminator="\n")
+        table.writerow(header)
+        table.writerows(rows)
+    partial.replace(path)
