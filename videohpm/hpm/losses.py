@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -29,21 +31,20 @@ def pixel_targets(
             with 1e-6 added to the unbiased variance (MAE with ``norm_pix_loss``).
         std: of each channel, by which the clips were normalised.
     """
-    pixels = grid.patchify(clips, mask.masked).float()
-    if target == "raw":
-        return pixels
-    if target == "joint":
-        variance, average = torch.var_mean(pixels, dim=-1, keepdim=True)
-        return (pixels - average) * (variance + 1e-6).rsqrt()
-    if target != "per_channel":
+    if target not in TARGETS:
         raise ValueError(f"target: {target!r} is not one of {', '.join(TARGETS)}")
-    # In [0, 1] a channel's deviation is std times ours, so the same 1e-6 is 1e-6/std here.
-    pixels = pixels.unflatten(-1, (-1, 3))
-    variance, average = torch.var_mean(pixels, dim=-2, keepdim=True)
-    spread = variance.sqrt_()
-    for channel, scale in enumerate(std):
-        spread[..., channel] += 1e-6 / scale
-    return ((pixels - average) / spread).flatten(-2)
+    pixels = grid.blocks(clips, mask.masked).float().flatten(3)  # (B, M, 3, values of a channel)
+    if target == "per_channel":
+        pixels -= pixels.mean(-1, keepdim=True)
+        spread = _deviation(pixels, dim=-1)
+        # In [0, 1] a channel's deviation is std times ours, so the same 1e-6 is 1e-6/std here.
+        for channel, scale in enumerate(std):
+            spread[:, :, channel] += 1e-6 / scale
+        pixels /= spread
+    elif target == "joint":
+        pixels -= pixels.mean((-2, -1), keepdim=True)
+        pixels /= (_deviation(pixels, dim=(-2, -1)).square_() + 1e-6).sqrt_()
+    return pixels.transpose(2, 3).flatten(2)
 
 
 def reconstruction_loss(
@@ -60,8 +61,7 @@ def reconstruction_loss(
         predicted: (B, M, P), what the pixel decoder says.
         clips, target, std: see :func:`pixel_targets`.
     """
-    targets = pixel_targets(clips, mask, grid, target, std)
-    return (predicted.float() - targets).square().mean(-1)
+    return _MeanSquare.apply(predicted.float(), pixel_targets(clips, mask, grid, target, std))
 
 
 def loss_per_tube(losses: Tensor, grid: TokenGrid) -> Tensor:
@@ -90,6 +90,28 @@ def absolute_loss(scores: Tensor, losses: Tensor) -> Tensor:
     """
     variance, average = torch.var_mean(losses.detach().float(), dim=1, keepdim=True)
     return F.mse_loss(scores.float(), (losses.detach() - average) * (variance + 1e-6).rsqrt())
+
+
+def _deviation(centred: Tensor, dim: int | tuple[int, ...]) -> Tensor:
+    """Unbiased standard deviation of values whose mean is 0. Faster than torch's one-pass one."""
+    dims = (dim,) if isinstance(dim, int) else dim
+    count = math.prod(centred.shape[d] for d in dims)
+    return torch.linalg.vector_norm(centred, dim=dim, keepdim=True) / math.sqrt(count - 1)
+
+
+class _MeanSquare(torch.autograd.Function):
+    """(x − y)² averaged over the last dimension, holding nothing but the difference."""
+
+    @staticmethod
+    def forward(ctx, predicted: Tensor, targets: Tensor) -> Tensor:
+        difference = predicted - targets
+        ctx.save_for_backward(difference)
+        return torch.linalg.vector_norm(difference, dim=-1).square_() / difference.shape[-1]
+
+    @staticmethod
+    def backward(ctx, upstream: Tensor) -> tuple[Tensor, None]:
+        (difference,) = ctx.saved_tensors
+        return difference * (upstream * (2 / difference.shape[-1]))[..., None], None
 
 
 class _PairwiseRank(torch.autograd.Function):

@@ -47,8 +47,8 @@ class Decoder(nn.Module):
         self.apply(init_linear)
 
     def forward(self, x: Tensor, count: int) -> Tensor:
-        x = run_blocks(self.blocks, x, self.checkpoint and self.training)
-        return self.head(self.norm(x[:, x.shape[1] - count :]))
+        x = run_blocks(self.blocks, x, self.checkpoint and self.training, last=count)
+        return self.head(self.norm(x))
 
 
 class MaskedAutoencoder(nn.Module):

@@ -55,7 +55,10 @@ def position_table(kind: str, grid: TokenGrid, dim: int) -> Tensor:
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention in one fused call: (B, K, D) → (B, K, D)."""
+    """Multi-head self-attention in one fused call: (B, K, D) → (B, K, D).
+
+    With ``last``, only what that many positions at the end find out: → (B, last, D).
+    """
 
     def __init__(self, dim: int, heads: int):
         super().__init__()
@@ -65,12 +68,12 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(dim, 3 * dim)
         self.proj = nn.Linear(dim, dim)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, last: int | None = None) -> Tensor:
         batch, count, dim = x.shape
-        qkv = self.qkv(x).view(batch, count, 3, self.heads, dim // self.heads)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
-        x = F.scaled_dot_product_attention(q, k, v)
-        return self.proj(x.transpose(1, 2).reshape(batch, count, dim))
+        # Taken apart before transposing: the gradients are put together in one copy, not two.
+        q, k, v = self.qkv(x).view(batch, count, 3, self.heads, dim // self.heads).unbind(2)
+        q, k, v = (part.transpose(1, 2) for part in (_last(q, last), k, v))
+        return self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
 
 
 class Mlp(nn.Module):
@@ -86,7 +89,7 @@ class Mlp(nn.Module):
 
 
 class Block(nn.Module):
-    """Pre-norm transformer block."""
+    """Pre-norm transformer block; with ``last``, it goes on with that many positions only."""
 
     def __init__(
         self,
@@ -103,8 +106,8 @@ class Block(nn.Module):
         self.mlp = Mlp(dim, int(dim * mlp_ratio))
         self.drop_path = DropPath(drop_path) if drop_path else nn.Identity()
 
-    def forward(self, x: Tensor) -> Tensor:
-        x = x + self.drop_path(self.attn(self.norm1(x)))
+    def forward(self, x: Tensor, last: int | None = None) -> Tensor:
+        x = _last(x, last) + self.drop_path(self.attn(self.norm1(x), last))
         return x + self.drop_path(self.mlp(self.norm2(x)))
 
 
@@ -204,11 +207,21 @@ class VideoViT(nn.Module):
         return self.norm(run_blocks(self.blocks, x, self.checkpoint and self.training))
 
 
-def run_blocks(blocks: nn.ModuleList, x: Tensor, recompute: bool = False) -> Tensor:
-    """Apply the blocks in turn; with ``recompute`` keep only their inputs for the backward pass."""
-    for block in blocks:
-        x = checkpoint(block, x, use_reentrant=False) if recompute else block(x)
-    return x
+def run_blocks(
+    blocks: nn.ModuleList, x: Tensor, recompute: bool = False, last: int | None = None
+) -> Tensor:
+    """Apply the blocks in turn; with ``recompute`` keep only their inputs for the backward pass.
+
+    With ``last`` the final block spends nothing on positions before that many, which nobody reads.
+    """
+    for number, block in enumerate(blocks, 1):
+        read = last if number == len(blocks) else None
+        x = checkpoint(block, x, read, use_reentrant=False) if recompute else block(x, read)
+    return _last(x, last)
+
+
+def _last(x: Tensor, count: int | None) -> Tensor:
+    return x if count is None else x[:, x.shape[1] - count :]
 
 
 def init_linear(module: nn.Module) -> None:
