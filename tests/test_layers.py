@@ -30,7 +30,7 @@ MAY_IMPORT = {
     "report": SIGHT | {"visualize"},
     "evaluate": SIGHT | {"visualize", "report"},
     "pretrain": TRAINING,
-    "finetune": TRAINING,
+    "finetune": TRAINING | {"pretrain"},
     "cli": TRAINING | {"pretrain", "finetune"},
     "__main__": {"cli"},
     "__init__": TRAINING - {"config"},

@@ -4,7 +4,7 @@ from videohpm.evaluate.command import EvaluateConfig, SamplesConfig, evaluate
 from videohpm.evaluate.extraction import Features, extract, read_features, write_features
 from videohpm.evaluate.knn import knn_probabilities
 from videohpm.evaluate.linear import attentive_probabilities, linear_probabilities
-from videohpm.evaluate.load import Loaded, about_classifier, find, load
+from videohpm.evaluate.load import BEST, Loaded, about_classifier, find, load
 from videohpm.evaluate.metrics import accuracy, confusion
 from videohpm.evaluate.multiview import Scores, score
 from videohpm.evaluate.prediction import (
@@ -20,6 +20,7 @@ from videohpm.evaluate.ranks import Ranks, join_ranks
 from videohpm.evaluate.results import UNREADABLE, sentence, write_results
 
 __all__ = [
+    "BEST",
     "UNREADABLE",
     "EvaluateConfig",
     "Features",

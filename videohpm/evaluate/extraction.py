@@ -233,8 +233,8 @@ def _claim(out: Path, about: dict, ranks: Ranks) -> None:
             f"{out}: holds something else (it differs in {', '.join(differs)}); give another folder"
         )
     ranks.gather(None)  # all have looked before the first writes
+    out.mkdir(parents=True, exist_ok=True)
     if ranks.first:
-        out.mkdir(parents=True, exist_ok=True)
         file.write_text(json.dumps(about, indent=2) + "\n")
     ranks.gather(None)
 

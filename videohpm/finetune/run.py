@@ -26,15 +26,18 @@ from videohpm.data import (
     training_transform,
 )
 from videohpm.data.facts import read_facts
-from videohpm.engine import TorchEngine, make_engine, seed_step
-from videohpm.errors import RunError, UserError
+from videohpm.engine import StopRequest, TorchEngine, make_engine, processes, ranks, seed_step
+from videohpm.errors import Preempted, RunError, UserError
 from videohpm.finetune.augment import augmented, mix
 from videohpm.finetune.average import WeightAverage
 from videohpm.finetune.config import FinetuneConfig
 from videohpm.finetune.labels import check_flip, class_weights, count_classes
 from videohpm.finetune.start import start_classifier
-from videohpm.optim import parameter_groups
+from videohpm.models import VideoClassifier
+from videohpm.pretrain import RecentLosses
 from videohpm.tracking import Stopwatch, Tracker, describe_machine
+
+ONE_VIEW = {"clips": 1, "crops": 1}
 
 
 def train_step(
@@ -76,7 +79,7 @@ def train_step(
         engine.backward(loss)
         hits = logits.argmax(1) == targets.argmax(1)
         said.append({"loss": loss.detach(), "train_top1": 100 * hits.float().mean()})
-    norm, _ = engine.step(lr)
+    norm = engine.step(lr)
     means = {name: torch.stack([part[name] for part in said]).mean() for name in said[0]}
     return means if norm is None else means | {"gradient_norm": norm}
 
@@ -131,56 +134,66 @@ class Finetuning:
         self.validation = self._validation_samples()
         self.steps_per_epoch = len(self.data) / config.optim.batch
         self.steps = config.run.total_steps(self.steps_per_epoch)
-        groups = parameter_groups(model, config.optim.weight_decay, config.optim.layer_decay)
-        self.engine = make_engine(model, config.engine, config.optim, groups)
-        config.check_batch(self.engine.world)
-        self.average = WeightAverage(self.engine.model, config.ema) if config.ema else None
+        config.check_batch(ranks.world())
+        self.average = WeightAverage(model, config.ema) if config.ema else None
+        saved = self._restore(model)
+        self.engine = make_engine(model, config.engine, config.optim)
+        if self.average is not None:
+            self.engine.adopt(self.average.model)
+        if saved is not None:
+            checkpoint.restore_moments(saved, self.engine)
+        self.done = 0 if saved is None else saved.step
+        self.best: dict = {} if saved is None else saved.state["best"]
         weights = class_weights(config.loss.class_weights, manifest.labels, self.classes)
         self.weights = None if weights is None else weights.to(self.engine.device)
         self.ranks = evaluate.join_ranks(self.engine.device)
-        self.best: dict = {}
-        self.done = self._resume()
 
     def run(self) -> None:
         """Train until the last step, validating on the way."""
         config, engine = self.config, self.engine
-        if self.ranks.first:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if engine.rank == 0:
             self._write_settings()
         ledger = BadFileLedger(len(self.data), config.data.max_bad_share)
+        recent = RecentLosses(self.data.manifest)
         tracker = Tracker(
-            self.folder,
-            total_steps=self.steps,
-            start_step=self.done,
-            enabled=self.ranks.first,
+            self.folder, total_steps=self.steps, start_step=self.done, enabled=engine.rank == 0
         )
         watch = Stopwatch(config.optim.batch * config.data.repeats)
-        with tracker:
+        with tracker, StopRequest() as request:
             batches = iter(self._loader())
             for step in range(self.done, self.steps):
                 with watch.waiting():
                     micro = list(itertools.islice(batches, config.engine.accumulation))
                 self._count_bad(ledger, micro)
                 seed_step(config.run.seed, step + 1, engine.rank)
-                lr = config.optim.lr_at(step, self.steps, self.steps_per_epoch)
+                lr = config.optim.lr_at(step - engine.skipped, self.steps, self.steps_per_epoch)
                 said = train_step(
                     engine, micro, config,
                     classes=self.classes, weights=self.weights, step=step, lr=lr,
                 )  # fmt: skip
-                if self.average is not None:
-                    self.average.update(engine.model)
+                if self.average is not None and engine.moved:
+                    self.average.update(engine.model, step - engine.skipped)
+                recent.add(step + 1, said["loss"], micro)
                 self.done = step + 1
+                tracker.advance(self.done)
                 if self._due(config.run.log_every):
-                    self._check(said["loss"])
-                    numbers = {name: float(value) for name, value in said.items()}
-                    numbers |= {"lr": lr, "epoch": self.done / self.steps_per_epoch}
-                    numbers |= {"bad_files": ledger.bad}
-                    tracker.log(self.done, numbers | watch.lap())
+                    recent.check()
+                    said |= watch.lap()
+                    tracker.log(self.done, self._metrics(said, lr, ledger))
                 if self.validation and self._due(config.validation.period(self.steps_per_epoch)):
+                    recent.check()
                     tracker.log(self.done, self.validate())
                     watch.lap()
-                if self._due(config.run.save_every):
-                    self._check(said["loss"])
+                stopped = request.agreed() and self.done < self.steps
+                if stopped or self._due(config.run.save_every):
+                    recent.check()
                     self.save()
+                if stopped:
+                    raise Preempted(
+                        f"{self.folder}: asked to stop, saved after step {self.done} of "
+                        f"{self.steps}; the same command goes on from there"
+                    )
 
     def validate(self) -> dict[str, float]:
         """Score the validation set with one view a video; keep the weights if they are the best."""
@@ -208,25 +221,27 @@ class Finetuning:
             print(evaluate.sentence(summary, scores.errors, self.validation))
         return summary
 
-    def save(self) -> Path:
+    def save(self) -> None:
         """Write a checkpoint of the steps done so far."""
-        average = None if self.average is None else self.average.state_dict()
         if not self.validation:
             self._keep_best({})
-        return checkpoint.save(
-            self.folder,
-            self.done,
-            self.engine.model,
-            None,
-            {"engine": self.engine.state_dict(), "average": average},
-            {
-                "steps": self.steps,
-                "samples": len(self.data),
-                "best": self.best,
-                "config": as_plain(self.config),
-            },
-            self.config.run.keep,
-        )
+        failure = None
+        about = {
+            "steps": self.steps,
+            "samples": len(self.data),
+            "best": self.best,
+            "config": as_plain(self.config),
+        }
+        try:
+            checkpoint.save(
+                self.folder, self.done, self.engine, self._followers(), about, self.config.run.keep
+            )
+        except RunError as error:
+            failure = error
+        ranks.agree(failure)
+
+    def _followers(self) -> dict[str, torch.nn.Module]:
+        return {} if self.average is None else {"average": self.average.model}
 
     def _tested_model(self) -> torch.nn.Module:
         return self.engine.model if self.average is None else self.average.model
@@ -253,13 +268,17 @@ class Finetuning:
 
     def _keep_best(self, metrics: dict) -> None:
         """Replace the best weights, file by file: each is whole at any moment."""
-        if not self.ranks.first:
+        model = self._tested_model()
+        weights = {name: self.engine.whole(p) for name, p in model.named_parameters()}
+        if self.engine.rank > 0:
             return
+        whole = VideoClassifier(**model.config)
+        whole.load_state_dict(weights)
         best, partial = self.folder / evaluate.BEST, self.folder / ".partial_best"
         shutil.rmtree(partial, ignore_errors=True)
         about = evaluate.about_classifier(self.protocol, self.labels)
         about |= {"step": self.done, "metrics": {k: v for k, v in metrics.items() if v is not None}}
-        checkpoint.save_weights(partial, self._tested_model(), extra=about)
+        checkpoint.save_weights(partial, whole, extra=about)
         best.mkdir(parents=True, exist_ok=True)
         for file in partial.iterdir():
             os.replace(file, best / file.name)
@@ -279,32 +298,20 @@ class Finetuning:
             )
         return manifest
 
-    def _resume(self) -> int:
-        """Load the checkpoint that run.resume means; returns the steps it has behind it."""
-        wish = self.config.run.resume
-        if wish == "never":
-            if checkpoint.latest(self.folder):
-                raise UserError(
-                    f"run.resume: never, but {self.folder} holds checkpoints; give another "
-                    "--run.dir or remove it"
-                )
-            return 0
-        folder = checkpoint.latest(self.folder) if wish == "auto" else Path(wish)
-        if folder is None:
-            return 0
-        saved = checkpoint.restore(folder, self.engine.model, None)
-        self.engine.load_state_dict(saved.optimizer["engine"])
-        if self.average is not None:
-            if saved.optimizer["average"] is None:
-                raise UserError(f"ema: {folder} holds no average of the weights; set ema 0")
-            self.average.load_state_dict(saved.optimizer["average"])
-        if saved.state["samples"] != len(self.data):
+    def _restore(self, model: VideoClassifier) -> checkpoint.Saved | None:
+        """Load the weights of the checkpoint that run.resume means, where there is one."""
+        if ranks.rank() == 0:
+            checkpoint.tidy(self.folder)
+        ranks.agree(None)  # until that is done
+        folder = checkpoint.to_resume(self.folder, self.config.run.resume)
+        saved = folder and checkpoint.restore(folder, model, self._followers())
+        ranks.same("run.dir: steps done", saved.step if saved else 0)
+        if saved and saved.state["samples"] != len(self.data):
             raise UserError(
                 f"data.root: {len(self.data)} samples, but {folder} was trained on "
                 f"{saved.state['samples']}; a run goes on only with the data it began with"
             )
-        self.best = saved.state["best"]
-        return saved.step
+        return saved
 
     def _due(self, every: int) -> bool:
         return self.done == self.steps or (every > 0 and self.done % every == 0)
@@ -324,13 +331,12 @@ class Finetuning:
         on_gpu = engine.device.type == "cuda"
         return make_loader(self.data, sampler, workers=config.data.workers, pin_memory=on_gpu)
 
-    def _check(self, loss: Tensor) -> None:
-        """RunError where the loss is no longer finite."""
-        if not bool(torch.isfinite(loss)):
-            raise RunError(
-                f"step {self.done}: the loss is {float(loss)}; stopped, earlier checkpoints are "
-                "kept"
-            )
+    def _metrics(self, said: dict, lr: float, ledger: BadFileLedger) -> dict[str, float]:
+        """Means over all ranks."""
+        metrics = ranks.means(said) | {"lr": lr, "epoch": self.done / self.steps_per_epoch}
+        if self.engine.skipped:
+            metrics["skipped_steps"] = self.engine.skipped
+        return metrics | {"bad_files": int(ranks.united(ledger.bad_files).sum())}
 
     def _count_bad(self, ledger: BadFileLedger, batches: list[Batch]) -> None:
         """Name new unreadable files in bad_files.jsonl; UserError where they are too many."""
@@ -340,27 +346,25 @@ class Finetuning:
                     print(json.dumps({"path": bad.path, "reason": bad.reason}), file=file)
 
     def _write_settings(self) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
         text = yaml.safe_dump(as_plain(self.config), sort_keys=False)
         (self.folder / "config.yaml").write_text(text)
         describe_machine(self.folder / "environment.json")
 
 
-ONE_VIEW = {"clips": 1, "crops": 1}
-
-
 def finetune(config: FinetuneConfig) -> Path:
     """Fine-tune as ``config`` says and return the run folder; a run that was stopped goes on."""
-    tuning = Finetuning(config)
-    if tuning.done < tuning.steps:
-        tuning.run()
-    elif tuning.ranks.first:
-        print(
-            f"{tuning.folder}: all {tuning.steps} steps are done; for more give a larger "
-            "--run.steps, to start anew another --run.dir"
-        )
-    if tuning.validation:
-        tuning.test()
-    if tuning.ranks.first:
-        print(f"{tuning.folder}: {tuning.steps} steps done, the best weights are in best/")
+    with processes(config.engine, config.optim.batch):
+        tuning = Finetuning(config)
+        if tuning.done < tuning.steps:
+            tuning.run()
+            said = f"{tuning.steps} steps done, the best weights are in {evaluate.BEST}/"
+        else:
+            said = (
+                f"all {tuning.steps} steps are done; for more give a larger --run.steps, to "
+                "start anew another --run.dir"
+            )
+        if tuning.validation:
+            tuning.test()
+        if tuning.engine.rank == 0:
+            print(f"{tuning.folder}: {said}")
     return tuning.folder

@@ -1,0 +1,160 @@
+"""Features and predictions: the Python calls, the commands, resuming."""
+
+import csv
+import json
+import os
+import threading
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+
+from videohpm import evaluate
+from videohpm.cli import main
+from videohpm.data import Sample, find_samples, normalise
+from videohpm.errors import UserError
+from videohpm.evaluate.views import read_views
+
+
+@pytest.fixture(scope="module")
+def files(shapes) -> list[str]:
+    return [str(file) for file in sorted((shapes / "validation").glob("*.mp4"))]
+
+
+def test_features_are_the_models_own(encoder_folder, files):
+    loaded = evaluate.load(encoder_folder)
+    found = evaluate.features(loaded, files[:3], "both", clips=2, batch=4)
+    assert found.pooled.shape == (3, 2, 24) and found.tokens.shape == (3, 2, 32, 24)
+    protocol = loaded.protocol.changed(None, {"clips": 2})
+    views, spans = read_views(Sample(files[1]), protocol, "video")
+    with torch.no_grad():
+        tokens = loaded.model(normalise(views))
+    np.testing.assert_allclose(found.tokens[1], tokens, atol=1e-5)
+    np.testing.assert_allclose(found.pooled[1], tokens.mean(1), atol=1e-5)
+    assert np.array_equal(found.spans[1], spans)
+
+
+def test_a_classifiers_feature_is_what_its_head_reads(classifier_folder, files):
+    loaded = evaluate.load(classifier_folder)
+    found = evaluate.features(loaded, files[:2])
+    logits = loaded.model.head(torch.from_numpy(found.pooled[:, 0])).softmax(1)
+    said = evaluate.predict(loaded, files[:2], top=3, clips=1)
+    for row, one in enumerate(said):
+        assert one.labels == logits[row].topk(3).indices.tolist()
+        assert one.names == [f"class {label}" for label in one.labels]
+        assert one.probabilities == pytest.approx(logits[row].topk(3).values.tolist(), abs=1e-5)
+
+
+def test_predict_names_classes_on_the_command_line(classifier_folder, files, tmp_path, capsys):
+    broken = tmp_path / "broken.mp4"
+    broken.write_text("nothing")
+    arguments = ["predict", files[0], "--model", str(classifier_folder), "--top", "2"]
+    assert main([*arguments, "--device", "cpu"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == files[0] and len(lines) == 3 and "%  class " in lines[1]
+    arguments.insert(1, str(broken))
+    assert main([*arguments, "--device", "cpu"]) == evaluate.UNREADABLE
+    assert f"{broken}: could not be read" in capsys.readouterr().out
+    assert main(["predict", "nowhere.mp4", "--model", str(classifier_folder)]) == 2
+    assert "nowhere.mp4: no such file" in capsys.readouterr().err
+
+
+def features_command(encoder, shapes, out, *more) -> list[str]:
+    return [
+        "features", str(encoder), str(out), "--manifest", str(shapes / "validation.csv"),
+        "--workers", "0", "--device", "cpu", "--shard", "6", *more,
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("format", ["safetensors", "npz"])
+def test_a_folder_of_features_can_be_resumed(encoder_folder, shapes, tmp_path, format):
+    out = tmp_path / "features"
+    arguments = features_command(encoder_folder, shapes, out, "--format", format, "--what", "both")
+    assert main(arguments) == 0
+    shards = sorted(out.glob(f"features_*.{format}"))
+    assert len(shards) == 3
+    whole = evaluate.read_features(out)
+    assert whole.index.tolist() == list(range(16))
+    kept = shards[0].stat().st_mtime_ns
+    os.remove(shards[1])
+    with pytest.raises(UserError, match="no whole folder"):
+        evaluate.read_features(out)
+    assert main(arguments) == 0
+    assert shards[0].stat().st_mtime_ns == kept, "what was there is not made again"
+    again = evaluate.read_features(out)
+    assert np.array_equal(whole.pooled, again.pooled)
+    assert np.array_equal(whole.tokens, again.tokens)
+    with (out / "index.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 16 and rows[7]["shard"] == shards[1].name and rows[7]["place"] == "1"
+    first, last = map(int, rows[7]["frames"].split("-"))
+    assert [first, last] == [whole.spans[7].min(), whole.spans[7].max()]
+
+
+def test_a_folder_made_otherwise_is_refused(encoder_folder, shapes, tmp_path, capsys):
+    out = tmp_path / "features"
+    assert main(features_command(encoder_folder, shapes, out)) == 0
+    assert main(features_command(encoder_folder, shapes, out, "--clips", "2")) == 2
+    assert "differs in protocol" in capsys.readouterr().err
+    other = tmp_path / "mine"
+    other.mkdir()
+    (other / "letter.txt").write_text("keep me")
+    assert main(features_command(encoder_folder, shapes, other)) == 2
+    assert "holds something else" in capsys.readouterr().err
+
+
+class Threads:
+    """Ranks that are threads of this process."""
+
+    def __init__(self, world: int):
+        self.barrier, self.values = threading.Barrier(world), [None] * world
+        self.ranks = [evaluate.Ranks(rank, world) for rank in range(world)]
+        for ranks in self.ranks:
+            ranks.gather = partial(self.gather, ranks.rank)
+
+    def gather(self, rank: int, value: object) -> list:
+        self.barrier.wait()
+        self.values[rank] = value
+        self.barrier.wait()
+        return list(self.values)
+
+
+def test_two_ranks_share_the_shards(encoder_folder, shapes, tmp_path):
+    loaded = evaluate.load(encoder_folder)
+    manifest = find_samples(None, shapes / "validation.csv", labels=True)
+    protocol = loaded.protocol.changed(None, {"clips": 1})
+
+    def write(ranks):
+        evaluate.write_features(
+            tmp_path / str(ranks.world), loaded, manifest, protocol, about={}, shard=5, ranks=ranks
+        )
+
+    write(evaluate.Ranks())
+    together = Threads(2)
+    threads = [threading.Thread(target=write, args=(ranks,)) for ranks in together.ranks]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    one, two = (evaluate.read_features(tmp_path / n) for n in "12")
+    assert one.index.tolist() == two.index.tolist() == list(range(16))
+    np.testing.assert_allclose(one.pooled, two.pooled, atol=1e-6)
+    assert np.array_equal(one.labels, two.labels)
+
+
+def test_probe_command(encoder_folder, shapes, tmp_path, capsys):
+    arguments = [
+        "probe", "--model", str(encoder_folder), "--out", str(tmp_path), "--workers", "0",
+        "--train", str(shapes / "train.csv"), "--validation", str(shapes / "validation.csv"),
+        "--device", "cpu", "--epochs", "2", "--strength", "[1.0]",
+    ]  # fmt: skip
+    assert main(arguments) == 0
+    said = capsys.readouterr().out
+    assert "16 of 16 validation samples scored" in said
+    result = json.loads((tmp_path / "probe.json").read_text())
+    assert set(result["probes"]) == {"linear", "attentive", "knn"}
+    assert all(0 <= row["top1"] <= 100 for row in result["probes"].values())
+    assert result["probes"]["knn"]["k"] == 20 and result["protocol"]["stride"] == 4
+    assert main([*arguments, "--random", "true"]) == 2, "features of other weights do not mix"
+    assert "differs in model" in capsys.readouterr().err
