@@ -17,6 +17,7 @@ from torch.utils.data import Dataset
 
 from videohpm.data.deadline import within
 from videohpm.data.decode import DecodeError, probe, read_frames
+from videohpm.data.health import Health
 from videohpm.data.manifest import Manifest, Sample, find_samples
 from videohpm.data.sampling import dense_indices, segment_indices
 from videohpm.data.transforms import (
@@ -31,6 +32,9 @@ from videohpm.data.transforms import (
 )
 from videohpm.errors import UserError
 
+# A worker ends itself after this many times ``sample_seconds``: a decoder that holds Python's lock
+# leaves no thread to notice that its time is up.
+GRACE = 2.0
 Transform = Callable[[Tensor, np.random.Generator], Tensor]
 
 
@@ -218,7 +222,7 @@ class ClipDataset(Dataset):
         self.transform = transform or training_transform(config, self.size)
         # What another transform needs of the frames is not known here.
         self.min_side = None if transform else needed_side(config, self.size)
-        self._hung: set[int] = set()
+        self.health = Health(len(manifest))
 
     def __len__(self) -> int:
         return len(self.manifest)
@@ -258,13 +262,19 @@ class ClipDataset(Dataset):
         return torch.from_numpy(np.stack(rows).astype(np.int64))
 
     def _bounded_read(self, row: int, sample: Sample, rng: np.random.Generator) -> Tensor:
-        if row in self._hung:  # never hand a decoder that hangs a second thread to hold
-            raise DecodeError(sample.path, "reading it did not end before")
+        reason = self.health.given_up(row)
+        if reason is not None:
+            raise DecodeError(sample.path, reason)
+        seconds = self.config.sample_seconds
         try:
-            return within(self.config.sample_seconds, self.read, sample, rng)
+            with self.health.watched(row, seconds and GRACE * seconds):
+                return within(seconds, self.read, sample, rng)
         except TimeoutError as error:
-            self._hung.add(row)
+            # Never hand a decoder that hangs a second thread to hold.
+            self.health.give_up(row)
             raise DecodeError(sample.path, str(error)) from None
+        except MemoryError:
+            raise DecodeError(sample.path, "reading it takes more memory than there is") from None
 
 
 class VideoDataset(ClipDataset):

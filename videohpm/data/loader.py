@@ -5,9 +5,6 @@ workers or accumulation steps, and after a resume.
 """
 
 import logging
-import os
-import signal
-import threading
 from collections.abc import Iterator
 from functools import lru_cache
 from typing import NamedTuple
@@ -15,9 +12,10 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import Sampler
 
 from videohpm.data.clips import BadFile, ClipDataset
+from videohpm.data.workers import Loader
 from videohpm.errors import UserError
 
 _log = logging.getLogger(__name__)
@@ -123,53 +121,16 @@ def _order(seed: int, epoch: int, n_samples: int) -> np.ndarray:
     return np.random.default_rng([seed, epoch]).permutation(n_samples)
 
 
-class _Loader(DataLoader):
-    """A DataLoader that passes a worker's UserError on as the one line it was."""
-
-    def __iter__(self):
-        try:
-            yield from super().__iter__()
-        except UserError as error:
-            # torch puts the worker's traceback before the message.
-            raise UserError(str(error).strip().splitlines()[-1].split("UserError: ")[-1]) from None
-
-
 def make_loader(
     dataset: ClipDataset,
     sampler: GlobalBatchSampler,
     *,
     workers: int | None = None,
     pin_memory: bool = False,
-) -> DataLoader:
+) -> Loader:
     """Batches in the sampler's order; ``workers`` defaults to the data set's configuration."""
     workers = dataset.config.workers if workers is None else workers
-    parallel = {"prefetch_factor": dataset.config.prefetch, "persistent_workers": True}
-    return _Loader(
-        dataset,
-        batch_sampler=sampler,
-        collate_fn=collate,
-        num_workers=workers,
-        pin_memory=pin_memory,
-        worker_init_fn=_begin_worker,
-        **(parallel if workers else {}),
-    )
-
-
-def _begin_worker(worker: int) -> None:
-    # The workers are the parallelism: more threads in each would fight over the same cores.
-    torch.set_num_threads(1)
-    # A cluster that stops a run signals all its processes. The run then finishes its step, which
-    # needs its workers; they obey nobody but it, so that they still end when it ends them.
-    if hasattr(signal, "sigwaitinfo"):  # Linux: elsewhere nobody knows who sent a signal
-        stops = {signal.SIGTERM, signal.SIGUSR1}
-        signal.pthread_sigmask(signal.SIG_BLOCK, stops)
-        threading.Thread(target=_await_end, args=(stops, os.getppid()), daemon=True).start()
-
-
-def _await_end(stops: set[signal.Signals], run: int) -> None:
-    while signal.sigwaitinfo(stops).si_pid != run:
-        pass
-    os._exit(0)
+    return Loader(dataset, sampler, collate, workers=workers, pin_memory=pin_memory)
 
 
 class BadFileLedger:

@@ -1,0 +1,299 @@
+"""Decoders that hang or crash, workers that are killed, memory: training goes on."""
+
+import csv
+import json
+import os
+import resource
+import signal
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from damaged import KINDS, damage
+from misbehaving import misbehave
+from painted import copy_packets, encode
+
+from videohpm import cli
+from videohpm.config import HPMConfig, MaskConfig, ModelConfig, PretrainConfig
+from videohpm.data import (
+    DataConfig,
+    GlobalBatchSampler,
+    VideoDataset,
+    find_samples,
+    make_loader,
+    workers,
+)
+from videohpm.engine import EngineConfig
+from videohpm.errors import RunError, UserError
+from videohpm.optim import OptimConfig
+from videohpm.pretrain import Pretraining, pretrain
+from videohpm.tracking import RunConfig
+
+linux = pytest.mark.skipif(sys.platform != "linux", reason="needs Linux")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Eight small videos."""
+    folder = tmp_path_factory.mktemp("videos")
+    options = {"x264-params": "keyint=12:threads=1"}
+    first = encode(folder / "0.mp4", "libx264", 24, options=options)
+    for place in range(1, 8):
+        (folder / f"{place}.mp4").write_bytes(first.read_bytes())
+    return folder
+
+
+class Faulty(VideoDataset):
+    """Reading row 3 misbehaves."""
+
+    fault = None
+
+    def read(self, sample, rng):
+        if self.fault and sample.path.endswith("3.mp4"):
+            misbehave(self.fault)
+        return super().read(sample, rng)
+
+
+def faulty(folder, fault=None, **config) -> Faulty:
+    config = DataConfig(root=str(folder), stride=2, **({"prefetch": 1} | config))
+    data = Faulty(find_samples(folder), config, frames=4, size=(32, 32), units=6)
+    data.fault = fault
+    return data
+
+
+def load(data, *, steps=4, count=2):
+    """Two epochs in batches of four, and the loader."""
+    loader = make_loader(data, GlobalBatchSampler(8, 4, steps=steps), workers=count)
+    return list(loader), loader
+
+
+def same(a, b):
+    return all(torch.equal(x, y) for x, y in zip(a[:4], b[:4], strict=True))
+
+
+def bad_files(batches):
+    return {(Path(bad.path).name, bad.reason) for batch in batches for bad in batch.bad}
+
+
+@pytest.fixture(scope="module")
+def sound(folder):
+    """The batches without any fault."""
+    return load(faulty(folder), count=0)[0]
+
+
+def test_a_decoder_that_hangs_is_left_behind(folder, sound):
+    batches, loader = load(faulty(folder, "hang", sample_seconds=0.5))
+    assert len(batches) == 4 and loader.deaths == 0
+    assert {name for name, _ in bad_files(batches)} == {"3.mp4"}
+    for batch, right in zip(batches, sound, strict=True):
+        untouched = right.index != 3
+        assert torch.equal(batch.clips[untouched], right.clips[untouched])
+        assert torch.equal(batch.priority, right.priority) and 3 not in batch.index
+
+
+@linux
+@pytest.mark.parametrize("fault", ["hang in native code", "die"])
+def test_a_decoder_that_takes_its_process_along_is_given_up(folder, fault):
+    """It hangs without letting any thread run, or crashes: twice, then the file is known."""
+    batches, loader = load(faulty(folder, fault, sample_seconds=0.5), count=1)
+    assert len(batches) == 4 and loader.deaths == 2
+    assert bad_files(batches) == {("3.mp4", "two reading processes died while reading it")}
+
+
+@linux
+def test_a_killed_worker_costs_no_batch_and_changes_none(folder, sound):
+    data = faulty(folder)
+    loader = make_loader(data, GlobalBatchSampler(8, 4, steps=4), workers=2)
+    batches = []
+    for batch in loader:
+        batches.append(batch)
+        if len(batches) == 1:
+            for pid in data.health.pids.tolist():
+                os.kill(pid, signal.SIGKILL)
+    assert loader.deaths == 1
+    assert len(batches) == 4 and all(map(same, batches, sound))
+    assert all(map(same, loader, sound))  # and once more from the start
+
+
+@linux
+def test_workers_that_keep_dying_end_the_run(folder, monkeypatch):
+    monkeypatch.setattr(workers, "MOST_DEATHS", 1)
+    with pytest.raises(RunError, match=r"died 1 times.*3\.mp4.*data scan") as caught:
+        load(faulty(folder, "die"), count=1)
+    assert "\n" not in str(caught.value)
+
+
+def test_what_the_data_set_raises_is_not_taken_for_a_death(folder):
+    class Wrong(Faulty):
+        def read(self, sample, rng):
+            raise KeyError("a mistake in the code")
+
+    data = Wrong(find_samples(folder), DataConfig(root=str(folder)), frames=4, size=(32, 32))
+    with pytest.raises(KeyError, match="a mistake"):
+        list(make_loader(data, GlobalBatchSampler(8, 4, steps=2), workers=1))
+
+
+def test_too_little_memory_for_one_file_costs_that_file(folder):
+    class Large(Faulty):
+        def read(self, sample, rng):
+            if sample.path.endswith("3.mp4"):
+                raise MemoryError
+            return super().read(sample, rng)
+
+    config = DataConfig(root=str(folder), stride=2)
+    data = Large(find_samples(folder), config, frames=4, size=(32, 32))
+    batches = list(make_loader(data, GlobalBatchSampler(8, 4, steps=2), workers=0))
+    assert [name for name, reason in bad_files(batches) if "memory" in reason] == ["3.mp4"]
+
+
+def test_repeats_decode_once_and_cut_several_clips(folder):
+    reads = []
+
+    class Counted(Faulty):
+        def read(self, sample, rng):
+            reads.append(sample.path)
+            return super().read(sample, rng)
+
+    config = DataConfig(root=str(folder), stride=2, repeats=3, crop_scales=(0.9, 0.5))
+    data = Counted(find_samples(folder), config, frames=4, size=(24, 24), units=9)
+    (batch,) = make_loader(data, GlobalBatchSampler(8, 4, steps=1), workers=0)
+    assert len(reads) == 4 and batch.clips.shape[0] == len(batch.priority) == 12
+    assert batch.index.view(4, 3).eq(batch.index[::3, None]).all()
+    for clips, priority in zip(batch.clips.split(3), batch.priority.split(3), strict=True):
+        assert len({clip.numpy().tobytes() for clip in clips}) > 1
+        assert len({tuple(row) for row in priority.tolist()}) == 3
+
+
+# --- whole runs ----------------------------------------------------------------------------------
+
+
+def settings(root, out, steps, **data) -> PretrainConfig:
+    model = ModelConfig(
+        size="vit_tiny", frames=4, image_size=32, patch=8, dim=48, depth=1, heads=2,
+        decoder_dim=32, decoder_depth=1, decoder_heads=2, target="raw",
+    )  # fmt: skip
+    return PretrainConfig(
+        run=RunConfig(dir=str(out), steps=steps, log_every=1, picture_every=0, save_every=0),
+        data=DataConfig(root=str(root), stride=2, **data),
+        model=model,
+        mask=MaskConfig(ratio=0.75),
+        hpm=HPMConfig(momentum_start=0.9, momentum_end=0.99, momentum_steps=10, teacher_steps=1),
+        optim=OptimConfig(batch=8, warmup_steps=1),
+        engine=EngineConfig(device="cpu", precision="fp32"),
+    )
+
+
+def losses(out):
+    return [json.loads(line)["loss"] for line in (out / "metrics.jsonl").read_text().splitlines()]
+
+
+@linux
+def test_training_goes_on_when_its_workers_are_killed(folder, tmp_path):
+    class Killed(Pretraining):
+        """Its workers die after the second step."""
+
+        def _due(self, every):
+            if self.done == 2:
+                for pid in filter(None, self.data.health.pids.tolist()):
+                    os.kill(pid, signal.SIGKILL)
+            return super()._due(every)
+
+    config = settings(folder, tmp_path / "killed", 6, workers=1, prefetch=1)
+    Killed(config).run()
+    pretrain(replace(config, run=replace(config.run, dir=str(tmp_path / "sound"))))
+    assert losses(tmp_path / "killed") == losses(tmp_path / "sound")
+
+
+def fill(folder, good_files, copies):
+    """Good files, and ``copies`` damaged ones of each kind, in ``folder / "videos"``."""
+    root = folder / "videos"
+    root.mkdir()
+    options = {"x264-params": "keyint=12:min-keyint=12:scenecut=0:threads=1"}
+    late = encode(folder / "late.mp4", "libx264", 60, options=options)
+    good = copy_packets(late, folder / "good.mp4", options={"movflags": "faststart"})
+    for i in range(good_files):
+        (root / f"good{i}.mp4").write_bytes(good.read_bytes())
+    for kind in KINDS:
+        for seed in range(copies):
+            damage(good, root / f"{kind}-{seed}.mp4", kind, seed)
+    return root
+
+
+def check_run(root, out, copies, steps):
+    """A run over all files ends, having counted the unreadable ones and no good one."""
+    pretrain(settings(root, out, steps, workers=1, short="repeat", max_bad_share=0.5))
+    bad = [json.loads(line) for line in (out / "bad_files.jsonl").read_text().splitlines()]
+    named = {Path(line["path"]).name for line in bad}
+    for kind in ("empty", "text", "zeros", "sound", "bomb"):
+        assert {f"{kind}-{seed}.mp4" for seed in range(copies)} <= named
+    assert not any(name.startswith(("good", "one_frame")) for name in named)
+    last = json.loads((out / "metrics.jsonl").read_text().splitlines()[-1])
+    assert last["step"] == steps and last["bad_files"] == len(bad)
+
+
+def test_training_without_a_scan_ends_among_damaged_files(tmp_path):
+    root = fill(tmp_path, 66, copies=2)
+    check_run(root, tmp_path / "run", copies=2, steps=11)
+    with pytest.raises(UserError, match="max_bad_share"):
+        pretrain(settings(root, tmp_path / "strict", 11, workers=0))
+
+
+@pytest.mark.slow
+def test_200_good_and_40_damaged_files_are_scanned_and_trained_on(tmp_path):
+    root = fill(tmp_path, 200, copies=4)
+    assert cli.main(["data", "scan", str(root), "--out", str(root / "scanned.csv")]) == 0
+    scanned = find_samples(root / "scanned.csv")
+    with (root / "scanned-quarantine.csv").open(newline="") as file:
+        quarantined = {Path(row["path"]).name for row in csv.DictReader(file)}
+    assert len(scanned) + len(quarantined) == 200 + 4 * len(KINDS)
+    assert not any(name.startswith(("good", "one_frame")) for name in quarantined)
+    for kind in ("empty", "text", "zeros", "sound", "bomb"):
+        assert {f"{kind}-{seed}.mp4" for seed in range(4)} <= quarantined
+    check_run(root, tmp_path / "run", copies=4, steps=31)
+
+
+# --- memory --------------------------------------------------------------------------------------
+
+
+def resident() -> int:
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * resource.getpagesize()
+
+
+def growth(data, reads, first) -> float:
+    """Growth of resident memory over ``reads`` items, relative, after the ``first`` ones."""
+    for i in range(reads):
+        data[divmod(i, len(data))]
+        if i == first:
+            before = resident()
+    return resident() / before - 1
+
+
+@linux
+@pytest.mark.parametrize("reader", ["decord", "pyav"])
+def test_memory_stays_flat(folder, reader, monkeypatch):
+    manifest = find_samples(folder)
+    manifest._readers[:] = ("", "decord", "pyav").index(reader)
+    data = VideoDataset(manifest, DataConfig(stride=2), frames=4, size=(32, 32), units=196)
+    assert growth(data, 800, first=300) < 0.05
+
+
+@linux
+@pytest.mark.slow
+def test_memory_stays_flat_over_20000_reads(tmp_path):
+    """Files of several kinds, broken ones among them."""
+    options = {"x264-params": "keyint=12:threads=1"}
+    good = encode(tmp_path / "good.mp4", "libx264", 24, options=options)
+    made = [good, encode(tmp_path / "b.avi", "mpeg4", 24, b_frames=2)]
+    quiet = {"x265-params": "log-level=none"}
+    made.append(encode(tmp_path / "open.mkv", "libx265", 24, options=quiet))
+    for path in made:
+        for i in range(5):
+            path.with_stem(f"{path.stem}{i}").write_bytes(path.read_bytes())
+    for kind in ("flipped", "text", "bomb"):
+        damage(good, tmp_path / f"{kind}.mp4", kind, 0)
+    config = DataConfig(root=str(tmp_path), stride=2)
+    data = VideoDataset(find_samples(tmp_path), config, frames=4, size=(32, 32), units=196)
+    assert growth(data, 20_000, first=1000) < 0.05

@@ -1,0 +1,71 @@
+"""What the reading processes and the training process tell each other, in shared memory."""
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+SOUND, SUSPECT, CRASHED, HUNG = range(4)
+_REASONS = {
+    CRASHED: "two reading processes died while reading it",
+    HUNG: "reading it did not end before",
+}
+NOTHING = -1
+
+
+class Health:
+    """Which files must not be read again, and what each worker reads at this moment.
+
+    ``files`` uint8 (samples,): a file is SUSPECT where a worker died reading it, which may be the
+    fault of something else; where that happens again it has CRASHED and is given up, as one that
+    HUNG is at once. Workers that start later inherit what is known.
+    """
+
+    def __init__(self, samples: int):
+        self.files = torch.zeros(samples, dtype=torch.uint8)
+        self.reading = torch.full((1,), NOTHING)
+        self.pids = torch.zeros(1, dtype=torch.int64)
+        self.worker: int | None = None  # which worker this process is
+
+    def share(self, workers: int) -> None:
+        """Room for ``workers`` processes to come."""
+        self.files.share_memory_()
+        self.reading = torch.full((workers,), NOTHING).share_memory_()
+        self.pids = torch.zeros(workers, dtype=torch.int64).share_memory_()
+
+    def given_up(self, row: int) -> str | None:
+        """Why a file must not be read, or None."""
+        return _REASONS.get(int(self.files[row]))
+
+    def give_up(self, row: int) -> None:
+        """A file whose reading did not end."""
+        self.files[row] = HUNG
+
+    def blame(self) -> list[int]:
+        """Rows that were being read by workers that have died: all are given a mark."""
+        rows = [int(row) for row in self.reading if row != NOTHING]
+        for row in set(rows):
+            self.files[row] = min(int(self.files[row]) + 1, CRASHED)
+        self.reading.fill_(NOTHING)
+        return rows
+
+    @contextmanager
+    def watched(self, row: int, seconds: float) -> Iterator[None]:
+        """Within a worker: says what it reads, and ends it where that takes over ``seconds``.
+
+        The alarm ends the process even where a decoder holds Python's lock and no thread can run.
+        """
+        if self.worker is None:
+            yield
+            return
+        alarm = hasattr(signal, "setitimer") and seconds > 0
+        self.reading[self.worker] = row
+        if alarm:
+            signal.setitimer(signal.ITIMER_REAL, seconds)
+        try:
+            yield
+        finally:
+            if alarm:
+                signal.setitimer(signal.ITIMER_REAL, 0)
+            self.reading[self.worker] = NOTHING
