@@ -36,6 +36,7 @@ COMMANDS = {
     "export": ("videohpm.checkpoint:export", "weights of a run, for use elsewhere"),
     "data prepare": ("videohpm.data.prepare:prepare", "manifests from official annotations"),
     "data scan": ("videohpm.data.scan:scan", "check every file; a manifest of the good ones"),
+    "data transcode": ("videohpm.data.transcode:transcode", "a copy for fast random access"),
     "convert": ("videohpm.interop:convert", "to and from other systems' checkpoints"),
 }
 SHORT = {"output": "-o"}

@@ -154,7 +154,7 @@ def verify(path: str | os.PathLike) -> tuple[VideoInfo, str | None]:
     """
     path = os.fspath(path)
     index, frames, corrupt = _index(path), 0, 0
-    for frame in _decode(path):
+    for frame in decoded(path):
         frames += 1
         corrupt += frame.is_corrupt
     if frames == 0:
@@ -320,7 +320,7 @@ def _one_group(container, stream, key: int, times: list[int]) -> Iterator:
 def _first_frames(path: str, unique: list[int]) -> Iterator:
     """Frames at ascending positions ``unique``, decoding from the start of the file."""
     wanted, position = set(unique), -1
-    for position, frame in enumerate(_decode(path)):
+    for position, frame in enumerate(decoded(path)):
         if position in wanted:
             yield frame
             if position == unique[-1]:
@@ -328,8 +328,11 @@ def _first_frames(path: str, unique: list[int]) -> Iterator:
     raise DecodeError(path, f"frame {unique[-1]} asked for; decoding ends after {position + 1}")
 
 
-def _decode(path: str) -> Iterator:
-    """Every frame that decodes before the end or the first error."""
+def decoded(path: str) -> Iterator:
+    """Every frame, as PyAV gives them, that decodes before the end or the first error.
+
+    Not turned upright. Raises DecodeError where the file cannot be opened.
+    """
     av = _av()
     with _open(path) as container:
         stream = _best_stream(path, container)
@@ -341,7 +344,7 @@ def _decode(path: str) -> Iterator:
 
 @lru_cache(maxsize=4096)
 def _count(path: str, size: int, changed: int) -> int:
-    return sum(1 for _ in _decode(path))
+    return sum(1 for _ in decoded(path))
 
 
 def _rgb(frame, target: tuple[int, int] | None) -> np.ndarray:

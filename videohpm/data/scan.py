@@ -55,7 +55,7 @@ def scan(
     """
     if jobs < 0 or seconds <= 0 or memory <= 0:
         raise UserError("data scan: jobs must be 0 or more, seconds and memory over 0")
-    columns, base = _listing(Path(manifest), root, labels)
+    columns, base = list_samples(Path(manifest), root, labels)
     target = Path(out)
     target.parent.mkdir(parents=True, exist_ok=True)
     journal = Journal(target.with_name(f"{target.stem}-scan.jsonl"), retry)
@@ -212,11 +212,11 @@ class Progress:
 # --- what is read and written --------------------------------------------------------------------
 
 
-def _listing(manifest: Path, root: str | None, labels: bool) -> tuple[dict[str, list], str]:
+def list_samples(manifest: Path, root: str | None, labels: bool) -> tuple[dict[str, list], str]:
     """The columns of the manifest, or of the listing of a folder, and where its paths start."""
     if not manifest.is_dir():
         if not manifest.is_file():
-            raise UserError(f"data scan: {manifest} does not exist; name a manifest or a folder")
+            raise UserError(f"manifest: {manifest} does not exist; name a file or a folder")
         return read_columns(manifest), root or str(manifest.parent)
     found = find_samples(manifest, labels=labels)
     columns = {"path": [found.name(i) for i in range(len(found))]}
@@ -239,7 +239,7 @@ def _write_manifest(
             fields["path"] = os.path.join(os.path.abspath(base), fields["path"])
         found = [answer[name] for name in added]
         rows.append([*fields.values(), *("" if value is None else value for value in found)])
-    _write_table(target, [*names, *added], rows)
+    write_table(target, [*names, *added], rows)
 
 
 def _write_quarantine(
@@ -255,11 +255,11 @@ def _write_quarantine(
     if not rows:
         path.unlink(missing_ok=True)
         return None
-    _write_table(path, ["path", "reason"], rows)
+    write_table(path, ["path", "reason"], rows)
     return path
 
 
-def _write_table(path: Path, header: list[str], rows: list[list]) -> None:
+def write_table(path: Path, header: list[str], rows: list[list]) -> None:
     partial = path.with_name(f".{path.name}.partial")
     with partial.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
         table = csv.writer(file, lineterminator="\n")

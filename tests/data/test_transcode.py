@@ -1,0 +1,137 @@
+"""Transcoded copies: the same frames in the same order, fast to read, whole or not there."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+from painted import encode, numbers
+
+from videohpm import cli
+from videohpm.data import find_samples, probe, read_frames
+from videohpm.data import transcode as transcoding
+from videohpm.data.pool import run_killable
+
+
+def run(*arguments):
+    assert cli.main(["data", "transcode", *map(str, arguments), "--jobs", "1"]) == 0
+
+
+def table(path):
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory):
+    """Files whose random access is slow or wrong in some reader."""
+    folder = tmp_path_factory.mktemp("videos")
+    quiet = {"x265-params": "log-level=none:keyint=30"}
+    open_groups = {"x264-params": "open-gop=1:bframes=3:threads=1"}
+    encode(folder / "hevc.mp4", "libx265", 30, options=quiet)
+    encode(folder / "open.mkv", "libx264", 30, options=open_groups)
+    encode(folder / "b.avi", "mpeg4", 30, b_frames=2)
+    encode(folder / "ten_bit.mp4", "libx264", 30, pix_fmt="yuv420p10le")
+    ticks = [3 * i + 7 * i % 3 for i in range(30)]
+    encode(folder / "uneven.mp4", "libx264", 30, ticks=ticks)
+    (folder / "deep").mkdir()
+    encode(folder / "deep/full_range.avi", "mjpeg", 30, pix_fmt="yuvj420p")
+    encode(folder / "deep/turned.mp4", "libx264", 30, rotation=90)
+    (folder / "bad.mp4").write_text("not a video")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def copies(videos, tmp_path_factory):
+    out = tmp_path_factory.mktemp("copies")
+    run(videos, out, "--quality", 10)
+    return out
+
+
+def test_copies_hold_the_same_frames(videos, copies):
+    found = {row["path"]: row for row in table(copies / "manifest.csv")}
+    assert len(found) == 7
+    for name in found:
+        source = next(p for p in videos.rglob("*") if str(p.relative_to(videos))[:-4] == name[:-4])
+        copy, indices = copies / name, [0, 13, 29]
+        assert found[name]["frames"] == "30" == str(probe(source).frames)
+        right, read = read_frames(source, indices), read_frames(copy, indices)
+        assert right.shape == read.shape
+        assert np.abs(right.astype(int).mean((1, 2)) - read.mean((1, 2))).max() < 4, name
+        if "turned" not in name:
+            assert numbers(read) == indices
+
+
+def test_copies_are_fast_to_read_and_keep_their_times(videos, copies):
+    import av
+
+    for path in copies.rglob("*.mp4"):
+        with av.open(str(path)) as file:
+            packets = [packet for packet in file.demux(video=0) if packet.size]
+        assert [p.is_keyframe for p in packets] == [i % 12 == 0 for i in range(30)]
+        assert [p.pts for p in packets] == sorted(p.pts for p in packets)
+        assert probe(path).reader in ("decord", "pyav")
+    for name in ("uneven.mp4", "hevc.mp4"):
+        times = []
+        for folder in (videos, copies):
+            with av.open(str(folder / name)) as file:
+                times.append([frame.time for frame in file.decode(video=0)])
+        assert np.allclose(np.diff(times[0]), np.diff(times[1]), atol=1e-3)
+
+
+def test_what_cannot_be_read_is_listed_and_nothing_half_done_is_left(copies):
+    (failed,) = table(copies / "failed.csv")
+    assert failed["path"].endswith("bad.mp4") and failed["reason"]
+    assert not list(copies.rglob("*.partial"))
+    assert find_samples(copies / "manifest.csv")[0].frames == 30
+
+
+def test_a_run_that_was_stopped_goes_on(videos, tmp_path, monkeypatch):
+    manifest, out = tmp_path / "list.csv", tmp_path / "out"
+    manifest.write_text("path,label,frames\nopen.mkv,walk,9\nb.avi,run,9\n")
+    done = []
+
+    def counted(function, items, **limits):
+        done.extend(source.split("/")[-1] for source, _ in items)
+        return run_killable(function, items, **limits)
+
+    monkeypatch.setattr(transcoding, "run_killable", counted)
+    small = ["--root", videos, "--short_side", 32]
+    run(manifest, out, *small)
+    rows = [(row["path"], row["label"], row["frames"]) for row in table(out / "manifest.csv")]
+    assert rows == [("open.mp4", "walk", "30"), ("b.mp4", "run", "30")]
+    info = probe(out / "b.mp4")
+    assert (info.height, info.width) == (32, 64)
+    (out / "b.mp4").rename(out / ".b.mp4.partial")  # as if stopped there
+    run(manifest, out, *small)
+    assert done == ["open.mkv", "b.avi", "b.avi"] and not list(out.glob(".*.partial"))
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (["--short_side", "1"], "short_side"),
+        (["--quality", "99"], "quality"),
+        (["--group", "many"], "group"),
+    ],
+)
+def test_mistakes(videos, tmp_path, capsys, options, told):
+    out = str(tmp_path / "out")
+    assert cli.main(["data", "transcode", str(videos), out, *options]) == 2
+    assert told in capsys.readouterr().err
+
+
+def test_folders_that_must_not_be_mixed(videos, tmp_path, capsys):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "diary.txt").write_text("mine")
+    assert cli.main(["data", "transcode", str(videos), str(out)]) == 2
+    assert "empty folder" in capsys.readouterr().err
+    (out / "diary.txt").unlink()
+    (out / "transcode.json").write_text(json.dumps({"short_side": 64}))
+    assert cli.main(["data", "transcode", str(videos), str(out)]) == 2
+    assert "other settings" in capsys.readouterr().err
+    (tmp_path / "l.csv").write_text("path\nopen.mkv\nopen.avi\n")
+    again = ["data", "transcode", str(tmp_path / "l.csv"), "--root", str(videos)]
+    assert cli.main([*again[:3], str(tmp_path / "new"), *again[3:]]) == 2
+    assert "would both be open.mp4" in capsys.readouterr().err

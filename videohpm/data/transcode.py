@@ -1,0 +1,212 @@
+"""``videohpm data transcode``: a smaller copy of a data set for fast random access.
+
+H.264 without B-frames in short closed groups: any frame is at most one group away from a key frame,
+and every reader decodes such files alike. Sound is dropped, rotation applied; frames keep their
+number and order, so that clips cut from the copy are those of the original.
+"""
+
+import json
+import os
+from dataclasses import asdict, dataclass
+from fractions import Fraction
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from videohpm.data.decode import DecodeError, decoded, probe
+from videohpm.data.listing import VIDEO_SUFFIXES
+from videohpm.data.pool import Failed, run_killable
+from videohpm.data.scan import FOUND, Progress, list_samples, write_table
+from videohpm.errors import UserError
+
+SETTINGS = "transcode.json"
+TICKS = 90_000  # a second, of the time stamps written
+PIXELS = "yuv420p"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How files are encoded; noted in the folder, which holds files of one recipe only."""
+
+    short_side: int
+    group: int
+    quality: int
+    version: int = 1
+
+
+def transcode(
+    manifest: str,
+    out: str,
+    root: str | None = None,
+    short_side: int = 320,
+    group: int = 12,
+    quality: int = 20,
+    labels: bool = False,
+    jobs: int = 0,
+    seconds: float = 600.0,
+    memory: float = 4.0,
+) -> int:
+    """Copy the videos of a manifest or folder into OUT as small H.264 files for fast reading.
+
+    A file appears under its name when it is complete, so a run that was stopped goes on. Writes
+    OUT/manifest.csv (with frames, size and reader) and OUT/failed.csv (path, reason).
+
+    Args:
+        manifest: manifest file, or a folder that is searched.
+        out: folder to write to; files keep their relative paths, with the suffix .mp4.
+        root: folder that the manifest's paths start from; by default the manifest's own.
+        short_side: pixels of the shorter side; smaller videos keep their size.
+        group: frames from one key frame to the next: fewer are faster to read and larger.
+        quality: the encoder's constant rate factor: lower is better and larger.
+        labels: of a folder, take its first-level folders as labels.
+        jobs: worker processes; 0 takes one for each core.
+        seconds: longest time that one file may take.
+        memory: GB that one file may take (on Linux).
+    """
+    if min(short_side, group) < 2 or not 0 <= quality <= 51 or jobs < 0:
+        raise UserError(
+            "data transcode: short_side and group must be over 1, quality 0 to 51, jobs 0 or more"
+        )
+    recipe, folder = Recipe(short_side - short_side % 2, group, quality), Path(out)
+    columns, base = list_samples(Path(manifest), root, labels)
+    _claim(folder, recipe)
+    pairs = _targets(columns["path"], base, folder)
+    todo = [(source, target) for source, target in pairs.values() if not _is_done(source, target)]
+    progress = Progress(len(pairs), len(pairs) - len(todo))
+    failed = {}
+    work = partial(encode, recipe=recipe)
+    jobs = jobs or os.cpu_count() or 1
+    for place, result in run_killable(work, todo, jobs=jobs, seconds=seconds, memory=memory):
+        source, target = todo[place]
+        if isinstance(result, Failed):
+            failed[source] = result.reason
+            partial_of(target).unlink(missing_ok=True)
+        progress.advance(failed=len(failed))
+    progress.close()
+    _write_lists(folder, columns, pairs, failed)
+    print(f"{folder / 'manifest.csv'}: {len(pairs) - len(failed)} of {len(pairs)} videos")
+    if failed:
+        print(f"{folder / 'failed.csv'}: the other {len(failed)}, with reasons")
+    return 0
+
+
+def encode(pair: tuple[str, str], recipe: Recipe) -> None:
+    """One file, into place at once when complete. Runs in a worker. Raises DecodeError."""
+    import av
+
+    source, target = pair
+    partial_file = partial_of(target)
+    partial_file.parent.mkdir(parents=True, exist_ok=True)
+    params = f"keyint={recipe.group}:min-keyint={recipe.group}:scenecut=0:open-gop=0:bframes=0"
+    options = {"preset": "medium", "crf": str(recipe.quality), "x264-params": f"{params}:threads=1"}
+    rate = Fraction(probe(source).fps or 25).limit_denominator(1001)
+    count, stream, last = 0, None, -1
+    with av.open(str(partial_file), "w", format="mp4", options={"movflags": "faststart"}) as file:
+        for frame in decoded(source):
+            ticks = last + int(TICKS / rate)
+            if frame.pts is not None and frame.time_base is not None:
+                ticks = round(frame.pts * frame.time_base * TICKS)
+            last = max(ticks, last + 1)
+            picture = fitted(frame, recipe.short_side)
+            if stream is None:
+                stream = file.add_stream("libx264", rate=rate, options=options)
+                stream.height, stream.width, stream.pix_fmt = picture.height, picture.width, PIXELS
+                stream.codec_context.color_range = picture.color_range
+                stream.codec_context.colorspace = picture.colorspace
+                stream.codec_context.time_base = Fraction(1, TICKS)
+            if (picture.height, picture.width) != (stream.height, stream.width):
+                raise DecodeError(source, "the frame size changes within the video")
+            picture.pts, picture.time_base = last, Fraction(1, TICKS)
+            picture.pict_type = 0  # else the source's key frames would be key frames here too
+            file.mux(stream.encode(picture))
+            count += 1
+        if stream is None:
+            raise DecodeError(source, "no frame decodes")
+        file.mux(stream.encode(None))
+    if probe(partial_file).frames != count:
+        raise DecodeError(source, "the copy has another number of frames")
+    partial_file.replace(target)
+
+
+def fitted(frame, short_side: int):
+    """The frame upright, no larger than asked for, with even sides, in 8-bit limited-range YUV."""
+    import av
+
+    if frame.rotation:
+        upright = np.rot90(frame.to_ndarray(format="rgb24"), round(frame.rotation / 90))
+        frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(upright), format="rgb24")
+    scale = min(short_side / min(frame.height, frame.width), 1)
+    height, width = (max(round(side * scale / 2) * 2, 2) for side in (frame.height, frame.width))
+    return frame.reformat(width, height, PIXELS, interpolation="AREA", dst_color_range="MPEG")
+
+
+def partial_of(target: str | os.PathLike) -> Path:
+    """Where a file is written before it is complete."""
+    target = Path(target)
+    return target.with_name(f".{target.name}.partial")
+
+
+def _targets(names: list[str], base: str, folder: Path) -> dict[str, tuple[str, str]]:
+    """(source, target) for each path of the manifest. UserError where two would be one file."""
+    pairs, taken = {}, {}
+    for name in dict.fromkeys(names):
+        if os.path.splitext(name)[1].lower() not in VIDEO_SUFFIXES:
+            raise UserError(f"data transcode: {name} is no video, as its suffix says")
+        source = os.path.join(base, name)
+        inside = os.path.relpath(source, base) if os.path.isabs(name) else os.path.normpath(name)
+        if inside.startswith(".."):
+            raise UserError(f"data transcode: {name} lies outside {base}; set root above all files")
+        target = os.path.splitext(inside)[0] + ".mp4"
+        if taken.setdefault(target, name) != name:
+            raise UserError(f"data transcode: {name} and {taken[target]} would both be {target}")
+        pairs[name] = source, str(folder / target)
+    return pairs
+
+
+def _claim(folder: Path, recipe: Recipe) -> None:
+    """Notes the recipe in the folder. UserError where it holds files of another one."""
+    note = folder / SETTINGS
+    if note.exists():
+        try:
+            found = json.loads(note.read_text())
+        except ValueError:
+            found = None
+        if found != asdict(recipe):
+            raise UserError(f"{note}: made with other settings ({found}); name another folder")
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    if any(folder.iterdir()):
+        raise UserError(f"{folder}: holds other files; name an empty folder for the copy")
+    note.write_text(json.dumps(asdict(recipe)) + "\n")
+
+
+def _is_done(source: str, target: str) -> bool:
+    """Whether a copy is there that is no older than its source."""
+    try:
+        return os.stat(target).st_mtime_ns >= os.stat(source).st_mtime_ns
+    except OSError:
+        return False
+
+
+def _write_lists(
+    folder: Path, columns: dict[str, list], pairs: dict[str, tuple[str, str]], failed: dict
+) -> None:
+    """manifest.csv: the rows as they were, for the copies. failed.csv, or none where all went."""
+    names = [name for name in columns if name not in FOUND]
+    rows, facts = [], {}
+    for row, name in enumerate(columns["path"]):
+        source, target = pairs[name]
+        if source in failed:
+            continue
+        if name not in facts:
+            info = probe(target)
+            facts[name] = [info.frames, info.height, info.width, info.reader]
+        fields = {key: columns[key][row] for key in names}
+        fields["path"] = os.path.relpath(target, folder)
+        rows.append([*fields.values(), *facts[name]])
+    write_table(folder / "manifest.csv", [*names, "frames", "height", "width", "reader"], rows)
+    if failed:
+        write_table(folder / "failed.csv", ["path", "reason"], [list(x) for x in failed.items()])
+    else:
+        (folder / "failed.csv").unlink(missing_ok=True)
