@@ -126,7 +126,8 @@ class HPMConfig:
         weight: of the predictor's loss beside the reconstruction loss.
         hard_share_start: share of the masked units that the teacher chooses, at the start.
         hard_share_end: the same at the end; linear in between.
-        teacher_steps: time steps of the clip the teacher looks at; 0 for all (as published).
+        teacher_steps: at how many of its time steps the teacher looks at each tube; 0 for all (as
+            published).
         teacher_read: scores read at a mask query for each tube, or at its visible tokens (as
             published).
         momentum_start: of the teacher's moving average, at the start.
@@ -143,7 +144,7 @@ class HPMConfig:
     weight: float = 1.0
     hard_share_start: float = 0.0
     hard_share_end: float = 0.5
-    teacher_steps: int = 2
+    teacher_steps: int = 1
     teacher_read: str = "query"
     momentum_start: float = 0.999
     momentum_end: float = 0.9999

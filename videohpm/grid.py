@@ -115,10 +115,21 @@ class TokenGrid:
         step = torch.arange(self.t, device=tubes.device) * self.tubes
         return (step[:, None] + tubes[:, None, :]).flatten(1)
 
-    def tokens_of_steps(self, steps: list[int], device: torch.device | None = None) -> Tensor:
-        """Numbers of all tokens of the given time steps, ascending: (len(steps)·L,)."""
-        step = torch.tensor(sorted(steps), device=device) * self.tubes
-        return (step[:, None] + torch.arange(self.tubes, device=device)).flatten()
+    def tokens_of_looks(self, count: int, device: torch.device | None = None) -> Tensor:
+        """Numbers of the tokens seen by looking at each tube at ``count`` of its t steps.
+
+        A tube's looks are spread evenly over time, and neighbours are looked at at different steps,
+        so that one look at each still shows all steps somewhere: for t = 8 steps 0, 1, 2, … along
+        a row of tubes, and the row below begins three later.
+
+        Returns:
+            (count·L,), look by look, the L tubes in order in each.
+        """
+        tube = torch.arange(self.tubes, device=device)
+        shift = max(1, round(0.382 * self.t))  # the golden section: rows do not line up soon
+        first = tube % self.w + tube // self.w * shift
+        apart = torch.arange(count, device=device)[:, None] * self.t // count
+        return ((first + apart) % self.t * self.tubes + tube).flatten()
 
 
 @dataclass(frozen=True)

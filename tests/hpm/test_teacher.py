@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from videohpm.hpm import LossTeacher, thinned_steps
+from videohpm.grid import TokenGrid
+from videohpm.hpm import LossTeacher
 from videohpm.models import MaskedAutoencoder
 
 MICRO = {
@@ -58,26 +59,29 @@ def test_distance_is_zero_at_first_and_then_the_relative_norm():
     assert teacher.distance(student).item() == pytest.approx(1.0)
 
 
-@pytest.mark.parametrize(
-    ("t", "count", "steps"),
-    [(8, 2, [2, 6]), (8, 1, [4]), (8, 8, None), (8, None, None), (1, 2, None), (3, 2, [0, 2])],
-)
-def test_thinned_steps_are_spread_evenly(t, count, steps):
-    assert thinned_steps(t, count) == steps
+@pytest.mark.parametrize(("t", "count"), [(8, 1), (8, 2), (8, 3), (4, 1), (2, 1), (5, 5), (1, 1)])
+def test_each_tube_is_looked_at_equally_often_and_each_step_somewhere(t, count):
+    grid = TokenGrid(t, 14, 14)
+    looks = grid.tokens_of_looks(count)
+    assert len(looks.unique()) == len(looks) == count * grid.tubes
+    assert torch.equal(looks.view(count, -1) % grid.tubes, torch.arange(196).expand(count, -1))
+    for neighbourhood in (looks // grid.tubes).view(count, 14, 14)[:, 3:5, 3:11].flatten(1):
+        assert set(neighbourhood.tolist()) == set(range(t))
 
 
 @pytest.mark.parametrize("read", ["query", "visible"])
-def test_a_thinned_teacher_sees_only_its_time_steps(read):
-    teacher = LossTeacher(micro(), steps=2, read=read)
+def test_a_thinned_teacher_sees_only_where_it_looks(read):
+    model = micro()
+    teacher = LossTeacher(model, steps=2, read=read)
     clips = torch.randn(2, 3, 8, 32, 32)
     scores = teacher(clips)
     assert scores.shape == (2, 16)
-    other = torch.randn_like(clips)
-    seen = [2 * step + frame for step in teacher.steps for frame in range(2)]
-    other[:, :, seen] = clips[:, :, seen]
-    assert torch.equal(teacher(other), scores)
-    other[:, :, seen[0]] += 1
-    assert not torch.equal(teacher(other), scores)
+    seen = model.grid.tokens_of_looks(2)
+    tokens = torch.randn(2, model.grid.tokens, model.grid.values)
+    tokens[:, seen] = model.grid.patchify(clips)[:, seen]
+    torch.testing.assert_close(teacher(model.grid.unpatchify(tokens)), scores)
+    tokens[:, seen[0]] += 1
+    assert not torch.allclose(teacher(model.grid.unpatchify(tokens)), scores)
 
 
 def test_token_and_tube_level_are_one_in_image_mode():

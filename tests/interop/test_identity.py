@@ -68,7 +68,7 @@ def test_hpm_keeps_its_teacher(micro, tmp_path):
     micro.convert(tmp_path / "ours", tmp_path / "mae", "mae")
     micro.convert(tmp_path / "mae", tmp_path / "back")
     back = load_teacher(tmp_path / "back")
-    assert back.read == "visible" and back.step_count is None
+    assert back.read == "visible" and back.steps is None
     wanted = teacher.model.state_dict()
     assert all(torch.equal(t, wanted[name]) for name, t in back.model.state_dict().items())
     ema, _ = micro.read(tmp_path / "ours", weights="ema")

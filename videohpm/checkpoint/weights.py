@@ -41,7 +41,7 @@ def write_about(
     """Write config.json: what to build, and with which arguments."""
     about = {"format": FORMAT, "version": VERSION, "kind": type(model).__name__}
     if teacher is not None:
-        about["teacher"] = {"steps": teacher.step_count, "read": teacher.read}
+        about["teacher"] = {"steps": teacher.steps, "read": teacher.read}
     about |= {"model": model.config} | (extra or {})
     (folder / "config.json").write_text(json.dumps(about, indent=2) + "\n")
 

@@ -36,7 +36,7 @@ from videohpm.hpm.masking import (
     unit_count,
 )
 from videohpm.hpm.schedule import hard_share, teacher_momentum
-from videohpm.hpm.teacher import LossTeacher, thinned_steps
+from videohpm.hpm.teacher import LossTeacher
 
 __all__ = [
     "OBJECTIVES",
@@ -55,6 +55,5 @@ __all__ = [
     "reconstruction_loss",
     "relative_loss",
     "teacher_momentum",
-    "thinned_steps",
     "unit_count",
 ]

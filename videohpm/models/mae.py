@@ -162,12 +162,13 @@ class MaskedAutoencoder(nn.Module):
         scores = self.predictor(torch.cat([context, queries], 1), queries.shape[1])
         return Output(pixels, scores.squeeze(2))
 
-    def score(self, clips: Tensor, steps: list[int] | None = None, read: str = "query") -> Tensor:
+    def score(self, clips: Tensor, steps: int | None = None, read: str = "query") -> Tensor:
         """The predicted hardness of everything, with nothing masked: what a teacher is asked for.
 
         Args:
             clips: (B, 3, T, H, W), normalised.
-            steps: the time steps to look at (all their tubes are visible); None for all t.
+            steps: at how many of its time steps each tube is looked at, see
+                :meth:`TokenGrid.tokens_of_looks`; None for all t.
             read: ``query`` reads scores at mask queries, which is what the predictor is trained
                 on; ``visible`` at the visible tokens, as published.
 
@@ -175,13 +176,15 @@ class MaskedAutoencoder(nn.Module):
             (B, L) by tube, or (B, N) by token from a token-level predictor that sees all steps.
         """
         grid, batch = self.grid, len(clips)
-        by_token = self.predictor_level == "token" and steps is None
-        steps = list(range(grid.t)) if steps is None else steps
-        visible = grid.tokens_of_steps(steps, clips.device).expand(batch, -1)
-        context = self._context(clips, visible)
+        if steps is None or steps >= grid.t:
+            visible = torch.arange(grid.tokens, device=clips.device)
+        else:
+            visible = grid.tokens_of_looks(steps, clips.device)
+        by_token = self.predictor_level == "token" and len(visible) == grid.tokens
+        context = self._context(clips, visible.expand(batch, -1))
         if read == "visible":
-            scores = self.predictor(context, visible.shape[1]).squeeze(2)
-            return scores if by_token else scores.view(batch, len(steps), grid.tubes).mean(1)
+            scores = self.predictor(context, len(visible)).squeeze(2)
+            return scores if by_token else scores.view(batch, -1, grid.tubes).mean(1)
         tube_level = self.predictor_level == "tube"
         positions = self.tube_positions if tube_level else self.decoder_positions
         queries = (self.mask_token + positions).expand(batch, -1, -1)
