@@ -1,0 +1,231 @@
+"""What is compared: four ways to do one step, at equal model, batch, clip and precision.
+
+============== ==================================================================================
+transformers   ``VideoMAEForPreTraining``, fused attention, the same optimiser: plain VideoMAE
+plain          ours without mining: plain VideoMAE
+hpm            ours with mining, as configured by default
+published      ours with mining the published way: the predictor asks for each token, the teacher
+               sees the whole clip, runs its pixel decoder too, and is read at visible tokens
+============== ==================================================================================
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import torch
+from clock import Clock
+from torch import Tensor
+
+from videohpm import hpm
+from videohpm.config import HPMConfig, PretrainConfig
+from videohpm.data import Batch, normalise
+from videohpm.engine import TorchEngine
+from videohpm.hpm import LossTeacher
+from videohpm.models import MaskedAutoencoder
+from videohpm.models.zoo import size as named_size
+from videohpm.pretrain import train_step
+
+PARTS = ("teacher", "mask", "forward", "losses", "backward", "optimiser")
+HARD_SHARE = 0.25
+"""As half-way through a run."""
+PUBLISHED = HPMConfig(predictor="token", teacher_steps=0, teacher_read="visible")
+
+
+def make_batch(config: PretrainConfig, seed: int = 0) -> Batch:
+    """Random pixels and mask priorities."""
+    grid, count = config.model.grid(), config.optim.batch
+    generator = torch.Generator().manual_seed(seed)
+    size = (count, 3, grid.frames, grid.height, grid.width)
+    clips = torch.randint(256, size, dtype=torch.uint8, generator=generator)
+    units = hpm.unit_count(grid, config.mask.unit)
+    return Batch(
+        clips=clips,
+        priority=hpm.random_priority(count, units, generator),
+        labels=torch.full((count,), -1),
+        index=torch.arange(count),
+        bad=[],
+    )
+
+
+class Ours:
+    """The step of :func:`videohpm.pretrain.train_step`, with marks between its lines."""
+
+    def __init__(self, config: PretrainConfig, kind: str, *, pixel_teacher: bool = False):
+        torch.manual_seed(0)
+        self.config = config
+        model = MaskedAutoencoder(**config.model_arguments())
+        self.clock = Clock(config.engine.torch_device(), kind)
+        self.teacher = None
+        if config.hpm.enabled:
+            made = PixelTeacher if pixel_teacher else MarkedTeacher
+            self.teacher = made(model, config.hpm.teacher_steps or None, config.hpm.teacher_read)
+            self.teacher.clock = self.clock
+        self.engine = MarkedEngine(model, config.engine, config.optim)
+        self.engine.clock = self.clock
+        if self.teacher is not None:
+            self.engine.adopt(self.teacher)
+        self.batch = make_batch(config).to(self.engine.device)
+
+    def step(self) -> dict[str, float]:
+        """Seconds of each part."""
+        self.clock.start()
+        said = train_step(
+            self.engine, self.teacher, [self.batch], self.config,
+            hard_share=HARD_SHARE, momentum=0.999, lr=1e-6,
+        )  # fmt: skip
+        self.clock.mark("optimiser")
+        self.loss = said["loss"]
+        return self.clock.parts()
+
+    def held(self) -> Iterator[Tensor]:
+        """What is in memory between two steps."""
+        model, optimizer = self.engine.model, self.engine.optimizer
+        yield from (*model.parameters(), *model.buffers(), self.batch.clips)
+        if self.teacher is not None:
+            yield from (*self.teacher.parameters(), *self.teacher.buffers())
+        for state in optimizer.state.values():
+            yield from (x for x in state.values() if isinstance(x, Tensor))
+
+
+class MarkedEngine(TorchEngine):
+    """An engine that notes when it was entered and left."""
+
+    def __call__(self, *inputs):
+        self.clock.mark("mask")
+        out = super().__call__(*inputs)
+        self.clock.mark("forward")
+        return out
+
+    def backward(self, loss: Tensor) -> None:
+        self.clock.mark("losses")
+        super().backward(loss)
+        self.clock.mark("backward")
+
+
+class MarkedTeacher(LossTeacher):
+    """A teacher that notes when it was asked and when it answered."""
+
+    def forward(self, clips: Tensor) -> Tensor:
+        self.clock.mark("mask")
+        scores = self.answer(clips)
+        self.clock.mark("teacher")
+        return scores
+
+    def answer(self, clips: Tensor) -> Tensor:
+        return super().forward(clips)
+
+
+class PixelTeacher(MarkedTeacher):
+    """A teacher that is a whole copy of the student and reconstructs all pixels, for nothing."""
+
+    def __init__(self, student: MaskedAutoencoder, *options):
+        super().__init__(student, *options)
+        self.decoder = copy.deepcopy(student.decoder).requires_grad_(False)
+
+    @torch.no_grad()
+    def answer(self, clips: Tensor) -> Tensor:
+        grid = self.model.grid
+        everything = torch.arange(grid.tokens, device=clips.device).expand(len(clips), -1)
+        context = self.model._context(clips, everything)
+        self.decoder(context, grid.tokens)
+        return self.model.predictor(context, grid.tokens).squeeze(2)
+
+    @torch.no_grad()
+    def update(self, student: MaskedAutoencoder, momentum: float) -> None:
+        super().update(student, momentum)
+        theirs = list(student.decoder.parameters())
+        torch._foreach_lerp_(list(self.decoder.parameters()), theirs, 1.0 - momentum)
+
+
+class Transformers:
+    """Hugging Face's VideoMAE, trained with the same optimiser on the same masks."""
+
+    def __init__(self, config: PretrainConfig, kind: str):
+        from transformers import VideoMAEForPreTraining
+
+        torch.manual_seed(0)
+        self.config = config
+        self.engine = TorchEngine(
+            VideoMAEForPreTraining(transformers_config(config)), config.engine, config.optim
+        )
+        self.clock = Clock(self.engine.device, kind)
+        self.batch = make_batch(config).to(self.engine.device)
+
+    def step(self) -> dict[str, float]:
+        """Seconds of each part; its forward pass includes targets and loss."""
+        grid, engine = self.config.model.grid(), self.engine
+        self.clock.start()
+        clips = normalise(self.batch.clips, self.config.data.mean, self.config.data.std)
+        mask = hpm.random_mask(grid, self.config.mask.ratio, self.batch.priority)
+        self.clock.mark("mask")
+        with engine.autocast():
+            loss = engine(clips.transpose(1, 2), mask.tokens).loss
+        self.clock.mark("forward")
+        engine.backward(loss)
+        self.clock.mark("backward")
+        engine.step(1e-6)
+        self.clock.mark("optimiser")
+        self.loss = loss.detach()
+        return self.clock.parts()
+
+    def held(self) -> Iterator[Tensor]:
+        """What is in memory between two steps."""
+        yield from (*self.engine.model.parameters(), *self.engine.model.buffers())
+        yield self.batch.clips
+        for state in self.engine.optimizer.state.values():
+            yield from (x for x in state.values() if isinstance(x, Tensor))
+
+
+def transformers_config(config: PretrainConfig):
+    """The same model in transformers' words."""
+    from transformers import VideoMAEConfig
+
+    numbers, grid = named_size(config.model.size), config.model.grid()
+    chosen = {
+        name: getattr(config.model, name) or getattr(numbers, name)
+        for name in ("dim", "depth", "heads", "decoder_dim", "decoder_depth", "decoder_heads")
+    }
+    return VideoMAEConfig(
+        image_size=grid.height,
+        patch_size=grid.patch,
+        num_frames=grid.frames,
+        tubelet_size=grid.tubelet,
+        hidden_size=chosen["dim"],
+        num_hidden_layers=chosen["depth"],
+        num_attention_heads=chosen["heads"],
+        intermediate_size=int(chosen["dim"] * numbers.mlp_ratio),
+        decoder_hidden_size=chosen["decoder_dim"],
+        decoder_num_hidden_layers=chosen["decoder_depth"],
+        decoder_num_attention_heads=chosen["decoder_heads"],
+        decoder_intermediate_size=4 * chosen["decoder_dim"],
+        attn_implementation="sdpa",
+    )
+
+
+@dataclass(frozen=True)
+class Case:
+    """A model, a clip and a precision, at which the arms are compared."""
+
+    name: str
+    config: PretrainConfig
+
+    @property
+    def dtype(self) -> torch.dtype:
+        engine = self.config.engine
+        wanted = engine.resolved_precision(engine.torch_device())
+        return torch.bfloat16 if wanted == "bf16" else torch.float32
+
+
+def make_arms(config: PretrainConfig, names: list[str], kind: str) -> dict[str, object]:
+    """The named arms, each with weights, optimiser and batch of its own."""
+    plain = replace(config, hpm=replace(config.hpm, enabled=False))
+    made = {
+        "transformers": lambda: Transformers(plain, kind),
+        "plain": lambda: Ours(plain, kind),
+        "hpm": lambda: Ours(config, kind),
+        "published": lambda: Ours(replace(config, hpm=PUBLISHED), kind, pixel_teacher=True),
+    }
+    return {name: made[name]() for name in names}
