@@ -9,8 +9,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from videohpm.finetune.augment import AugmentConfig, Erase, RandAugment, augmented, mix, pair_order
 from videohpm.data.transforms import CentreCrop
+from videohpm.finetune.augment import AugmentConfig, Erase, RandAugment, augmented, mix, pair_order
 
 SIZE = 24
 

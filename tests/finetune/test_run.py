@@ -5,12 +5,13 @@ import json
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import yaml
-from conftest import PLAIN, settings
+from tiny_runs import PLAIN, settings, two_process_settings
 
 from videohpm import evaluate
 from videohpm.checkpoint import latest, load_encoder, load_model
@@ -222,29 +223,32 @@ def test_a_finished_run_is_tested_again_and_not_trained(shapes, tmp_path, capsys
     assert (tmp_path / "evaluation.json").exists()
 
 
+SCRIPT = """
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+sys.path.insert(0, sys.argv[1])
+from tiny_runs import two_process_settings
+from videohpm.finetune import finetune
+
+finetune(two_process_settings(Path(sys.argv[2]), Path(sys.argv[3])))
+"""
+
+
 def test_two_processes_train_what_one_does(shapes, tmp_path):
     """The same losses, best weights and test, to rounding."""
-    script = (
-        "import sys; sys.path.insert(0, sys.argv[1]); from pathlib import Path\n"
-        "from dataclasses import replace; from conftest import settings\n"
-        "from videohpm.finetune import finetune\n"
-        "config = settings(Path(sys.argv[2]), Path(sys.argv[3]), steps=4)\n"
-        "finetune(replace(config, model=replace(config.model, drop_path=0.0)))\n"
+    (tmp_path / "run.py").write_text(SCRIPT)
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    arguments = [tmp_path / "run.py", Path(__file__).parent, shapes, tmp_path / "two"]
+    done = subprocess.run(
+        [*launcher, "--nproc_per_node", "2", *map(str, arguments)], capture_output=True, text=True
     )
-    (tmp_path / "run.py").write_text(script)
-    here = str((tmp_path / "run.py").resolve())
-    place = __file__.rpartition("/")[0]
-    for count in (1, 2):
-        launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-        done = subprocess.run(
-            [*launcher, "--nproc_per_node", str(count), here, place, str(shapes),
-             str(tmp_path / str(count))],
-            capture_output=True, text=True,
-        )  # fmt: skip
-        assert done.returncode == 0, done.stderr
-        assert done.stdout.count("16 of 16 scored") == 1
-    assert losses(tmp_path / "2") == pytest.approx(losses(tmp_path / "1"), rel=1e-4)
-    one, two = (load_model(tmp_path / n / "best") for n in "12")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("16 of 16 scored") == 1
+    finetune(two_process_settings(shapes, tmp_path / "one"))
+    assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=1e-4)
+    one, two = (load_model(tmp_path / n / "best") for n in ("one", "two"))
     torch.testing.assert_close(one.head.weight, two.head.weight, atol=1e-5, rtol=1e-3)
 
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
-import shutil
 from pathlib import Path
 
 import torch
@@ -30,6 +28,7 @@ from videohpm.engine import StopRequest, TorchEngine, make_engine, processes, ra
 from videohpm.errors import Preempted, RunError, UserError
 from videohpm.finetune.augment import augmented, mix
 from videohpm.finetune.average import WeightAverage
+from videohpm.finetune.best import replace_best
 from videohpm.finetune.config import FinetuneConfig
 from videohpm.finetune.labels import check_flip, class_weights, count_classes
 from videohpm.finetune.start import start_classifier
@@ -267,22 +266,11 @@ class Finetuning:
         return scores
 
     def _keep_best(self, metrics: dict) -> None:
-        """Replace the best weights, file by file: each is whole at any moment."""
-        model = self._tested_model()
-        weights = {name: self.engine.whole(p) for name, p in model.named_parameters()}
-        if self.engine.rank > 0:
-            return
-        whole = VideoClassifier(**model.config)
-        whole.load_state_dict(weights)
-        best, partial = self.folder / evaluate.BEST, self.folder / ".partial_best"
-        shutil.rmtree(partial, ignore_errors=True)
-        about = evaluate.about_classifier(self.protocol, self.labels)
-        about |= {"step": self.done, "metrics": {k: v for k, v in metrics.items() if v is not None}}
-        checkpoint.save_weights(partial, whole, extra=about)
-        best.mkdir(parents=True, exist_ok=True)
-        for file in partial.iterdir():
-            os.replace(file, best / file.name)
-        partial.rmdir()
+        about = evaluate.about_classifier(self.protocol, self.labels) | {
+            "step": self.done,
+            "metrics": {name: value for name, value in metrics.items() if value is not None},
+        }
+        replace_best(self.folder, self.engine, self._tested_model(), about)
 
     def _validation_samples(self):
         given = self.config.validation
