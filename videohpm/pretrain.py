@@ -250,18 +250,16 @@ class Pretraining:
         bad = ranks.united(ledger.bad_files)
         return metrics | {"epoch": self.done / self.steps_per_epoch, "bad_files": int(bad.sum())}
 
-    @torch.no_grad()
     def _picture(self, tracker: Tracker, fixed: Batch, hard_share: float) -> None:
         """The same clips every time, so that one can watch them being learnt."""
-        config, model = self.config, self.engine.model.eval()
+        config = self.config
         statistics = {"mean": config.data.mean, "std": config.data.std}
         clips = normalise(fixed.clips.to(self.engine.device), **statistics)
-        with self.engine.autocast():
+        with self.engine.looking() as model, self.engine.autocast():
             mask = choose_mask(self.teacher, clips, fixed.priority, config, hard_share)
             seen = visualize.inspect(
                 model, clips, mask, self.teacher, **statistics, hard_share=hard_share
             )
-        model.train()
         if self.engine.rank > 0:  # it was needed only where the weights are divided
             return
         drawn = seen.first(DRAWN_CLIPS)

@@ -13,8 +13,7 @@ stream         safetensors files written tensor by tensor
 """
 
 from videohpm.checkpoint.folders import checkpoints, latest, tidy
-from videohpm.checkpoint.legacy import restore, save
-from videohpm.checkpoint.runs import Saved, restore_moments, to_resume
+from videohpm.checkpoint.runs import Saved, restore, restore_moments, save, to_resume
 from videohpm.checkpoint.weights import (
     FORMAT,
     KINDS,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
@@ -75,13 +76,16 @@ class TorchEngine:
         self.optimizer.zero_grad(set_to_none=True)
         return norm
 
-    def state_dict(self) -> dict:
-        """What a resumed run needs beyond the weights."""
-        return self.optimizer.state_dict()
+    @contextmanager
+    def looking(self) -> Iterator[nn.Module]:
+        """The model in evaluation mode and without gradients, while a ``with`` statement lasts.
 
-    def load_state_dict(self, state: dict) -> None:
-        """Go on from :meth:`state_dict`."""
-        self.optimizer.load_state_dict(state)
+        Every rank must look at as much as the others: its weights may be divided among them.
+        """
+        training = self.model.training
+        with torch.no_grad():
+            yield self.model.eval()
+        self.model.train(training)
 
     # For checkpoints: the same names and whole tensors whatever the engine.
 

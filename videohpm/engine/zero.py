@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -76,6 +78,13 @@ class ZeroEngine(TorchEngine):
         if self.config.clip and self.stage > 0:
             norm = torch.as_tensor(self.deepspeed.get_global_grad_norm(), device=self.device)
         return norm
+
+    @contextmanager
+    def looking(self) -> Iterator[nn.Module]:
+        with super().looking() as model:
+            yield model
+        if self.stage == 3:  # what a forward pass gathers is let go by the backward pass only
+            self.deepspeed.optimizer.parameter_offload.partition_all_parameters()
 
     def whole(self, parameter: Tensor) -> Tensor:
         if not hasattr(parameter, "ds_tensor"):
