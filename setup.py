@@ -16,14 +16,14 @@ DECORD = (
 REQUIRES = [
     "torch>=2.6",  # torch.load(weights_only=True) as the default, and safe_globals
     "torchvision>=0.21",  # the release beside torch 2.6; transforms.v2
-    "timm>=1.0.9",
-    "av>=14.0",
+    "timm>=1.0.16",
+    "av>=15.0",  # Codec.canonical_name is younger than 14.1
     f"decord>=0.6.0; {DECORD}",
     # 0.19.3 changed the default of gradient_clipping from 0 to 1.0: engine.py always sets it.
     "deepspeed>=0.16.4; sys_platform == 'linux'",
     "numpy>=1.26",
-    "jsonargparse[signatures]>=4.38",
-    "safetensors>=0.4.3",
+    "jsonargparse[signatures]>=4.49",  # ArgumentParser.instantiate
+    "safetensors>=0.8",  # before, a file that was read could not be written again (it is mapped)
     "rich>=13.7",
     "tensorboard>=2.16",
     "matplotlib>=3.8",
@@ -32,6 +32,7 @@ REQUIRES = [
     "PyYAML>=6.0.1",
 ]
 
+# Where the tests need a newer release than the package, they name it again.
 TEST = [
     "pytest>=8.0",
     "pytest-xdist>=3.5",  # run_tests.sh spreads the suite over the cores
@@ -39,8 +40,10 @@ TEST = [
     "ruff>=0.9",
     "setuptools>=77.0.3",  # tests/test_packaging.py builds the package
     "packaging>=22.0",  # and reads its requirements
-    "transformers>=4.48",  # an independent VideoMAE to compare with
+    "transformers>=5.18",  # an independent VideoMAE to compare with
     "scikit-learn>=1.4",  # independent metrics and classifiers to compare with
+    "timm>=1.0.31",  # writes the number of heads into its own exports
+    "av>=17.1",  # writes rotated videos
 ]
 
 setup(
