@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from videohpm.engine import ranks
 from videohpm.engine.config import EngineConfig
+from videohpm.engine.speed import compile_blocks, keep_freed_memory
 from videohpm.optim import OptimConfig, adamw, parameter_groups, set_lr
 
 
@@ -35,6 +36,10 @@ class TorchEngine:
         self.device = config.torch_device()
         self.precision = config.resolved_precision(self.device)
         self.model = model.to(self.device).train()
+        if self.device.type == "cpu":
+            keep_freed_memory()
+        if config.compile:
+            compile_blocks(model)
         self.moved, self.skipped = True, 0
         groups = parameter_groups(model, optim.weight_decay, optim.layer_decay)
         self.optimizer = adamw(groups, optim)
@@ -53,6 +58,8 @@ class TorchEngine:
         That is this engine's device; under ZeRO-3 it is divided as the model is.
         """
         follower.to(self.device)
+        if self.config.compile:
+            compile_blocks(follower)
 
     def autocast(self) -> AbstractContextManager:
         """bf16 matrix products where the precision says so."""
