@@ -18,6 +18,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed import distributed_c10d
 
 from videohpm.errors import RunError, UserError
 
@@ -61,6 +62,8 @@ def join(device: torch.device, seconds: float) -> None:
     if dist.is_initialized():
         return
     patience = timedelta(seconds=seconds)
+    # The groups that DeepSpeed makes for itself take the defaults, of up to half an hour.
+    distributed_c10d.default_pg_timeout = distributed_c10d.default_pg_nccl_timeout = patience
     backend = "nccl" if device.type == "cuda" else "gloo"
     try:
         if launched() > 1:

@@ -1,0 +1,257 @@
+"""What clusters do to runs: kills, preemption, lost and stuck ranks, losses that are not finite.
+
+Real runs of the command line on several ranks over gloo. Nothing is asserted about times; waiting
+for ranks ends after a while (tests/several.py), so that a hang is a failure.
+"""
+
+import errno
+import json
+import os
+import random
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+import yaml
+from several import Starter
+
+import videohpm
+from videohpm import checkpoint
+from videohpm.engine import StopRequest
+from videohpm.engine.faults import explained
+from videohpm.errors import RunError
+
+STEPS = 40
+
+
+@pytest.fixture(scope="module")
+def starter():
+    with Starter() as starter:
+        yield starter
+
+
+@pytest.fixture(scope="module")
+def settings(shapes):
+    return {
+        "run": {"steps": STEPS, "log_every": 1, "picture_every": 0, "save_every": 3},
+        "data": {"root": str(shapes / "train"), "workers": 0, "stride": 2},
+        "model": {
+            "size": "vit_tiny", "frames": 4, "image_size": 32, "patch": 8, "dim": 24, "depth": 1,
+            "heads": 2, "decoder_dim": 16, "decoder_depth": 1, "decoder_heads": 2,
+            "drop_path": 0.2, "target": "raw",
+        },
+        "mask": {"ratio": 0.75},
+        "hpm": {"momentum_start": 0.9, "momentum_steps": 10},
+        "optim": {"batch": 8, "lr": 1e-2, "warmup_steps": 2},
+        "engine": {"device": "cpu", "precision": "fp32", "zero_stage": 2, "accumulation": 2},
+    }  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def config(settings, tmp_path_factory):
+    path = tmp_path_factory.mktemp("settings") / "config.yaml"
+    path.write_text(yaml.safe_dump(settings))
+    return path
+
+
+@pytest.fixture(scope="module")
+def start(starter, config):
+    """start(folder, *options) → two ranks of a run in that folder, just started."""
+
+    def start(folder, *options, world=2):
+        logs = folder.with_name(folder.name + f"-logs{random.getrandbits(32):08x}")
+        return starter.videohpm(
+            world, "pretrain", "--config", config, "--run.dir", folder, *options, logs=logs
+        )
+
+    return start
+
+
+@pytest.fixture(scope="module")
+def whole(start, tmp_path_factory):
+    """A run of two ranks that nothing disturbed."""
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    job = start(folder)
+    assert job.wait() == [0, 0], job.said()
+    return folder
+
+
+def lines(folder) -> list[str]:
+    file = folder / "metrics.jsonl"
+    return file.read_text().splitlines() if file.exists() else []
+
+
+def losses(folder) -> list[float]:
+    return [json.loads(line)["loss"] for line in lines(folder)]
+
+
+def wait_until(condition, job) -> None:
+    """Until a condition holds, or the job has ended by itself (nobody else waits for it)."""
+    while not condition() and all(map(running, job.pids)):
+        time.sleep(0.0005)
+
+
+def running(pid: int) -> bool:
+    with open(f"/proc/{pid}/stat") as file:
+        return file.read().rpartition(")")[2].split()[0] != "Z"
+
+
+def steps_done(folder, steps):
+    return lambda: len(lines(folder)) >= steps
+
+
+def writing(folder):
+    """Whether a checkpoint is being written at this moment."""
+    return lambda: any((folder / "checkpoints").glob(".partial_*/*"))
+
+
+@pytest.mark.slow
+def test_killed_twenty_times_a_run_gives_the_same_losses_bit_for_bit(start, whole, tmp_path):
+    """kill -9 of all ranks at random moments; some while a checkpoint is written."""
+    folder, chance = tmp_path / "run", random.Random(0)
+    torn = 0
+    for kill in range(20):
+        job = start(folder)
+        if kill % 4 == 3:
+            wait_until(writing(folder), job)
+        else:
+            begun = len(lines(folder)) if kill else 0
+            reached = begun - begun % 3 + chance.randint(1, 5)  # some steps after the checkpoint
+            wait_until(steps_done(folder, min(reached, STEPS - 2)), job)
+            time.sleep(chance.random() / 20)
+        job.kill()
+        assert job.wait() == [-signal.SIGKILL] * 2, job.said()
+        torn += writing(folder)()
+    assert torn > 0  # at least one kill did fall inside the writing of a checkpoint
+    job = start(folder)
+    assert job.wait() == [0, 0], job.said()
+    assert losses(folder) == losses(whole)
+    assert [json.loads(line)["step"] for line in lines(folder)] == list(range(1, STEPS + 1))
+
+
+@pytest.mark.parametrize(
+    ("number", "ranks"),
+    [(signal.SIGTERM, slice(None)), (signal.SIGUSR1, slice(1, 2))],
+    ids=["SIGTERM to all", "SIGUSR1 to one"],
+)
+def test_asked_to_stop_all_ranks_save_and_say_resume_me(start, whole, tmp_path, number, ranks):
+    folder = tmp_path / "run"
+    job = start(folder, "--run.save_every", 1000, "--data.workers", 1)
+    wait_until(steps_done(folder, 2), job)
+    job.kill(number, ranks)
+    assert job.wait() == [75, 75], job.said()
+    said = re.findall(r"asked to stop, saved after step (\d+) of 40", job.said())
+    assert len(said) == 1
+    assert checkpoint.latest(folder).name == f"step_{int(said[0]):08d}"
+    again = start(folder)
+    assert again.wait() == [0, 0], again.said()
+    assert losses(folder) == losses(whole)
+
+
+def test_a_dead_rank_ends_the_others_with_a_message(start, tmp_path):
+    folder = tmp_path / "run"
+    job = start(folder)
+    wait_until(steps_done(folder, 4), job)
+    job.kill(signal.SIGKILL, slice(1, 2))
+    assert job.wait() == [1, -signal.SIGKILL], job.said()
+    assert "another of the 2 processes of this run died" in job.said()
+    assert "Traceback" not in job.said()
+    videohpm.load_model(folder)
+
+
+def test_a_stuck_rank_ends_the_others_after_the_timeout(start, tmp_path):
+    folder = tmp_path / "run"
+    job = start(folder, "--engine.timeout", 15)
+    wait_until(steps_done(folder, 4), job)
+    job.kill(signal.SIGSTOP, slice(1, 2))
+    first = job.starter.ask({"wait": job.pids[:1]})
+    job.kill(signal.SIGKILL, slice(1, 2))
+    assert job.starter.ask({"wait": job.pids[1:]}) == [-signal.SIGKILL]
+    assert first == [1], job.said()
+    assert "did not answer for engine.timeout = 15 seconds" in job.said()
+
+
+def test_a_loss_that_is_not_finite_stops_every_rank_and_is_said_once(start, tmp_path):
+    folder = tmp_path / "run"
+    wild = ("--optim.lr", 1e30, "--optim.warmup_steps", 8, "--run.log_every", 4)
+    job = start(folder, *wild, "--run.save_every", 1, "--engine.zero_stage", 1)
+    assert job.wait() == [1, 1], job.said()
+    assert len(re.findall(r"step \d+: the loss is (nan|inf).*Samples.*\.mp4", job.said())) == 1
+    weights = videohpm.load_model(folder).state_dict().values()
+    assert all(value.isfinite().all() for value in weights)
+
+
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() != 0, reason="only root may mount a tmpfs")
+def test_a_full_disk_is_said_once_and_the_last_checkpoint_stays(start, whole, tmp_path):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    folder = disk / "run"
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1500k", "tmpfs", str(disk)]
+    if subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("a tmpfs cannot be mounted here")
+    try:
+        job = start(folder, "--run.keep", 1000)
+        assert job.wait() == [1, 1], job.said()
+        found = re.findall(r"step (\d+) could not be written \(No space.*last good", job.said())
+        assert len(found) == 1, job.said()
+        assert checkpoint.latest(folder).name == f"step_{int(found[0]) - 3:08d}"
+        old = checkpoint.checkpoints(folder)
+        for path in old[:-1]:
+            subprocess.run(["rm", "-r", path], check=True)
+        again = start(folder, "--run.keep", 1)
+        assert again.wait() == [0, 0], again.said()
+        assert losses(folder) == losses(whole)
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_other_files_on_a_full_disk_are_named_too(tmp_path):
+    said = r"metrics\.jsonl: No space left on device; checkpoints"
+    with pytest.raises(RunError, match=said), explained():
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "metrics.jsonl")
+    with pytest.raises(OSError), explained():  # not every error is a full disk
+        raise OSError(errno.ENOENT, os.strerror(errno.ENOENT), "metrics.jsonl")
+
+
+def test_signals_are_as_before_once_a_run_is_over():
+    before = signal.getsignal(signal.SIGTERM)
+    with StopRequest() as request:
+        assert not request.agreed()
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert request.agreed()
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+@pytest.mark.slow
+def test_two_nodes_meet_by_torchruns_rendezvous(whole, config, tmp_path):
+    """The command that the README gives, on two nodes that are both this machine."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [
+        sys.executable, "-m", "torch.distributed.run", "--nnodes", "2", "--nproc_per_node", "1",
+        "--rdzv_backend", "c10d", "--rdzv_endpoint", f"127.0.0.1:{port}", "--rdzv_id", "1",
+        "--local_addr", "127.0.0.1",
+        "-m", "videohpm", "pretrain", "--config", config, "--run.dir", tmp_path / "run",
+    ]  # fmt: skip
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
+    logs = [(tmp_path / f"node{node}.log").open("w+") for node in (0, 1)]
+    nodes = [
+        subprocess.Popen(list(map(str, command)), env=environment, stdout=log, stderr=log)
+        for log in logs
+    ]
+    try:
+        codes = [node.wait(timeout=240) for node in nodes]
+    finally:
+        for node in nodes:
+            node.kill()
+            node.wait()
+        for log in logs:
+            log.close()
+    said = "".join((tmp_path / f"node{node}.log").read_text() for node in (0, 1))
+    assert codes == [0, 0], said
+    assert losses(tmp_path / "run") == losses(whole)
