@@ -79,6 +79,8 @@ class Starter:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
         files = [logs / f"rank{rank}.log" for rank in range(world)]
+        for file in files:
+            file.write_text("")
         common = {"WORLD_SIZE": str(world), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
         pids = self.ask(
             {
