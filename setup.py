@@ -1,8 +1,9 @@
 """Installs videohpm: `pip install .`, or `pip install -e '.[test]'` to work on it.
 
-The version and the dependencies stand here and nowhere else. Lower bounds are the oldest versions
-that the test suite was run with; there are no upper bounds, because a newer release that breaks
-something is better met by a fix here than by an environment that cannot be solved.
+The version and the dependencies stand here and nowhere else. Lower bounds are releases that
+tests of the parts using them passed with (DeepSpeed's: the only one tried to the end). There are no
+upper bounds: a newer release that breaks something is better met by a fix here than by an
+environment that cannot be solved.
 """
 
 from setuptools import find_packages, setup
@@ -20,7 +21,7 @@ REQUIRES = [
     "av>=15.0",  # Codec.canonical_name is younger than 14.1
     f"decord>=0.6.0; {DECORD}",
     # 0.19.3 changed the default of gradient_clipping from 0 to 1.0: engine.py always sets it.
-    "deepspeed>=0.16.4; sys_platform == 'linux'",
+    "deepspeed>=0.19.8; sys_platform == 'linux'",
     "numpy>=1.26",
     "jsonargparse[signatures]>=4.49",  # ArgumentParser.instantiate
     "safetensors>=0.8",  # before, a file that was read could not be written again (it is mapped)
