@@ -230,6 +230,30 @@ def test_signals_are_as_before_once_a_run_is_over():
     assert signal.getsignal(signal.SIGTERM) is before
 
 
+def test_the_launcher_passes_signals_on_and_ends_with_the_runs_code(config, whole, tmp_path):
+    """The two ranks that run_pretrain.sh would start on a machine with two GPUs."""
+    folder = tmp_path / "run"
+    command = [
+        sys.executable, "-m", "videohpm.engine.launch", "2",
+        "pretrain", "--config", config, "--run.dir", folder,
+    ]  # fmt: skip
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
+    with (tmp_path / "log").open("w+") as log:
+        launcher = subprocess.Popen(
+            list(map(str, command)), env=environment, stdout=log, stderr=log
+        )
+        while not steps_done(folder, 2)() and launcher.poll() is None:
+            time.sleep(0.01)
+        launcher.terminate()
+        code = launcher.wait()
+    said = (tmp_path / "log").read_text()
+    assert code == 75, said
+    assert said.count("asked to stop") == 1
+    steps = len(lines(folder))
+    assert 2 <= steps < STEPS
+    assert losses(folder) == losses(whole)[:steps]
+
+
 @pytest.mark.slow
 def test_two_nodes_meet_by_torchruns_rendezvous(whole, config, tmp_path):
     """The command that the README gives, on two nodes that are both this machine."""

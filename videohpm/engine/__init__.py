@@ -7,6 +7,7 @@ zero           several, or ZeRO in one: DeepSpeed, imported nowhere else and onl
 settings       DeepSpeed's settings, from ours and a user's file
 ranks          how the processes of a run meet and agree
 faults         what ends a run early: signals, lost processes, full disks
+launch         starts a process for each GPU of one machine
 ============== ==============================================================================
 """
 

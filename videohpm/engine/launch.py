@@ -1,0 +1,70 @@
+"""Start a command on all GPUs of one machine: ``python -m videohpm.engine.launch N COMMAND …``.
+
+What torchrun does for one machine, with two differences that matter to whoever waits for a run: the
+exit code is the command's own (torchrun ends with 1 whatever it was), and nothing is added to what
+the command says. On several machines use torchrun, the ``deepspeed`` launcher or Slurm.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+GRACE = 60.0
+"""Seconds that the others get to end by themselves once one process has failed."""
+
+
+class Ranks:
+    """The processes of a run on this machine.
+
+    SIGTERM, SIGINT and SIGUSR1 are passed on to them. When one fails, the others notice; those that
+    have not ended after :data:`GRACE` are killed.
+    """
+
+    def __init__(self, count: int, arguments: list[str]):
+        self.processes: list[subprocess.Popen] = []
+        for name in ("SIGTERM", "SIGINT", "SIGUSR1"):
+            signal.signal(getattr(signal, name), self._pass_on)
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        shared = {"WORLD_SIZE": count, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        # As torchrun does: many processes with a thread for every core each would be slow.
+        shared |= {} if "OMP_NUM_THREADS" in os.environ else {"OMP_NUM_THREADS": 1}
+        for rank in range(count):
+            own = shared | {"RANK": rank, "LOCAL_RANK": rank}
+            self.processes.append(
+                subprocess.Popen(
+                    [sys.executable, "-m", "videohpm", *arguments],
+                    env=os.environ | {name: str(value) for name, value in own.items()},
+                    start_new_session=True,  # so that Ctrl-C reaches it once, through us
+                )
+            )
+
+    def _pass_on(self, number: int, _frame) -> None:
+        for process in self.processes:
+            process.send_signal(number)
+
+    def wait(self) -> int:
+        """Until all have ended; returns the exit code of the one that failed first, 0 without."""
+        code, deadline = 0, None
+        while True:
+            codes = [process.poll() for process in self.processes]
+            failed = [found for found in codes if found]
+            if failed and deadline is None:
+                code, deadline = failed[0], time.monotonic() + GRACE
+            if None not in codes:
+                # A shell says 128 + N of a process that signal N ended.
+                return 128 - code if code < 0 else code
+            if deadline is not None and time.monotonic() > deadline:
+                for process in self.processes:
+                    process.kill()
+            time.sleep(0.1)
+
+
+if __name__ == "__main__":
+    sys.exit(Ranks(int(sys.argv[1]), sys.argv[2:]).wait())
