@@ -158,14 +158,21 @@ def test_mistakes_are_named(run, tmp_path):
 
 
 def test_control_c_ends_it(run):
-    program = "import sys; from videohpm.report import explore; explore(sys.argv[1])"
+    # A shell's background job, and what it starts, ignores the signal unless told otherwise.
+    program = (
+        "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "from videohpm.report import explore; explore(sys.argv[1])"
+    )
     with subprocess.Popen(
         [sys.executable, "-c", program, str(run)], stdout=subprocess.PIPE, text=True
     ) as process:
-        line = process.stdout.readline()
-        assert line.startswith("http://127.0.0.1:") and str(run) in line
-        process.send_signal(signal.SIGINT)
-        rest, _ = process.communicate(timeout=20)
+        try:
+            line = process.stdout.readline()
+            assert line.startswith("http://127.0.0.1:") and str(run) in line
+            process.send_signal(signal.SIGINT)
+            rest, _ = process.communicate(timeout=60)
+        finally:
+            process.kill()  # leaving the block waits for it
     assert process.returncode == 0 and rest == "ended\n"
 
 
