@@ -62,7 +62,7 @@ def test_every_length_has_views(sampling):
         for length in range(1, 401):
             found = test.indices(length)
             assert found.shape == (clips, 16)
-            assert 0 <= found.min() and found.max() < length
+            assert found.min() >= 0 and found.max() < length
 
 
 def test_a_view_shows_the_frames_it_names(videos):
