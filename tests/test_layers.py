@@ -31,7 +31,8 @@ MAY_IMPORT = {
     "evaluate": SIGHT | {"visualize", "report"},
     "pretrain": TRAINING,
     "finetune": TRAINING | {"pretrain"},
-    "cli": TRAINING | {"pretrain", "finetune"},
+    "plan": SIGHT,
+    "cli": TRAINING | {"pretrain", "finetune", "plan"},
     "__main__": {"cli"},
     "__init__": TRAINING - {"config"},
 }

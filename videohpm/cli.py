@@ -25,6 +25,7 @@ from videohpm.errors import Preempted, RunError, UserError
 
 COMMANDS = {
     "pretrain": ("videohpm.pretrain:pretrain", "train a masked autoencoder on unlabelled clips"),
+    "plan": ("videohpm.plan:plan", "what a pre-training run will need"),
     "visualize": ("videohpm.visualize:visualize", "draw what a model and its teacher see"),
     "report": ("videohpm.report:report", "put runs side by side in one page"),
     "explore": ("videohpm.report:explore", "serve that page here and follow a run"),

@@ -1,0 +1,34 @@
+"""``videohpm plan``: what a pre-training run will need, before anything is bought or started.
+
+Everything is counted from the configuration: parameters, tokens and matrix products exactly, memory
+and communication from what is known of the engine. Nothing is run and no data is read.
+"""
+
+from videohpm.plan.config import GPUS, STAGES, PlanConfig
+from videohpm.plan.count import (
+    Memory,
+    flops_of,
+    memory_of,
+    parameters_of,
+    traffic_of,
+    work_of,
+)
+from videohpm.plan.text import describe
+
+__all__ = [
+    "GPUS",
+    "STAGES",
+    "Memory",
+    "PlanConfig",
+    "flops_of",
+    "memory_of",
+    "parameters_of",
+    "plan",
+    "traffic_of",
+    "work_of",
+]
+
+
+def plan(config: PlanConfig) -> str:
+    """Parameters, FLOPs, memory, communication, time and energy of a pre-training run."""
+    return describe(config)

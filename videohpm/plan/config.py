@@ -1,0 +1,97 @@
+"""What a plan is told: a run's configuration, and the GPUs it is meant for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from videohpm.config import PretrainConfig
+from videohpm.errors import UserError
+
+STAGES = (0, 1, 2, 3)
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """A kind of GPU, by its maker's data sheet."""
+
+    bf16: float
+    """Dense matrix products in bf16 with fp32 sums, FLOP/s."""
+    fp32: float
+    """The same in fp32, without TF32."""
+    memory: float
+    """Bytes."""
+    watts: float
+    link: float
+    """Bytes a second to the others of its machine, in one direction."""
+
+
+GPUS = {
+    "b200": Gpu(2250e12, 75e12, 180e9, 1000, 900e9),
+    "h200": Gpu(989e12, 67e12, 141e9, 700, 450e9),
+    "h100": Gpu(989e12, 67e12, 80e9, 700, 450e9),
+    "a100": Gpu(312e12, 19.5e12, 80e9, 400, 300e9),
+    "a100_40gb": Gpu(312e12, 19.5e12, 40e9, 400, 300e9),
+    "l40s": Gpu(362e12, 91.6e12, 48e9, 350, 32e9),
+    "rtx4090": Gpu(165e12, 82.6e12, 24e9, 450, 32e9),
+    "v100": Gpu(0, 15.7e12, 32e9, 300, 150e9),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanConfig(PretrainConfig):
+    """A pre-training run, and what it is to run on.
+
+    Args:
+        gpus: how many.
+        gpu: b200, h200, h100, a100, a100_40gb, l40s, rtx4090 or v100.
+        zero: ZeRO stage, instead of engine.zero_stage.
+        utilisation: share of the GPU's data-sheet FLOP/s that the steps reach.
+        samples: clips in the data set; without it, and without run.steps, nothing is said of the
+            whole run.
+        overhead: power of the machine and its cooling, as a multiple of the GPUs' own.
+    """
+
+    gpus: int = 8
+    gpu: str = "h100"
+    zero: int | None = None
+    utilisation: float = 0.35
+    samples: int | None = None
+    overhead: float = 1.4
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.gpu not in GPUS:
+            raise ValueError(f"gpu: {self.gpu!r} is not one of {', '.join(GPUS)}")
+        if self.zero not in (None, *STAGES):
+            raise ValueError(f"zero: {self.zero}; give 0, 1, 2 or 3")
+        if not 0 < self.utilisation <= 1:
+            raise ValueError(f"utilisation: {self.utilisation}; give more than 0, at most 1")
+        if self.gpus < 1 or (self.samples is not None and self.samples < 1):
+            raise ValueError("gpus, samples: give at least 1")
+        parts = self.gpus * self.engine.accumulation
+        if self.optim.batch % parts:
+            raise UserError(
+                f"optim.batch: {self.optim.batch} clips cannot be divided equally among "
+                f"{self.gpus} GPUs times engine.accumulation = {self.engine.accumulation}; give a "
+                f"multiple of {parts}"
+            )
+
+    @property
+    def micro_batch(self) -> int:
+        """Clips that one GPU works on at a time."""
+        return self.optim.batch * self.data.repeats // (self.gpus * self.engine.accumulation)
+
+    @property
+    def stage(self) -> int:
+        """The ZeRO stage meant; 0 with one GPU, where nothing is divided."""
+        for said in (self.zero, self.engine.zero_stage):
+            if said is not None:
+                return said
+        return 1 if self.gpus > 1 else 0
+
+    @property
+    def precision(self) -> str:
+        """bf16 or fp32, as the engine would choose on this GPU."""
+        if self.engine.precision != "auto":
+            return self.engine.precision
+        return "bf16" if GPUS[self.gpu].bf16 else "fp32"

@@ -1,0 +1,250 @@
+"""What a step is made of, counted from the configuration: tokens, FLOPs, bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from functools import lru_cache
+
+import torch
+
+from videohpm import hpm
+from videohpm.config import PretrainConfig
+from videohpm.engine.settings import deepspeed_settings
+from videohpm.models import MaskedAutoencoder
+from videohpm.plan.config import PlanConfig
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """A stack of transformer blocks: what it reads and how many positions its last block is for."""
+
+    tokens: int
+    width: int
+    hidden: int
+    depth: int
+    read: int | None = None
+
+    def positions(self) -> Iterator[tuple[int, int]]:
+        """Positions that enter and leave each block."""
+        for number in range(self.depth):
+            last = number == self.depth - 1 and self.read is not None
+            yield self.tokens, self.read if last else self.tokens
+
+    def linear(self) -> int:
+        """Forward FLOPs of the linear layers."""
+        d = self.width
+        return sum(2 * d * (3 * d * n + d * r + 2 * self.hidden * r) for n, r in self.positions())
+
+    def attention(self) -> int:
+        """Forward FLOPs of the attention itself."""
+        return sum(4 * n * r * self.width for n, r in self.positions())
+
+    def again(self) -> int:
+        """FLOPs of activation checkpointing: forward once more, up to the last layer's input."""
+        last = sum(2 * r * self.hidden * self.width for _, r in self.positions())
+        return self.linear() + self.attention() - last
+
+    def kept(self, wide: int, narrow: int) -> list[int]:
+        """Bytes each block keeps for the backward pass.
+
+        Args:
+            wide, narrow: bytes of a number of the residual stream, and of one that enters a
+                matrix product.
+        """
+        d = self.width
+        return [
+            n * d * (wide + 4 * narrow) + r * (d * (wide + 2 * narrow) + 2 * self.hidden * narrow)
+            for n, r in self.positions()
+        ]
+
+
+@dataclass(frozen=True)
+class Work:
+    """Tokens of one clip, and the stacks of blocks that see them."""
+
+    visible: int
+    decoded: int
+    queries: int
+    teacher_tokens: int
+    encoder: Blocks
+    decoder: Blocks
+    predictor: Blocks | None
+    teacher_encoder: Blocks | None
+    teacher_predictor: Blocks | None
+
+
+def work_of(config: PretrainConfig) -> Work:
+    """What a clip is made into on its way through a step."""
+    model, grid = numbers_of(config), config.model.grid()
+    units = hpm.unit_count(grid, config.mask.unit)
+    tokens_of_unit = grid.t if config.mask.unit == "tube" else 1
+    masked_units = hpm.masked_count(units, config.mask.ratio)
+    masked = masked_units * tokens_of_unit
+    visible, decoded = grid.tokens - masked, masked
+    first = int(config.model.class_token)
+    hidden, small = int(model["dim"] * model["mlp_ratio"]), model["decoder_dim"]
+
+    def encoder(tokens: int) -> Blocks:
+        return Blocks(tokens + first, model["dim"], hidden, model["depth"])
+
+    def decoder(tokens: int, read: int, depth: int) -> Blocks:
+        return Blocks(tokens + first, small, 4 * small, depth, read)
+
+    pixels = decoder(visible + decoded, decoded, model["decoder_depth"])
+    if not config.hpm.enabled:
+        return Work(visible, decoded, 0, 0, encoder(visible), pixels, None, None, None)
+    depth = config.hpm.predictor_depth or model["decoder_depth"]
+    by_tube = config.hpm.predictor == "tube"
+    queries = masked // grid.t if by_tube else masked
+    looks = min(config.hpm.teacher_steps or grid.t, grid.t) * grid.tubes
+    asked = grid.tubes if by_tube else grid.tokens
+    told = (looks + asked, asked) if config.hpm.teacher_read == "query" else (looks, looks)
+    return Work(
+        visible, decoded, queries, looks, encoder(visible), pixels,
+        decoder(visible + queries, queries, depth), encoder(looks), decoder(*told, depth),
+    )  # fmt: skip
+
+
+def numbers_of(config: PretrainConfig) -> dict:
+    """The model's arguments with every number filled in."""
+    return _meta_model(config).config
+
+
+def parameters_of(config: PretrainConfig) -> tuple[int, int, int]:
+    """Parameters of the student, of its teacher, and of the student's largest layer."""
+    model = _meta_model(config)
+    teacher = 0
+    if config.hpm.enabled:
+        rest = model.decoder.parameters() if model.decoder else ()
+        teacher = _count(model.parameters()) - _count(rest)
+    largest = max(_count(module.parameters(recurse=False)) for module in model.modules())
+    return _count(model.parameters()), teacher, largest
+
+
+def flops_of(config: PretrainConfig) -> dict[str, int]:
+    """FLOPs of one clip in one step: of the student (both passes) and of the teacher.
+
+    A linear layer costs twice as much backward as forward, attention two and a half times (it
+    computes its weights again); the embedding has no input to pass a gradient to.
+    """
+    work, model, grid = work_of(config), numbers_of(config), config.model.grid()
+    first, small = int(config.model.class_token), model["decoder_dim"]
+
+    def ways_in(tokens: int) -> tuple[int, int]:
+        embedding = 2 * tokens * grid.values * model["dim"]
+        return embedding, 2 * (tokens + first) * model["dim"] * small
+
+    embedding, projection = ways_in(work.visible)
+    linear = projection + 2 * small * (work.decoded * grid.values + work.queries)
+    stacks = [x for x in (work.encoder, work.decoder, work.predictor) if x]
+    student = 2 * embedding + 3 * (linear + sum(x.linear() for x in stacks))
+    student += 7 * sum(x.attention() for x in stacks) // 2
+    if config.engine.checkpoint_activations:
+        student += sum(x.again() for x in stacks)
+    if not work.teacher_encoder:
+        return {"student": student, "teacher": 0}
+    teacher = sum(ways_in(work.teacher_tokens)) + 2 * small * work.teacher_predictor.read
+    for stack in (work.teacher_encoder, work.teacher_predictor):
+        teacher += stack.linear() + stack.attention()
+    return {"student": student, "teacher": teacher}
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes on one GPU."""
+
+    weights: float
+    gradients: float
+    optimiser: float
+    teacher: float
+    buffers: float
+    activations: float
+
+    @property
+    def total(self) -> float:
+        return sum(getattr(self, field.name) for field in fields(self))
+
+
+def memory_of(config: PlanConfig, stage: int) -> Memory:
+    """What one GPU holds at the fullest moment of a step, under a ZeRO stage.
+
+    Weights, gradients and AdamW's two moments are fp32 (bf16 is autocast's). From stage 1 on
+    DeepSpeed also keeps each GPU's share of the weights a second time, to step on.
+    """
+    student, teacher, largest = parameters_of(config)
+    share = 1 / config.gpus
+    whole_gradients = stage == 0 or (stage == 1 and config.engine.accumulation > 1)
+    state = 8.0 if stage == 0 else 12 * share
+    buffers = 0.0
+    if config.gpus > 1 or config.zero is not None or config.engine.zero_stage is not None:
+        settings = deepspeed_settings(config.engine, config.optim, config.gpus, config.precision)
+        bucket = settings["zero_optimization"]["reduce_bucket_size"]
+        if stage == 0:
+            buffers = 4.0 * min(student, bucket)
+        else:
+            # For each precision that gradients are sent in; below stage 3 both have fp32's size.
+            buffers = bucket * (4.0 if config.precision == "fp32" else 8.0 if stage < 3 else 6.0)
+    if config.precision == "bf16":
+        buffers += 2.0 * student  # autocast's copies, kept for the backward pass
+    if stage == 3:
+        buffers += 4.0 * largest * 2  # the layer at work, and the next on its way
+    return Memory(
+        weights=4 * student * (share if stage == 3 else 1),
+        gradients=4 * student * (1 if whole_gradients else share),
+        optimiser=0.0 if config.engine.offload and stage else state * student,
+        teacher=4 * teacher * (share if stage == 3 else 1),
+        buffers=buffers,
+        activations=config.micro_batch * activations_of(config),
+    )
+
+
+def activations_of(config: PlanConfig) -> float:
+    """Bytes one clip takes at the fullest moment, which is when the backward pass begins."""
+    work, grid = work_of(config), config.model.grid()
+    wide, narrow = 4, 2 if config.precision == "bf16" else 4
+    stacks = [x for x in (work.encoder, work.decoder, work.predictor) if x]
+    blocks = [size for stack in stacks for size in stack.kept(wide, narrow)]
+    kept = sum(blocks)
+    if config.engine.checkpoint_activations:
+        kept = max(blocks) + sum(wide * x.tokens * x.width * x.depth for x in stacks)
+    clip = grid.tokens * grid.values * (wide + 1)  # in floating point, and as it came
+    embedded = work.visible * grid.values * narrow
+    # What the decoder says, how far off that is, and the gradient of it.
+    pixels = work.decoded * grid.values * (narrow + 2 * wide)
+    student = kept + clip + embedded + pixels
+    if not work.teacher_encoder:
+        return student
+    teacher = max(work.teacher_encoder.kept(wide, narrow)) + work.teacher_tokens * grid.values * 4
+    return max(student, clip + teacher)
+
+
+def traffic_of(config: PlanConfig, stage: int) -> float:
+    """Bytes that one GPU sends in an optimiser step, by rings.
+
+    Under bf16 DeepSpeed exchanges gradients, and under stage 3 weights, in bf16.
+    """
+    student, teacher, _ = parameters_of(config)
+    around = (config.gpus - 1) / config.gpus
+    small, micro_batches = 2 if config.precision == "bf16" else 4, config.engine.accumulation
+    if stage == 0:
+        return around * 2 * small * student
+    if stage == 3:  # weights for both passes, gradients, and the teacher's weights
+        return around * micro_batches * small * (3 * student + teacher)
+    reductions = micro_batches if stage == 2 else 1
+    return around * student * (reductions * small + 4)  # and the moved fp32 weights
+
+
+def _meta_model(config: PretrainConfig) -> MaskedAutoencoder:
+    """The model without its weights' memory."""
+    return _made(tuple(config.model_arguments().items()))
+
+
+@lru_cache(maxsize=4)
+def _made(arguments: tuple[tuple[str, object], ...]) -> MaskedAutoencoder:
+    with torch.device("meta"):
+        return MaskedAutoencoder(**dict(arguments))
+
+
+def _count(parameters) -> int:
+    return sum(parameter.numel() for parameter in parameters)

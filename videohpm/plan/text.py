@@ -1,0 +1,127 @@
+"""A plan in words and columns."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+
+from videohpm.plan.config import GPUS, STAGES, PlanConfig
+from videohpm.plan.count import (
+    Memory,
+    activations_of,
+    flops_of,
+    memory_of,
+    parameters_of,
+    traffic_of,
+    work_of,
+)
+
+USABLE = 0.92
+"""Share of a GPU's memory that tensors can have: the rest is the driver's and fragments."""
+
+
+def describe(config: PlanConfig) -> str:
+    """All that ``videohpm plan`` prints."""
+    return "\n".join([*_step(config), "", *_memory(config), "", *_time(config), "", *_said(config)])
+
+
+def _step(config: PlanConfig) -> list[str]:
+    student, teacher, _ = parameters_of(config)
+    flops, work, grid = flops_of(config), work_of(config), config.model.grid()
+    clips = config.optim.batch * config.data.repeats
+    whole = sum(flops.values()) * clips
+    lines = [
+        f"{config.model.size}, {grid.frames} frames of {grid.height}x{grid.width}, "
+        f"{config.gpus} x {config.gpu}, ZeRO-{config.stage}, {config.precision}",
+        f"parameters     {_count(student)}" + (f", teacher {_count(teacher)}" if teacher else ""),
+        f"tokens a clip  {grid.tokens} ({grid.t}x{grid.h}x{grid.w}): {work.visible} visible, "
+        f"{work.decoded} decoded"
+        + (f", {work.queries} scored; the teacher sees {work.teacher_tokens}" if teacher else ""),
+        f"a step         {clips} clips, {config.micro_batch} on a GPU at a time, "
+        f"{config.engine.accumulation} times",
+        f"FLOPs          {flops['student'] / 1e9:.1f} G a clip"
+        + (f" + {flops['teacher'] / 1e9:.1f} G of the teacher" if teacher else "")
+        + f"; {whole / 1e15:.3g} P a step",
+    ]
+    return lines
+
+
+def _memory(config: PlanConfig) -> list[str]:
+    room = GPUS[config.gpu].memory * USABLE
+    names = [field.name for field in fields(Memory)]
+    lines = [
+        "GB on a GPU    " + "".join(f"{name:>12}" for name in [*names, "total"]),
+    ]
+    for stage in STAGES:
+        memory = memory_of(config, stage)
+        numbers = "".join(f"{getattr(memory, name) / 1e9:>12.2f}" for name in names)
+        mark = "<-" if stage == config.stage else "  "
+        fits = "fits" if memory.total <= room else "DOES NOT FIT"
+        lines.append(f"ZeRO-{stage} {mark}      {numbers}{memory.total / 1e9:>12.2f}  {fits}")
+    memory = memory_of(config, config.stage)
+    largest = int((room - memory.total + memory.activations) // activations_of(config))
+    if largest < 1:
+        lines.append(
+            "not even one clip fits beside the weights: take a higher --zero, "
+            "--engine.offload true, more GPUs or larger ones"
+        )
+    else:
+        lines.append(f"at most {largest} clips fit on a GPU at a time under ZeRO-{config.stage}")
+        if largest < config.micro_batch:
+            lines.append(
+                f"{config.micro_batch} do not: set --engine.accumulation to at least "
+                f"{-(-config.micro_batch * config.engine.accumulation // largest)} (of which the "
+                "batch is a multiple), or --engine.checkpoint_activations true"
+            )
+    return lines
+
+
+def _time(config: PlanConfig) -> list[str]:
+    gpu = GPUS[config.gpu]
+    clips = config.optim.batch * config.data.repeats
+    rate = (gpu.bf16 if config.precision == "bf16" else gpu.fp32) * config.utilisation
+    if not rate:
+        return [f"time           {config.gpu} has no bf16: set --engine.precision fp32"]
+    computing = sum(flops_of(config).values()) * clips / config.gpus / rate
+    sent = traffic_of(config, config.stage)
+    sending = sent / gpu.link
+    lines = [
+        f"communication  {sent / 1e9:.2f} GB sent by each GPU in a step: {sending * 1e3:.1f} ms "
+        f"at {gpu.link / 1e9:.0f} GB/s, beside {computing * 1e3:.1f} ms of computing",
+        f"pace           {clips / computing:.0f} to {clips / (computing + sending):.0f} clips/s "
+        "(communication hidden, or not)",
+    ]
+    steps = _steps(config)
+    if steps is None:
+        return [*lines, "whole run      give --samples, or run.steps, for time and energy"]
+    hours = steps * (computing + sending) / 3600
+    energy = hours * config.gpus * gpu.watts * config.overhead / 1000
+    return [
+        *lines,
+        f"whole run      {steps} steps: {hours:.3g} hours, {hours * config.gpus:.3g} GPU hours, "
+        f"{energy:.3g} kWh",
+    ]
+
+
+def _steps(config: PlanConfig) -> int | None:
+    run = config.run
+    if run.epochs is not None and config.samples is None:
+        return None
+    return run.total_steps((config.samples or 0) / config.optim.batch)
+
+
+def _said(config: PlanConfig) -> list[str]:
+    gpu = GPUS[config.gpu]
+    peak = (gpu.bf16 if config.precision == "bf16" else gpu.fp32) / 1e12
+    return [
+        "assumed: matrix products only are counted, at "
+        f"{config.utilisation:.0%} of {peak:.0f} TFLOP/s; the teacher is asked at every step; data "
+        "keeps up;",
+        f"all GPUs in one machine ({gpu.link / 1e9:.0f} GB/s each way); a GPU draws "
+        f"{gpu.watts:.0f} W throughout, machine and cooling {config.overhead - 1:.0%} more;",
+        f"{USABLE:.0%} of {gpu.memory / 1e9:.0f} GB is usable; weights, gradients and moments are "
+        "fp32, bf16 is autocast's.",
+    ]
+
+
+def _count(number: float) -> str:
+    return f"{number / 1e6:.1f} M"
