@@ -148,6 +148,7 @@ def _empty_padding(parameters: list[Tensor]) -> None:
 def _deepspeed(device: torch.device):
     """The package, quiet and on the right kind of device. Raises UserError where it is missing."""
     os.environ.setdefault("DS_ACCELERATOR", device.type)
+    os.environ.setdefault("LOCAL_RANK", "0")  # which a single process has from no launcher
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
     try:
         import deepspeed
