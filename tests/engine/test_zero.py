@@ -198,3 +198,42 @@ def test_a_batch_that_cannot_be_divided_is_said_once(starter, settings, tmp_path
     assert job.said().count("optim.batch: 9 clips cannot be divided equally among 2 processes") == 1
     assert "Traceback" not in job.said()
     assert not (tmp_path / "run").exists()
+
+
+def test_fine_tuning_divides_and_validates_too(starter, train, shapes, tmp_path):
+    """15 videos to validate on: the ranks have unlike numbers, which must not be felt."""
+    rows = (shapes / "validation-shape.csv").read_text().splitlines()
+    few = shapes / "validation-few.csv"
+    few.write_text("\n".join(rows[:16]) + "\n")
+    settings = {
+        "run": {"steps": 4, "log_every": 1, "save_every": 0},
+        "data": {"root": str(shapes), "manifest": str(shapes / "train-shape.csv"), "workers": 0,
+                 "stride": 2, "sampling": "dense"},
+        "model": {"init": str(train(1)), "drop_path": 0.0},
+        "augment": {"mixup": 0.0, "cutmix": 0.0},
+        "optim": {"batch": 8, "lr": 0.1, "warmup_steps": 1, "layer_decay": 0.75},
+        "engine": {"device": "cpu", "precision": "fp32"},
+        "validation": {"root": str(shapes), "manifest": str(few), "every_steps": 2},
+        "test": {"clips": 1, "crops": 1, "batch": 2},
+        "ema": 0.5,
+    }  # fmt: skip
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(settings))
+    for world, name, *options in (1, "one"), (2, "two", "--engine.zero_stage", 3):
+        job = starter.videohpm(
+            world, "finetune", "--config", tmp_path / "config.yaml",
+            "--run.dir", tmp_path / name, *options, logs=tmp_path / f"{name}-logs",
+        )  # fmt: skip
+        assert job.wait() == [0] * world, job.said()
+    trained, validated = (
+        [
+            [line[column] for line in metrics(tmp_path / name) if column in line]
+            for name in ("one", "two")
+        ]
+        for column in ("loss", "validation_top1")
+    )
+    assert len(trained[0]) == 4
+    assert trained[1] == pytest.approx(trained[0], rel=1e-4)
+    assert len(validated[0]) == 2
+    assert validated[1] == pytest.approx(validated[0])
+    scored = [json.loads((tmp_path / n / "evaluation.json").read_text()) for n in ("one", "two")]
+    assert [one["scored"] for one in scored] == [15, 15]

@@ -131,7 +131,7 @@ def to_resume(run: Path, wish: str) -> Path | None:
     """The checkpoint that ``run.resume`` means.
 
     Args:
-        wish: auto (the newest of the run, if it has any), never, or the path of one.
+        wish: auto (the newest of the run, if it has any), never, or the path of one, or of a run.
 
     Raises UserError where it is never, but the run has checkpoints.
     """
@@ -140,7 +140,9 @@ def to_resume(run: Path, wish: str) -> Path | None:
         raise UserError(
             f"run.resume: never, but {run} holds checkpoints; give another --run.dir or remove it"
         )
-    return newest if wish in ("auto", "never") else Path(wish)
+    if wish in ("auto", "never"):
+        return newest
+    return folders.latest(Path(wish)) or Path(wish)
 
 
 class _Writer:

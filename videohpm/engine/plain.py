@@ -94,6 +94,13 @@ class TorchEngine:
             yield self.model.eval()
         self.model.train(training)
 
+    def complete(self, module: nn.Module) -> nn.Module:
+        """``module`` (the model, or what follows it) for a rank to use without the others.
+
+        Itself where it is whole; under ZeRO-3 a whole copy. Every rank must ask.
+        """
+        return module
+
     # For checkpoints: the same names and whole tensors whatever the engine.
 
     def whole(self, parameter: Tensor) -> Tensor:

@@ -86,6 +86,14 @@ class ZeroEngine(TorchEngine):
         if self.stage == 3:  # what a forward pass gathers is let go by the backward pass only
             self.deepspeed.optimizer.parameter_offload.partition_all_parameters()
 
+    def complete(self, module: nn.Module) -> nn.Module:
+        if self.stage != 3:
+            return module
+        copy = type(module)(**module.config)
+        weights = {name: self.whole(parameter) for name, parameter in module.named_parameters()}
+        copy.load_state_dict(weights)
+        return copy.to(self.device).train(module.training)
+
     def whole(self, parameter: Tensor) -> Tensor:
         if not hasattr(parameter, "ds_tensor"):
             return super().whole(parameter)

@@ -196,7 +196,8 @@ class Finetuning:
 
     def validate(self) -> dict[str, float]:
         """Score the validation set with one view a video; keep the weights if they are the best."""
-        scores = self._score(self._tested_model(), self.protocol.changed(None, ONE_VIEW))
+        model = self.engine.complete(self._tested_model())  # ranks have unlike numbers of videos
+        scores = self._score(model, self.protocol.changed(None, ONE_VIEW))
         metrics = scores.metrics()
         value = metrics[self.config.validation.best_by]
         if value is not None and value > self.best.get("value", -1.0):
