@@ -26,6 +26,9 @@ demo() {
     cat <<TEXT
 
 The run is in $root/runs/demo-finetune. Look at:
+  evaluation.json the result on the validation clips; a row for each in predictions.csv
+  confusion.png   which classes were taken for which
+  best/           the weights: videohpm predict VIDEO --model runs/demo-finetune
   metrics.jsonl   the numbers, one line for each logged step
   tensorboard/    curves:  ${PYTHON#"$root"/} -m tensorboard.main --logdir runs
 TEXT

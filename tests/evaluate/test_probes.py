@@ -10,6 +10,7 @@ from sklearn.preprocessing import StandardScaler
 from videohpm.evaluate.knn import knn_probabilities
 from videohpm.evaluate.linear import (
     Standardise,
+    Whiten,
     attentive_probabilities,
     choose_strength,
     fit_logistic,
@@ -94,6 +95,18 @@ def test_strength_is_chosen_on_training_features_alone():
     assert choose_strength(noisy, labels, 2, strengths) < 100.0
     assert choose_strength(clean, labels, 2, strengths) == 1e-4  # all are right: the smallest
     assert choose_strength(noisy, labels, 2, (5.0,)) == 5.0
+
+
+def test_whitened_tokens_have_no_mean_and_no_loud_direction():
+    rng = torch.Generator().manual_seed(0)
+    spread = torch.diag(torch.tensor([100.0, 1.0, 0.1])) @ torch.randn(3, 3, generator=rng)
+    tokens = torch.randn(500, 4, 3, generator=rng) @ spread + 50 * torch.arange(4)[:, None]
+    white = Whiten(tokens, floor=0.0)(tokens)
+    torch.testing.assert_close(white.mean(0), torch.zeros(4, 3), atol=1e-3, rtol=0)
+    flat = white.flatten(0, 1)
+    torch.testing.assert_close(flat.T @ flat / len(flat), torch.eye(3), atol=1e-3, rtol=0)
+    same = torch.ones(5, 4, 3)
+    assert torch.equal(Whiten(same)(same), torch.zeros(5, 4, 3))
 
 
 def test_the_attentive_probe_finds_the_token_that_tells():

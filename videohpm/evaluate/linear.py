@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from videohpm.models.classifier import AttentivePool
+from videohpm.models.vit import init_linear
 from videohpm.optim import cosine
 
 STRENGTHS = (0.001, 0.01, 0.1, 1.0, 10.0)
@@ -93,20 +94,46 @@ def linear_probabilities(
     return layer(scale(queries)).softmax(1).float()
 
 
+class Whiten:
+    """Tokens (n, K, D) without what they have in common, all directions equally strong.
+
+    The mean of each place over the training features is taken off (most of it is position), then
+    the D directions are decorrelated and scaled to variance 1. Else an attentive probe of few
+    steps sees only the few directions in which an encoder happens to be loud. Directions below
+    ``floor`` of the strongest variance stay weak.
+    """
+
+    def __init__(self, train: Tensor, floor: float = 1e-4, block: int = 64):
+        self.mean = train.double().mean(0)
+        covariance = torch.zeros(train.shape[2], train.shape[2], dtype=torch.float64)
+        for part in train.split(block):
+            flat = (part.double() - self.mean).flatten(0, 1)
+            covariance += flat.T @ flat / (train.shape[0] * train.shape[1])
+        values, directions = torch.linalg.eigh(covariance)
+        strength = values.clamp(min=0) + floor * values.max().clamp(min=1e-12)
+        self.scale = (directions / strength.sqrt()).float()
+        self.mean = self.mean.float()
+
+    def __call__(self, tokens: Tensor) -> Tensor:
+        """(n, K, D) → (n, K, D) float32."""
+        return (tokens.float() - self.mean) @ self.scale
+
+
 class AttentiveProbe(nn.Module):
-    """Attentive pooling and a linear head on frozen tokens (B, K, D), normed without weights."""
+    """Attentive pooling and a linear head on frozen, whitened tokens (B, K, D)."""
 
     def __init__(self, dim: int, heads: int, classes: int):
         super().__init__()
-        self.first = nn.LayerNorm(dim, elementwise_affine=False)
         self.pool = AttentivePool(dim, heads)
+        self.pool.apply(init_linear)
+        nn.init.normal_(self.pool.query)
         self.norm = nn.LayerNorm(dim)
         self.head = nn.Linear(dim, classes)
         nn.init.trunc_normal_(self.head.weight, std=0.001)
         nn.init.zeros_(self.head.bias)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        return self.head(self.norm(self.pool(self.first(tokens))))
+        return self.head(self.norm(self.pool(tokens)))
 
 
 def attentive_probabilities(
@@ -127,6 +154,7 @@ def attentive_probabilities(
 
     AdamW, one epoch of warm-up, half a cosine; the order of the samples comes from the seed.
     """
+    whiten = Whiten(train)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         probe = AttentiveProbe(train.shape[2], heads, classes).to(device)
@@ -136,13 +164,12 @@ def attentive_probabilities(
             for place, rows in enumerate(torch.randperm(len(train)).split(batch)):
                 rate = cosine(epoch * each + place, epochs * each, each, lr, lr / 100)
                 optimiser.param_groups[0]["lr"] = rate
-                loss = F.cross_entropy(
-                    probe(train[rows].to(device).float()), labels[rows].to(device)
-                )
+                said = probe(whiten(train[rows]).to(device))
+                loss = F.cross_entropy(said, labels[rows].to(device))
                 optimiser.zero_grad()
                 loss.backward()
                 optimiser.step()
     probe.eval()
     with torch.no_grad():
-        said = [probe(part.to(device).float()).softmax(1).cpu() for part in queries.split(batch)]
+        said = [probe(whiten(part).to(device)).softmax(1).cpu() for part in queries.split(batch)]
     return torch.cat(said)

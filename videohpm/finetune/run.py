@@ -129,7 +129,7 @@ class Finetuning:
             interpolation=config.data.interpolation,
             mean=tuple(config.data.mean),
             std=tuple(config.data.std),
-        ).changed(facts, config.test.given())
+        ).changed(facts, {"stride": config.data.stride} | config.test.given())
         self.validation = self._validation_samples()
         self.steps_per_epoch = len(self.data) / config.optim.batch
         self.steps = config.run.total_steps(self.steps_per_epoch)
