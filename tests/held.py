@@ -60,7 +60,7 @@ def backward(engine, teacher) -> None:
     mask = hpm.hard_mask(teacher(clips), grid, 0.9, 0.5)
     out = engine(clips, mask)
     losses = hpm.reconstruction_loss(out.pixels, clips, mask, grid)
-    ranking = hpm.relative_loss(out.scores, hpm.loss_per_tube(losses.detach(), grid))
+    ranking = hpm.relative_loss(out.scores, hpm.loss_per_tube(losses.detach(), mask))
     engine.backward(losses.mean() + ranking)
 
 

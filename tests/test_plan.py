@@ -32,6 +32,7 @@ CASES = {
         "mask": MaskConfig(ratio=0.6, unit="token"),
     },
     "shallow": {"hpm": HPMConfig(predictor_depth=1, teacher_steps=2)},
+    "half decoded": {"mask": MaskConfig(decode_ratio=0.5)},
     "image": {"model": ModelConfig(**IMAGE), "mask": MaskConfig(ratio=0.75)},
     "recomputed": {"engine": EngineConfig(device="cpu", checkpoint_activations=True)},
 }

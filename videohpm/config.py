@@ -102,15 +102,20 @@ class MaskConfig:
     Args:
         ratio: share of the units that is masked; int(ratio x units) of them.
         unit: tube (one place over all time steps) or token.
+        decode_ratio: share of what is masked that is reconstructed: of a tube, that share of its
+            time steps (VideoMAEv2: 0.5). Below 1 steps are faster.
     """
 
     ratio: float = 0.9
     unit: str = "tube"
+    decode_ratio: float = 1.0
 
     def __post_init__(self):
         _choice("mask.unit", self.unit, UNITS)
         if not 0 < self.ratio < 1:
             raise ValueError(f"mask.ratio: {self.ratio}; give more than 0 and less than 1")
+        if not 0 < self.decode_ratio <= 1:
+            raise ValueError(f"mask.decode_ratio: {self.decode_ratio}; give more than 0, at most 1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -195,6 +200,10 @@ class PretrainConfig:
             raise UserError(
                 f"optim.batch: {self.optim.batch} clips cannot be divided into "
                 f"engine.accumulation = {micro_batches} equal parts"
+            )
+        if self.mask.decode_ratio < 1 and grid.t == 1 and self.mask.unit == "tube":
+            raise UserError(
+                "mask.decode_ratio: a tube of one time step is decoded whole or not at all; give 1"
             )
         by_token = hpm.enabled and self.mask.unit == "token" and grid.t > 1
         if by_token and hpm.predictor == "tube":

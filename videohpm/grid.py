@@ -147,6 +147,13 @@ class Mask:
     """(B, M) token numbers, ascending."""
     tubes: Tensor | None = None
     """(B, M/t) masked tube numbers, ascending, where the unit of masking is the tube."""
+    some: Tensor | None = None
+    """(B, K) those of ``masked`` that the decoder reconstructs, where it is not all of them."""
+
+    @property
+    def decoded(self) -> Tensor:
+        """(B, K) numbers of the tokens to reconstruct: all M that are masked, or some."""
+        return self.masked if self.some is None else self.some
 
     @classmethod
     def from_units(cls, masked: Tensor, grid: TokenGrid, unit: str = "tube") -> Mask:

@@ -55,8 +55,10 @@ def train_step(
     said = []
     for batch in batches:
         clips = normalise(batch.clips.to(engine.device, non_blocking=True), *statistics)
+        priority = batch.priority.to(engine.device, non_blocking=True)
         with engine.autocast():
-            mask = choose_mask(teacher, clips, batch.priority, config, hard_share)
+            mask = choose_mask(teacher, clips, priority, config, hard_share)
+            mask = hpm.decode_part(mask, grid, config.mask.decode_ratio, priority)
             out = engine(clips, mask)
         losses = hpm.reconstruction_loss(
             out.pixels, clips, mask, grid, config.model.target, config.data.std
@@ -66,7 +68,7 @@ def train_step(
         if teacher is not None:
             hardness = losses.detach()
             if config.hpm.predictor == "tube":
-                hardness = hpm.loss_per_tube(hardness, grid)
+                hardness = hpm.loss_per_tube(hardness, mask)
             objective = hpm.OBJECTIVES[config.hpm.objective](out.scores, hardness)
             loss = loss + config.hpm.weight * objective
             said[-1]["relative_loss"] = objective.detach()

@@ -119,7 +119,7 @@ def test_loss_of_each_token_is_the_literal_one(target):
             wanted = literal_target(clips[sample], grid, token, target, mean, std)
             expected = (predicted[sample, place] - wanted).square().mean()
             torch.testing.assert_close(got[sample, place], expected, atol=1e-5, rtol=1e-5)
-    tubes = hpm.loss_per_tube(got, grid)
+    tubes = hpm.loss_per_tube(got, mask)
     for sample in range(2):
         for place, tube in enumerate(mask.tubes[sample].tolist()):
             tokens = [tube, tube + grid.tubes]

@@ -5,6 +5,7 @@ in the paper                                    here
 ==============================================  ==========================================
 random masking                                  :func:`random_mask`
 hard patches: masked units by predicted loss    :func:`hard_mask`
+only a part of them decoded (VideoMAEv2)        :func:`decode_part`
 easy to hard: α rises over training             :func:`hard_share`
 reconstruction target                           :func:`pixel_targets`
 L_rec, kept for each token                      :func:`reconstruction_loss`
@@ -28,6 +29,7 @@ from videohpm.hpm.losses import (
     relative_loss,
 )
 from videohpm.hpm.masking import (
+    decode_part,
     hard_count,
     hard_mask,
     masked_count,
@@ -43,6 +45,7 @@ __all__ = [
     "LossTeacher",
     "Mask",
     "absolute_loss",
+    "decode_part",
     "hard_count",
     "hard_mask",
     "hard_share",

@@ -33,8 +33,9 @@ def pixel_targets(
     """
     if target not in TARGETS:
         raise ValueError(f"target: {target!r} is not one of {', '.join(TARGETS)}")
-    pixels = grid.blocks(clips, mask.masked).float().flatten(3)  # (B, M, 3, values of a channel)
+    pixels = grid.blocks(clips, mask.decoded).float().flatten(3)  # (B, M, 3, values of a channel)
     if target == "per_channel":
+        pixels -= pixels[..., :1].clone()  # then what is flat becomes exactly 0
         pixels -= pixels.mean(-1, keepdim=True)
         spread = _deviation(pixels, dim=-1)
         # In [0, 1] a channel's deviation is std times ours, so the same 1e-6 is 1e-6/std here.
@@ -42,6 +43,7 @@ def pixel_targets(
             spread[:, :, channel] += 1e-6 / scale
         pixels /= spread
     elif target == "joint":
+        pixels -= pixels[:, :, :1, :1].clone()
         pixels -= pixels.mean((-2, -1), keepdim=True)
         pixels /= (_deviation(pixels, dim=(-2, -1)).square_() + 1e-6).sqrt_()
     return pixels.transpose(2, 3).flatten(2)
@@ -64,9 +66,9 @@ def reconstruction_loss(
     return _MeanSquare.apply(predicted.float(), pixel_targets(clips, mask, grid, target, std))
 
 
-def loss_per_tube(losses: Tensor, grid: TokenGrid) -> Tensor:
-    """Mean over time of each masked tube's token losses: (B, t·K) → (B, K)."""
-    return losses.unflatten(1, (grid.t, -1)).mean(1)
+def loss_per_tube(losses: Tensor, mask: Mask) -> Tensor:
+    """Mean over time of each masked tube's token losses: (B, M) → (B, M/t)."""
+    return losses.unflatten(1, (-1, mask.tubes.shape[1])).mean(1)
 
 
 def relative_loss(scores: Tensor, losses: Tensor) -> Tensor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
@@ -74,6 +76,27 @@ def hard_mask(
     hard = hard_count(masked_count(units, ratio), hard_share)
     hardest = scores.topk(hard, dim=1).indices
     return random_mask(grid, ratio, priority.scatter(1, hardest, units), unit)
+
+
+def decode_part(mask: Mask, grid: TokenGrid, share: float, priority: Tensor) -> Mask:
+    """Have only a share of the masked tokens reconstructed (VideoMAEv2's dual masking).
+
+    Of each masked tube the same number of time steps, round(share·t) but at least one, evenly
+    spread; at which step a tube begins is drawn. Of masked tokens that are no tubes, a random part.
+
+    Args:
+        priority: (B, units) permutations, see :func:`random_priority`: the random part of this too.
+    """
+    if share == 1:
+        return mask
+    if mask.tubes is None:
+        count = max(1, round(share * mask.masked.shape[1]))
+        chosen = priority.gather(1, mask.masked).topk(count, dim=1).indices.sort(dim=1).values
+        return replace(mask, some=mask.masked.gather(1, chosen))
+    count = max(1, round(share * grid.t))
+    apart = torch.arange(count, device=priority.device)[:, None] * grid.t // count
+    step = (priority.gather(1, mask.tubes)[:, None] + apart) % grid.t
+    return replace(mask, some=(step * grid.tubes + mask.tubes[:, None]).flatten(1))
 
 
 def hard_count(masked: int, hard_share: float) -> int:

@@ -19,7 +19,7 @@ class Output(NamedTuple):
     """What the student says of the hidden tokens."""
 
     pixels: Tensor
-    """(B, M, P) predicted targets of the masked tokens, in token order."""
+    """(B, M, P) predicted targets of the masked tokens, in the order of ``mask.decoded``."""
     scores: Tensor | None
     """Predicted hardness, of which only the order counts: (B, M/t) by tube or (B, M) by token."""
 
@@ -152,7 +152,7 @@ class MaskedAutoencoder(nn.Module):
         context = self._context(clips, mask.visible)
         pixels = None
         if self.decoder is not None:
-            queries = self.mask_token + self.decoder_positions[mask.masked]
+            queries = self.mask_token + self.decoder_positions[mask.decoded]
             pixels = self.decoder(torch.cat([context, queries], 1), queries.shape[1])
         if self.predictor is None:
             return Output(pixels, None)
@@ -201,7 +201,7 @@ class MaskedAutoencoder(nn.Module):
 
     def _query_positions(self, mask: Mask) -> Tensor:
         if self.predictor_level == "token":
-            return self.decoder_positions[mask.masked]
+            return self.decoder_positions[mask.decoded]
         if mask.tubes is None:
             raise ValueError("the tube-level loss predictor needs a mask whose unit is the tube")
         return self.tube_positions[mask.tubes]

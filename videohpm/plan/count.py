@@ -81,7 +81,7 @@ def work_of(config: PretrainConfig) -> Work:
     tokens_of_unit = grid.t if config.mask.unit == "tube" else 1
     masked_units = hpm.masked_count(units, config.mask.ratio)
     masked = masked_units * tokens_of_unit
-    visible, decoded = grid.tokens - masked, masked
+    visible, decoded = grid.tokens - masked, _decoded(config, masked_units)
     first = int(config.model.class_token)
     hidden, small = int(model["dim"] * model["mlp_ratio"]), model["decoder_dim"]
 
@@ -96,7 +96,7 @@ def work_of(config: PretrainConfig) -> Work:
         return Work(visible, decoded, 0, 0, encoder(visible), pixels, None, None, None)
     depth = config.hpm.predictor_depth or model["decoder_depth"]
     by_tube = config.hpm.predictor == "tube"
-    queries = masked // grid.t if by_tube else masked
+    queries = masked // grid.t if by_tube else decoded
     looks = min(config.hpm.teacher_steps or grid.t, grid.t) * grid.tubes
     asked = grid.tubes if by_tube else grid.tokens
     told = (looks + asked, asked) if config.hpm.teacher_read == "query" else (looks, looks)
@@ -104,6 +104,13 @@ def work_of(config: PretrainConfig) -> Work:
         visible, decoded, queries, looks, encoder(visible), pixels,
         decoder(visible + queries, queries, depth), encoder(looks), decoder(*told, depth),
     )  # fmt: skip
+
+
+def _decoded(config: PretrainConfig, masked_units: int) -> int:
+    share, t = config.mask.decode_ratio, config.model.grid().t
+    if config.mask.unit == "tube":
+        return masked_units * max(1, round(share * t))
+    return max(1, round(share * masked_units))
 
 
 def numbers_of(config: PretrainConfig) -> dict:
