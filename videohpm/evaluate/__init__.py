@@ -1,6 +1,6 @@
 """Trained models put to the test: multi-view accuracy, probes, features, predictions."""
 
-from videohpm.evaluate.command import EvaluateConfig, SamplesConfig, evaluate
+from videohpm.evaluate.command import EvaluateConfig, SamplesConfig, check_kind, evaluate
 from videohpm.evaluate.extraction import Features, extract, read_features, write_features
 from videohpm.evaluate.knn import knn_probabilities
 from videohpm.evaluate.linear import attentive_probabilities, linear_probabilities
@@ -35,6 +35,7 @@ __all__ = [
     "about_classifier",
     "accuracy",
     "attentive_probabilities",
+    "check_kind",
     "confusion",
     "evaluate",
     "extract",

@@ -18,17 +18,16 @@ from videohpm.data import (
     Batch,
     GlobalBatchSampler,
     find_samples,
-    make_dataset,
     make_loader,
     normalise,
-    training_transform,
 )
 from videohpm.data.facts import read_facts
 from videohpm.engine import StopRequest, TorchEngine, make_engine, processes, ranks, seed_step
 from videohpm.errors import Preempted, RunError, UserError
-from videohpm.finetune.augment import augmented, mix
+from videohpm.finetune.augment import mix
 from videohpm.finetune.average import WeightAverage
 from videohpm.finetune.best import replace_best
+from videohpm.finetune.clips import final_protocol, training_clips, validation_samples
 from videohpm.finetune.config import FinetuneConfig
 from videohpm.finetune.labels import check_flip, class_weights, count_classes
 from videohpm.finetune.start import start_classifier
@@ -94,43 +93,20 @@ class Finetuning:
         self.config, self.folder = config, Path(config.run.dir)
         facts = read_facts(config.dataset) if config.dataset else None
         check_flip(config.data.flip, facts)
-        names = facts.classes if facts else None
         manifest = find_samples(
             config.data.root,
             config.data.manifest,
             labels=True,
             kind=config.data.kind,
-            classes=names,
+            classes=facts.classes if facts else None,
         )
         self.labels = manifest.classes
         self.classes = count_classes(manifest.labels, facts, self.labels)
+        self.validation = validation_samples(config, self.classes, self.labels)
         seed_step(config.run.seed, 0)
         model = start_classifier(config.model, self.classes, config.engine.checkpoint_activations)
-        size = (model.grid.height, model.grid.width)
-        self.data = make_dataset(
-            config.data,
-            frames=model.grid.frames,
-            size=size,
-            seed=config.run.seed,
-            labels=True,
-            classes=self.labels,
-            transform=augmented(
-                training_transform(config.data, size),
-                config.augment,
-                config.data.mean,
-                config.data.std,
-                config.data.interpolation,
-            ),
-        )
-        self.protocol = evaluate.Protocol(
-            frames=model.grid.frames,
-            size=size,
-            **{name: getattr(config.data, name) for name in ("sampling", "stride")},
-            interpolation=config.data.interpolation,
-            mean=tuple(config.data.mean),
-            std=tuple(config.data.std),
-        ).changed(facts, {"stride": config.data.stride} | config.test.given())
-        self.validation = self._validation_samples()
+        self.data = training_clips(config, manifest, model.grid)
+        self.protocol = final_protocol(config, facts, model.grid)
         self.steps_per_epoch = len(self.data) / config.optim.batch
         self.steps = config.run.total_steps(self.steps_per_epoch)
         config.check_batch(ranks.world())
@@ -272,20 +248,6 @@ class Finetuning:
             "metrics": {name: value for name, value in metrics.items() if value is not None},
         }
         replace_best(self.folder, self.engine, self._tested_model(), about)
-
-    def _validation_samples(self):
-        given = self.config.validation
-        if not given.given:
-            return None
-        manifest = find_samples(
-            given.root, given.manifest, labels=True, kind=self.config.data.kind, classes=self.labels
-        )
-        if int(manifest.labels.max()) >= self.classes:
-            raise UserError(
-                f"validation.manifest: label {manifest.labels.max()}, but the training data has "
-                f"{self.classes} classes (0 to {self.classes - 1}); check both"
-            )
-        return manifest
 
     def _restore(self, model: VideoClassifier) -> checkpoint.Saved | None:
         """Load the weights of the checkpoint that run.resume means, where there is one."""

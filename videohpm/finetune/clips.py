@@ -1,0 +1,65 @@
+"""The clips of a fine-tuning run: those it trains on, and how the others are looked at."""
+
+from __future__ import annotations
+
+from videohpm import evaluate
+from videohpm.data import (
+    ClipDataset,
+    ImageDataset,
+    Manifest,
+    VideoDataset,
+    find_samples,
+    training_transform,
+)
+from videohpm.data.facts import DatasetFacts
+from videohpm.errors import UserError
+from videohpm.finetune.augment import augmented
+from videohpm.finetune.config import FinetuneConfig
+from videohpm.grid import TokenGrid
+
+
+def training_clips(config: FinetuneConfig, manifest: Manifest, grid: TokenGrid) -> ClipDataset:
+    """Cropped and augmented clips that fit ``grid``. UserError where images are to be videos."""
+    data, size = config.data, (grid.height, grid.width)
+    evaluate.check_kind(manifest, grid.frames)
+    crop = training_transform(data, size)
+    transform = augmented(crop, config.augment, data.mean, data.std, data.interpolation)
+    kind = ImageDataset if grid.frames == 1 else VideoDataset
+    return kind(
+        manifest, data, frames=grid.frames, size=size, seed=config.run.seed, transform=transform
+    )
+
+
+def final_protocol(
+    config: FinetuneConfig, facts: DatasetFacts | None, grid: TokenGrid
+) -> evaluate.Protocol:
+    """The test at the end: frames as far apart as in training, views as the data set says."""
+    data = config.data
+    as_trained = evaluate.Protocol(
+        frames=grid.frames,
+        size=(grid.height, grid.width),
+        sampling=data.sampling,
+        stride=data.stride,
+        interpolation=data.interpolation,
+        mean=tuple(data.mean),
+        std=tuple(data.std),
+    )
+    return as_trained.changed(facts, {"stride": data.stride} | config.test.given())
+
+
+def validation_samples(
+    config: FinetuneConfig, classes: int, names: list[str] | None
+) -> Manifest | None:
+    """The samples of section validation, if it names any. UserError for labels out of range."""
+    given = config.validation
+    if not given.given:
+        return None
+    manifest = find_samples(
+        given.root, given.manifest, labels=True, kind=config.data.kind, classes=names
+    )
+    if int(manifest.labels.max()) >= classes:
+        raise UserError(
+            f"validation.manifest: label {manifest.labels.max()}, but the training data has "
+            f"{classes} classes (0 to {classes - 1}); check both"
+        )
+    return manifest
