@@ -1,0 +1,86 @@
+"""How well a teacher that looks less ranks tubes: ``python benchmarks/teacher.py RUN ROOT``.
+
+The truth is measured: each clip is reconstructed under many random masks, and a tube's hardness is
+the mean of its losses where it was hidden. For every way of asking the teacher: Spearman's rank
+correlation with the truth, and how much of the hardest quarter it finds. RUN is a run folder or
+checkpoint of ours, ROOT a folder of clips it was not trained on.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+import torch
+from torch import Tensor
+
+from videohpm import checkpoint, hpm
+from videohpm.data import DataConfig, collate, make_dataset, normalise
+from videohpm.models import MaskedAutoencoder
+
+
+def main() -> None:
+    """Print a line for each way of asking."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("run")
+    parser.add_argument("root")
+    parser.add_argument("--clips", type=int, default=64)
+    parser.add_argument("--masks", type=int, default=24)
+    parser.add_argument("--ratio", type=float, default=0.75)
+    parser.add_argument("--stride", type=int, default=2)
+    args = parser.parse_args()
+    torch.manual_seed(0)
+    model, teacher = checkpoint.load_model(args.run), checkpoint.load_teacher(args.run)
+    clips, std = load_clips(model.eval(), args)
+    truth = true_hardness(model, clips, args.masks, args.ratio, std)
+    t = model.grid.t
+    print(f"{'asked':10}{'looks at a tube':>16}{'read':>10}{'rank corr.':>12}{'top quarter':>13}")
+    for name, asked in (("student", model), ("teacher", teacher.model)):
+        for looks in sorted({1, 2, t // 2, t} - {0}):
+            for read in ("query", "visible"):
+                with torch.no_grad():
+                    scores = asked.score(clips, looks, read)
+                if scores.shape != truth.shape:
+                    scores = scores.view(len(scores), t, -1).mean(1)
+                agreement = float(hpm.rank_correlation(scores, truth))
+                found = top_overlap(scores, truth)
+                print(f"{name:10}{f'{looks} of {t}':>16}{read:>10}{agreement:>12.3f}{found:>13.3f}")
+
+
+def load_clips(model: MaskedAutoencoder, args: argparse.Namespace) -> tuple[Tensor, tuple]:
+    """The first clips of the data set, normalised, and the deviation they were normalised by."""
+    grid = model.grid
+    data = DataConfig(root=args.root, sampling="dense", stride=args.stride, crop_scales=[1.0])
+    samples = make_dataset(
+        data, frames=grid.frames, size=(grid.height, grid.width), units=grid.tubes, seed=0
+    )
+    batch = collate([samples[0, i] for i in range(min(args.clips, len(samples)))])
+    return normalise(batch.clips, data.mean, data.std), data.std
+
+
+@torch.no_grad()
+def true_hardness(
+    model: MaskedAutoencoder, clips: Tensor, masks: int, ratio: float, std: tuple
+) -> Tensor:
+    """(B, L): mean loss of each tube over the random masks that hid it."""
+    grid = model.grid
+    total = torch.zeros(len(clips), grid.tubes)
+    count = torch.zeros_like(total)
+    for _ in range(masks):
+        mask = hpm.random_mask(grid, ratio, hpm.random_priority(len(clips), grid.tubes))
+        pixels = model(clips, mask).pixels
+        losses = hpm.reconstruction_loss(pixels, clips, mask, grid, model.target, std)
+        total.scatter_add_(1, mask.tubes, hpm.loss_per_tube(losses, mask))
+        count.scatter_add_(1, mask.tubes, torch.ones(mask.tubes.shape))
+    return total / count.clamp(min=1)
+
+
+def top_overlap(scores: Tensor, truth: Tensor) -> float:
+    """Share of the truly hardest quarter that is among the highest quarter of scores."""
+    quarter = truth.shape[1] // 4
+    chosen, hardest = (torch.zeros_like(truth).scatter(1, x.topk(quarter).indices, 1.0)
+                       for x in (scores, truth))  # fmt: skip
+    return float((chosen * hardest).sum() / hardest.sum())
+
+
+if __name__ == "__main__":
+    main()
