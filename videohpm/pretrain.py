@@ -7,25 +7,15 @@ import json
 from pathlib import Path
 
 import torch
-import yaml
 from torch import Tensor
 
-from videohpm import checkpoint, hpm, visualize
-from videohpm.config import PretrainConfig, as_plain
-from videohpm.data import (
-    BadFileLedger,
-    Batch,
-    GlobalBatchSampler,
-    collate,
-    make_dataset,
-    make_loader,
-    normalise,
-)
+from videohpm import checkpoint, hpm, training, visualize
+from videohpm.config import PretrainConfig
+from videohpm.data import BadFileLedger, Batch, collate, make_dataset, normalise
 from videohpm.engine import StopRequest, TorchEngine, make_engine, processes, ranks, seed_step
-from videohpm.errors import Preempted, RunError, UserError
 from videohpm.hpm import LossTeacher
 from videohpm.models import MaskedAutoencoder
-from videohpm.tracking import Stopwatch, Tracker, describe_machine
+from videohpm.tracking import Stopwatch, Tracker
 
 FIXED_CLIPS, DRAWN_CLIPS = 8, 2
 
@@ -125,7 +115,7 @@ class Pretraining:
         if config.hpm.enabled:
             steps = config.hpm.teacher_steps or None
             self.teacher = LossTeacher(model, steps, config.hpm.teacher_read)
-        saved = self._restore(model)
+        saved = training.restore(config.run, len(self.data), model, self._followers())
         self.engine = make_engine(model, config.engine, config.optim)
         if self.teacher is not None:
             self.engine.adopt(self.teacher)
@@ -139,10 +129,10 @@ class Pretraining:
         first = engine.rank == 0
         self.folder.mkdir(parents=True, exist_ok=True)
         if first:
-            self._write_settings()
-        loader = self._loader()
+            training.write_settings(config)
+        loader = training.training_batches(self.data, config, engine, self.done, self.steps)
         ledger = BadFileLedger(len(self.data), config.data.max_bad_share)
-        recent = RecentLosses(self.data.manifest)
+        recent = training.RecentLosses(self.data.manifest)
         fixed = collate([self.data[0, i % len(self.data)] for i in range(FIXED_CLIPS)])
         tracker = Tracker(self.folder, total_steps=self.steps, start_step=self.done, enabled=first)
         watch = Stopwatch(config.optim.batch)
@@ -151,7 +141,7 @@ class Pretraining:
             for step in range(self.done, self.steps):
                 with watch.waiting():
                     micro = list(itertools.islice(batches, config.engine.accumulation))
-                self._count_bad(ledger, micro)
+                training.name_bad_files(self.folder, ledger, micro)
                 seed_step(config.run.seed, step + 1, engine.rank)
                 schedule = self.schedule(step - engine.skipped)
                 said = train_step(engine, self.teacher, micro, config, **schedule)
@@ -169,10 +159,7 @@ class Pretraining:
                     recent.check()
                     self.save()
                 if stopped:
-                    raise Preempted(
-                        f"{self.folder}: asked to stop, saved after step {self.done} of "
-                        f"{self.steps}; the same command goes on from there"
-                    )
+                    raise training.asked_to_stop(self.folder, self.done, self.steps)
 
     def schedule(self, step: int) -> dict[str, float]:
         """Hard share, teacher momentum and learning rate of optimiser step ``step`` (from 0)."""
@@ -191,51 +178,14 @@ class Pretraining:
 
     def save(self) -> None:
         """Write a checkpoint of the steps done so far."""
-        failure = None
-        about = {"steps": self.steps, "samples": len(self.data), "config": as_plain(self.config)}
-        try:
-            checkpoint.save(
-                self.folder, self.done, self.engine, self._followers(), about, self.config.run.keep
-            )
-        except RunError as error:
-            failure = error
-        ranks.agree(failure)
+        about = {"steps": self.steps, "samples": len(self.data)}
+        training.save(self.config, self.done, self.engine, self._followers(), about)
 
     def _followers(self) -> dict[str, LossTeacher]:
         return {} if self.teacher is None else {"teacher": self.teacher}
 
-    def _restore(self, model: MaskedAutoencoder) -> checkpoint.Saved | None:
-        """Load the weights of the checkpoint that run.resume means, where there is one."""
-        if ranks.rank() == 0:
-            checkpoint.tidy(self.folder)
-        ranks.agree(None)  # until that is done
-        folder = checkpoint.to_resume(self.folder, self.config.run.resume)
-        saved = folder and checkpoint.restore(folder, model, self._followers())
-        ranks.same("run.dir: steps done", saved.step if saved else 0)
-        if saved and saved.state["samples"] != len(self.data):
-            raise UserError(
-                f"data.root: {len(self.data)} samples, but {folder} was trained on "
-                f"{saved.state['samples']}; a run goes on only with the data it began with"
-            )
-        return saved
-
     def _due(self, every: int) -> bool:
         return self.done == self.steps or (every > 0 and self.done % every == 0)
-
-    def _loader(self):
-        config = self.config
-        sampler = GlobalBatchSampler(
-            len(self.data),
-            config.optim.batch,
-            rank=self.engine.rank,
-            world=self.engine.world,
-            accumulation=config.engine.accumulation,
-            seed=config.run.seed,
-            start_step=self.done,
-            steps=self.steps,
-        )
-        on_gpu = self.engine.device.type == "cuda"
-        return make_loader(self.data, sampler, workers=config.data.workers, pin_memory=on_gpu)
 
     def _metrics(
         self, said: dict, schedule: dict, ledger: BadFileLedger
@@ -273,60 +223,16 @@ class Pretraining:
         text = json.dumps(visualize.diagnostics(seen))
         (folder / f"step_{self.done:08d}.json").write_text(text + "\n")
 
-    def _count_bad(self, ledger: BadFileLedger, batches: list[Batch]) -> None:
-        """Name new unreadable files in bad_files.jsonl; UserError where they are too many."""
-        for batch in batches:
-            for bad in ledger.update(batch):
-                line = json.dumps({"path": bad.path, "reason": bad.reason}) + "\n"
-                with (self.folder / "bad_files.jsonl").open("a") as file:
-                    file.write(line)
-
-    def _write_settings(self) -> None:
-        text = yaml.safe_dump(as_plain(self.config), sort_keys=False)
-        (self.folder / "config.yaml").write_text(text)
-        describe_machine(self.folder / "environment.json")
-
-
-class RecentLosses:
-    """Losses not looked at yet, with the samples behind them.
-
-    They are read only when something is logged or saved, so that steps do not wait for the device.
-    """
-
-    def __init__(self, manifest):
-        self.manifest = manifest
-        self.kept: list[tuple[int, Tensor, list[Batch]]] = []
-
-    def add(self, step: int, loss: Tensor, batches: list[Batch]) -> None:
-        """Remember the loss of a step and its batches."""
-        self.kept.append((step, loss, [batch.index for batch in batches]))
-
-    def check(self) -> None:
-        """RunError on every rank, naming the step and its samples, where a loss is not finite."""
-        failures = [self._failure(*kept) for kept in self.kept if not torch.isfinite(kept[1])]
-        ranks.agree(failures[0] if failures else None)
-        self.kept.clear()
-
-    def _failure(self, step: int, loss: Tensor, indices: list[Tensor]) -> RunError:
-        names = [self.manifest[int(i)].path for index in indices for i in index]
-        return RunError(
-            f"step {step}: the loss is {float(loss)}; stopped, earlier checkpoints are "
-            f"kept. Samples of this step: {', '.join(dict.fromkeys(names))}"
-        )
-
 
 def pretrain(config: PretrainConfig) -> Path:
     """Train as ``config`` says and return the run folder; a run that was stopped goes on."""
     with processes(config.engine, config.optim.batch):
-        training = Pretraining(config)
-        if training.done < training.steps:
-            training.run()
-            said = f"{training.steps} steps done"
+        run = Pretraining(config)
+        if run.done < run.steps:
+            run.run()
+            said = f"{run.steps} steps done"
         else:
-            said = (
-                f"all {training.steps} steps are done; for more give a larger --run.steps, to "
-                "start anew another --run.dir"
-            )
-        if training.engine.rank == 0:
-            print(f"{training.folder}: {said}")
-    return training.folder
+            said = training.nothing_to_do(run.steps)
+        if run.engine.rank == 0:
+            print(f"{run.folder}: {said}")
+    return run.folder

@@ -3,27 +3,16 @@
 from __future__ import annotations
 
 import itertools
-import json
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-import yaml
 from torch import Tensor
 
-from videohpm import checkpoint, evaluate
-from videohpm.config import as_plain
-from videohpm.data import (
-    BadFileLedger,
-    Batch,
-    GlobalBatchSampler,
-    find_samples,
-    make_loader,
-    normalise,
-)
+from videohpm import checkpoint, evaluate, training
+from videohpm.data import BadFileLedger, Batch, find_samples, normalise
 from videohpm.data.facts import read_facts
 from videohpm.engine import StopRequest, TorchEngine, make_engine, processes, ranks, seed_step
-from videohpm.errors import Preempted, RunError, UserError
 from videohpm.finetune.augment import mix
 from videohpm.finetune.average import WeightAverage
 from videohpm.finetune.best import replace_best
@@ -31,9 +20,7 @@ from videohpm.finetune.clips import final_protocol, training_clips, validation_s
 from videohpm.finetune.config import FinetuneConfig
 from videohpm.finetune.labels import check_flip, class_weights, count_classes
 from videohpm.finetune.start import start_classifier
-from videohpm.models import VideoClassifier
-from videohpm.pretrain import RecentLosses
-from videohpm.tracking import Stopwatch, Tracker, describe_machine
+from videohpm.tracking import Stopwatch, Tracker
 
 ONE_VIEW = {"clips": 1, "crops": 1}
 
@@ -111,7 +98,7 @@ class Finetuning:
         self.steps = config.run.total_steps(self.steps_per_epoch)
         config.check_batch(ranks.world())
         self.average = WeightAverage(model, config.ema) if config.ema else None
-        saved = self._restore(model)
+        saved = training.restore(config.run, len(self.data), model, self._followers())
         self.engine = make_engine(model, config.engine, config.optim)
         if self.average is not None:
             self.engine.adopt(self.average.model)
@@ -128,19 +115,21 @@ class Finetuning:
         config, engine = self.config, self.engine
         self.folder.mkdir(parents=True, exist_ok=True)
         if engine.rank == 0:
-            self._write_settings()
+            training.write_settings(config)
         ledger = BadFileLedger(len(self.data), config.data.max_bad_share)
-        recent = RecentLosses(self.data.manifest)
+        recent = training.RecentLosses(self.data.manifest)
         tracker = Tracker(
             self.folder, total_steps=self.steps, start_step=self.done, enabled=engine.rank == 0
         )
         watch = Stopwatch(config.optim.batch * config.data.repeats)
         with tracker, StopRequest() as request:
-            batches = iter(self._loader())
+            batches = iter(
+                training.training_batches(self.data, config, engine, self.done, self.steps)
+            )
             for step in range(self.done, self.steps):
                 with watch.waiting():
                     micro = list(itertools.islice(batches, config.engine.accumulation))
-                self._count_bad(ledger, micro)
+                training.name_bad_files(self.folder, ledger, micro)
                 seed_step(config.run.seed, step + 1, engine.rank)
                 lr = config.optim.lr_at(step - engine.skipped, self.steps, self.steps_per_epoch)
                 said = train_step(
@@ -165,10 +154,7 @@ class Finetuning:
                     recent.check()
                     self.save()
                 if stopped:
-                    raise Preempted(
-                        f"{self.folder}: asked to stop, saved after step {self.done} of "
-                        f"{self.steps}; the same command goes on from there"
-                    )
+                    raise training.asked_to_stop(self.folder, self.done, self.steps)
 
     def validate(self) -> dict[str, float]:
         """Score the validation set with one view a video; keep the weights if they are the best."""
@@ -201,20 +187,8 @@ class Finetuning:
         """Write a checkpoint of the steps done so far."""
         if not self.validation:
             self._keep_best({})
-        failure = None
-        about = {
-            "steps": self.steps,
-            "samples": len(self.data),
-            "best": self.best,
-            "config": as_plain(self.config),
-        }
-        try:
-            checkpoint.save(
-                self.folder, self.done, self.engine, self._followers(), about, self.config.run.keep
-            )
-        except RunError as error:
-            failure = error
-        ranks.agree(failure)
+        about = {"steps": self.steps, "samples": len(self.data), "best": self.best}
+        training.save(self.config, self.done, self.engine, self._followers(), about)
 
     def _followers(self) -> dict[str, torch.nn.Module]:
         return {} if self.average is None else {"average": self.average.model}
@@ -249,38 +223,8 @@ class Finetuning:
         }
         replace_best(self.folder, self.engine, self._tested_model(), about)
 
-    def _restore(self, model: VideoClassifier) -> checkpoint.Saved | None:
-        """Load the weights of the checkpoint that run.resume means, where there is one."""
-        if ranks.rank() == 0:
-            checkpoint.tidy(self.folder)
-        ranks.agree(None)  # until that is done
-        folder = checkpoint.to_resume(self.folder, self.config.run.resume)
-        saved = folder and checkpoint.restore(folder, model, self._followers())
-        ranks.same("run.dir: steps done", saved.step if saved else 0)
-        if saved and saved.state["samples"] != len(self.data):
-            raise UserError(
-                f"data.root: {len(self.data)} samples, but {folder} was trained on "
-                f"{saved.state['samples']}; a run goes on only with the data it began with"
-            )
-        return saved
-
     def _due(self, every: int) -> bool:
         return self.done == self.steps or (every > 0 and self.done % every == 0)
-
-    def _loader(self):
-        config, engine = self.config, self.engine
-        sampler = GlobalBatchSampler(
-            len(self.data),
-            config.optim.batch,
-            rank=engine.rank,
-            world=engine.world,
-            accumulation=config.engine.accumulation,
-            seed=config.run.seed,
-            start_step=self.done,
-            steps=self.steps,
-        )
-        on_gpu = engine.device.type == "cuda"
-        return make_loader(self.data, sampler, workers=config.data.workers, pin_memory=on_gpu)
 
     def _metrics(self, said: dict, lr: float, ledger: BadFileLedger) -> dict[str, float]:
         """Means over all ranks."""
@@ -288,18 +232,6 @@ class Finetuning:
         if self.engine.skipped:
             metrics["skipped_steps"] = self.engine.skipped
         return metrics | {"bad_files": int(ranks.united(ledger.bad_files).sum())}
-
-    def _count_bad(self, ledger: BadFileLedger, batches: list[Batch]) -> None:
-        """Name new unreadable files in bad_files.jsonl; UserError where they are too many."""
-        for batch in batches:
-            for bad in ledger.update(batch):
-                with (self.folder / "bad_files.jsonl").open("a") as file:
-                    print(json.dumps({"path": bad.path, "reason": bad.reason}), file=file)
-
-    def _write_settings(self) -> None:
-        text = yaml.safe_dump(as_plain(self.config), sort_keys=False)
-        (self.folder / "config.yaml").write_text(text)
-        describe_machine(self.folder / "environment.json")
 
 
 def finetune(config: FinetuneConfig) -> Path:
@@ -310,10 +242,7 @@ def finetune(config: FinetuneConfig) -> Path:
             tuning.run()
             said = f"{tuning.steps} steps done, the best weights are in {evaluate.BEST}/"
         else:
-            said = (
-                f"all {tuning.steps} steps are done; for more give a larger --run.steps, to "
-                "start anew another --run.dir"
-            )
+            said = training.nothing_to_do(tuning.steps)
         if tuning.validation:
             tuning.test()
         if tuning.engine.rank == 0:
