@@ -192,6 +192,27 @@ def load_image(sample: Sample) -> Tensor:
     return torch.from_numpy(pixels)[None].permute(0, 3, 1, 2)
 
 
+def bounded_read(
+    health: Health, row: int, seconds: float, read: Callable[..., Any], sample: Sample, *more: Any
+) -> Any:
+    """``read(sample, *more)``, unless the file is given up, hangs, or takes too much memory.
+
+    All of these are a DecodeError. ``row`` of the manifest is what ``health`` knows the file by.
+    """
+    reason = health.given_up(row)
+    if reason is not None:
+        raise DecodeError(sample.path, reason)
+    try:
+        with health.watched(row, seconds and GRACE * seconds):
+            return within(seconds, read, sample, *more)
+    except TimeoutError as error:
+        # Never hand a decoder that hangs a second thread to hold.
+        health.give_up(row)
+        raise DecodeError(sample.path, str(error)) from None
+    except MemoryError:
+        raise DecodeError(sample.path, "reading it takes more memory than there is") from None
+
+
 class ClipDataset(Dataset):
     """Items by key (epoch, index), for training: a file that cannot be read is replaced.
 
@@ -239,7 +260,8 @@ class ClipDataset(Dataset):
             row = int(index if attempt == 0 else rng.integers(len(self.manifest)))
             sample = self.manifest[row]
             try:
-                frames = self._bounded_read(row, sample, rng)
+                seconds = self.config.sample_seconds
+                frames = bounded_read(self.health, row, seconds, self.read, sample, rng)
             except DecodeError as error:
                 bad.append(BadFile(row, sample.path, error.reason))
                 continue
@@ -262,21 +284,6 @@ class ClipDataset(Dataset):
         rng = np.random.default_rng([self.seed, epoch, index, self.config.tries, 1])
         rows = [rng.permutation(self.units) for _ in range(self.config.repeats)]
         return torch.from_numpy(np.stack(rows).astype(np.int64))
-
-    def _bounded_read(self, row: int, sample: Sample, rng: np.random.Generator) -> Tensor:
-        reason = self.health.given_up(row)
-        if reason is not None:
-            raise DecodeError(sample.path, reason)
-        seconds = self.config.sample_seconds
-        try:
-            with self.health.watched(row, seconds and GRACE * seconds):
-                return within(seconds, self.read, sample, rng)
-        except TimeoutError as error:
-            # Never hand a decoder that hangs a second thread to hold.
-            self.health.give_up(row)
-            raise DecodeError(sample.path, str(error)) from None
-        except MemoryError:
-            raise DecodeError(sample.path, "reading it takes more memory than there is") from None
 
 
 class VideoDataset(ClipDataset):

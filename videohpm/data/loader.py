@@ -132,7 +132,14 @@ def make_loader(
 ) -> Loader:
     """Batches in the sampler's order; ``workers`` defaults to the data set's configuration."""
     workers = dataset.config.workers if workers is None else workers
-    return Loader(dataset, sampler, collate, workers=workers, pin_memory=pin_memory)
+    return Loader(
+        dataset,
+        sampler,
+        collate,
+        workers=workers,
+        prefetch=dataset.config.prefetch,
+        pin_memory=pin_memory,
+    )
 
 
 class BadFileLedger:

@@ -15,9 +15,8 @@ from itertools import islice
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler
 
-from videohpm.data.clips import ClipDataset
 from videohpm.errors import RunError, UserError
 
 MOST_DEATHS, AMONG_BATCHES = 10, 1000  # more deaths among so many batches end the run
@@ -28,6 +27,9 @@ _log = logging.getLogger(__name__)
 class Loader:
     """Batches of ``dataset`` in the order of ``sampler``; iterating starts at its first batch.
 
+    The data set has a ``manifest`` and a ``health`` (:class:`videohpm.data.health.Health`), by
+    which it says what its workers read.
+
     ``deaths`` counts how often workers died and were replaced. A file that kills its reader twice
     is given up and replaced like any other that cannot be read. Raises RunError where workers keep
     dying, UserError where the data set raises one in a worker.
@@ -35,15 +37,16 @@ class Loader:
 
     def __init__(
         self,
-        dataset: ClipDataset,
-        sampler: Sampler,
-        collate: Callable[[list[dict]], Any],
+        dataset: Dataset,
+        sampler: Sampler | list,
+        collate: Callable[[list], Any],
         *,
         workers: int,
+        prefetch: int = 2,
         pin_memory: bool = False,
     ):
         self.dataset, self.sampler, self.collate = dataset, sampler, collate
-        self.workers, self.pin_memory = workers, pin_memory
+        self.workers, self.prefetch, self.pin_memory = workers, prefetch, pin_memory
         self.deaths = 0
         self._kept: DataLoader | None = None  # with its workers, for the next time
         if workers:
@@ -84,7 +87,7 @@ class Loader:
             num_workers=self.workers,
             pin_memory=self.pin_memory,
             worker_init_fn=_Begin(self.dataset),
-            prefetch_factor=self.dataset.config.prefetch if self.workers else None,
+            prefetch_factor=self.prefetch if self.workers else None,
             persistent_workers=self.workers > 0,
         )
         self._kept = loader if first == 0 else None
@@ -125,7 +128,7 @@ class Loader:
 class _From(Sampler):
     """The keys of ``sampler`` from batch ``first`` on."""
 
-    def __init__(self, sampler: Sampler, first: int):
+    def __init__(self, sampler: Sampler | list, first: int):
         self.sampler, self.first = sampler, first
 
     def __len__(self) -> int:
@@ -138,7 +141,7 @@ class _From(Sampler):
 class _Begin:
     """What a worker does first."""
 
-    def __init__(self, dataset: ClipDataset):
+    def __init__(self, dataset: Dataset):
         self.dataset = dataset
 
     def __call__(self, worker: int) -> None:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from videohpm.data import (
     DecodeError,
@@ -28,7 +28,9 @@ from videohpm.data import (
     load_image,
     normalise,
 )
-from videohpm.data.deadline import within
+from videohpm.data.clips import bounded_read
+from videohpm.data.health import Health
+from videohpm.data.workers import Loader
 from videohpm.evaluate.protocol import Protocol
 from videohpm.evaluate.ranks import Ranks
 from videohpm.tracking import make_screen
@@ -84,19 +86,17 @@ class ViewDataset(Dataset):
 
     def __init__(self, manifest: Manifest, protocol: Protocol, seconds: float = 120.0):
         self.manifest, self.protocol, self.seconds = manifest, protocol, seconds
+        self.health = Health(len(manifest))
 
     def __len__(self) -> int:
         return len(self.manifest)
 
     def __getitem__(self, index: int) -> Video:
-        sample = self.manifest[index]
+        read = (read_views, self.manifest[index], self.protocol, self.manifest.kind)
         try:
-            read = (read_views, sample, self.protocol, self.manifest.kind)
-            views, spans = within(self.seconds, *read)
+            views, spans = bounded_read(self.health, index, self.seconds, *read)
         except DecodeError as error:
             return Video(index, None, None, error.reason)
-        except TimeoutError as error:
-            return Video(index, None, None, str(error))
         return Video(index, views, spans)
 
 
@@ -159,18 +159,10 @@ def _forward(
     return torch.cat(outputs).cpu()
 
 
-def _loader(dataset: ViewDataset, rows: np.ndarray, together: int, workers: int) -> DataLoader:
-    return DataLoader(
-        dataset,
-        batch_sampler=[rows[i : i + together].tolist() for i in range(0, len(rows), together)],
-        collate_fn=list,
-        num_workers=workers,
-        worker_init_fn=_one_thread,
-    )
-
-
-def _one_thread(worker: int) -> None:
-    torch.set_num_threads(1)
+def _loader(dataset: ViewDataset, rows: np.ndarray, together: int, workers: int) -> Loader:
+    """Lists of :class:`Video`; a worker that dies is replaced, and costs no video."""
+    batches = [rows[i : i + together].tolist() for i in range(0, len(rows), together)]
+    return Loader(dataset, batches, list, workers=workers)
 
 
 class Bar:
