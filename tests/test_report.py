@@ -1,5 +1,7 @@
 """The report: nothing is fetched, nothing foreign runs, and what is missing is said."""
 
+import base64
+import io
 import json
 import re
 from html.parser import HTMLParser
@@ -13,6 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from videohpm.errors import UserError
+from videohpm.evaluate.results import draw_confusion
 from videohpm.report import charts, load_run, load_runs, page, report
 from videohpm.report.runs import MOST_PICTURES, flatten, signature
 from videohpm.report.style import POLICY
@@ -155,11 +158,31 @@ DAMAGE = {
     "config.yaml": b"run: {steps: [",
     "environment.json": b"\xff\xfe",
     "evaluation.json": b"{",
+    "confusion.png": b"\x89PNG\r\n\x1a\n half a picture",
     "bad_files.jsonl": b'{"path": "x", "rea',
     "pictures/reconstruction_0000200.png": b"\x89PNG\r\n\x1a\n half a picture",
     "diagnostics/step_00000200.json": b'{"maps": {"hard": [[1], [2, 3]]}}',
     "checkpoints/step_00000300/state.json": b"",
 }
+
+
+def test_the_confusions_of_an_evaluated_run_are_in_the_page(tmp_path):
+    """Of the test at the end of fine-tuning, and of tests made later."""
+    folder = make_run(tmp_path / "run", hpm=False)
+    (folder / "evaluation").mkdir()
+    before = signature(folder)
+    draw_confusion(folder / "confusion.png", np.array([[3, 1], [0, 4]]), ["cat", "dog"])
+    draw_confusion(folder / "evaluation" / "confusion.png", np.eye(40), None)
+    assert signature(folder) != before, "a page that follows the run shows them at once"
+    run = load_run(folder, "run")
+    assert list(run.confusions) == ["confusion.png", "evaluation/confusion.png"]
+    html = page_of(folder)
+    for uri in run.confusions.values():
+        kind, _, picture = uri.partition(";base64,")
+        assert kind.startswith("data:image/") and html.count(uri) == 1
+        with Image.open(io.BytesIO(base64.b64decode(picture))) as image:
+            assert min(image.size) > 300
+    assert "<h2>Confusions</h2>" in html and "Confusions" not in page_of(make_run(tmp_path / "b"))
 
 
 @pytest.mark.parametrize("name", DAMAGE)
@@ -247,11 +270,14 @@ def test_long_runs_stay_small(tmp_path):
 def test_a_changed_file_changes_the_signature(tmp_path):
     folder = make_run(tmp_path / "run")
     seen = {signature(folder)}
-    for name in ("metrics.jsonl", "pictures/new_0000001.png", "diagnostics/step_00000001.json"):
+    (folder / "evaluation").mkdir()
+    names = ["metrics.jsonl", "pictures/new_0000001.png", "diagnostics/step_00000001.json"]
+    names += ["confusion.png", "evaluation/confusion.png"]
+    for name in names:
         with (folder / name).open("ab") as file:
             file.write(b"x")
         seen.add(signature(folder))
-    assert len(seen) == 4
+    assert len(seen) == 1 + len(names)
 
 
 # --- curves -------------------------------------------------------------------------------------

@@ -57,6 +57,7 @@ def page(runs: list[Run], *, follow: bool = False) -> str:
         _curves(runs),
         _over_training(runs),
         _evaluations(runs),
+        _confusions(runs),
         _data(runs),
         _table("Settings", [run.config for run in runs], runs),
         _table("Environment", [run.environment for run in runs], runs),
@@ -218,6 +219,18 @@ def _evaluations(runs: list[Run]) -> str:
         _table(f"Evaluation: {name}", [run.evaluations.get(name, {}) for run in runs], runs, True)
         for name in names
     )
+
+
+def _confusions(runs: list[Run]) -> str:
+    cards = "".join(
+        f'<div class="card"><h3>{_name(run, number)}: {text(name)}</h3><figure>'
+        f'<img src="{uri}" alt="{text(name)}: right classes down, predicted ones across">'
+        "</figure></div>"
+        for number, run in enumerate(runs)
+        for name, uri in run.confusions.items()
+    )
+    about = '<p class="faint">Of each class (row), the share that was called each class.</p>'
+    return f'<h2>Confusions</h2>{about}<div class="cards wide">{cards}</div>' if cards else ""
 
 
 def _data(runs: list[Run]) -> str:

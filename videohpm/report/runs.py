@@ -45,6 +45,8 @@ class Run:
     environment: dict[str, str] = field(default_factory=dict)
     evaluations: dict[str, dict[str, str]] = field(default_factory=dict)
     """By file name: dotted fields and values."""
+    confusions: dict[str, str] = field(default_factory=dict)
+    """By file name: which classes were taken for which, as data URIs."""
     bad_files: list[tuple[str, str]] = field(default_factory=list)
     """Path and reason."""
     samples: int | None = None
@@ -86,6 +88,9 @@ def load_run(folder: Path, name: str) -> Run:
     for file in sorted([*folder.glob("evaluation*.json"), *folder.glob("evaluation*/*.json")]):
         inside = file.relative_to(folder).as_posix()
         run.evaluations[inside] = flatten(_structure(run, inside, "its results are not shown"))
+    for file in sorted([*folder.glob("confusion.png"), *folder.glob("evaluation*/confusion.png")]):
+        if uri := _picture(run, file):
+            run.confusions[file.relative_to(folder).as_posix()] = uri
     _bad_files(run)
     _progress(run)
     _pictures(run)
@@ -95,9 +100,9 @@ def load_run(folder: Path, name: str) -> Run:
 
 def signature(folder: Path) -> tuple:
     """Changes when anything that the report reads does: names, sizes and times of files."""
-    patterns = ("*.json*", "*.yaml", "pictures/*.png", "diagnostics/*.json", "evaluation*/*.json")
+    patterns = ("*.json*", "*.yaml", "confusion.png", "pictures/*.png", "diagnostics/*.json")
     found = []
-    for pattern in (*patterns, "checkpoints/*/state.json"):
+    for pattern in (*patterns, "evaluation*/*", "checkpoints/*/state.json"):
         for file in folder.glob(pattern):
             try:
                 status = file.stat()
@@ -261,15 +266,20 @@ def _pictures(run: Run) -> None:
     folder = run.folder / "pictures"
     for name, files in _steps(folder, "png").items():
         for step, file in files:
-            try:
-                status = file.stat()
-                uri = _data_uri(str(file), status.st_size, status.st_mtime_ns)
-            except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
-                run.missing.append(f"pictures/{file.name}: damaged; left out")
-                continue
-            run.pictures.setdefault(name, []).append((step, uri))
+            if uri := _picture(run, file):
+                run.pictures.setdefault(name, []).append((step, uri))
     if not run.pictures:
         run.missing.append("pictures: none there; there is no gallery")
+
+
+def _picture(run: Run, file: Path) -> str | None:
+    """A picture as a data URI; None, and a line in ``missing``, where it is damaged."""
+    try:
+        status = file.stat()
+        return _data_uri(str(file), status.st_size, status.st_mtime_ns)
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        run.missing.append(f"{file.relative_to(run.folder).as_posix()}: damaged; left out")
+        return None
 
 
 @lru_cache(maxsize=256)
