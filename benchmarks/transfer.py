@@ -17,6 +17,7 @@ import sys
 from pathlib import Path
 
 from videohpm.cli import main as videohpm
+from videohpm.data import find_samples
 
 ROWS = ("fine-tuned", "linear", "attentive", "knn")
 
@@ -102,9 +103,11 @@ def main() -> None:
             for name in args.rows:
                 found[name][column].append(scores[name])
     Path(args.out).mkdir(parents=True, exist_ok=True)
-    about = {"seeds": args.seeds, "arguments": sys.argv[1:], "top1": found}
+    tested = find_samples(None, args.validation, labels=True)
+    about = {"seeds": args.seeds, "arguments": sys.argv[1:], "tested": len(tested), "top1": found}
     (Path(args.out) / "transfer.json").write_text(json.dumps(about, indent=2) + "\n")
     print(f"\n{table(found)}\n\n{len(args.seeds)} seeds; mean (smallest to largest)")
+    print(f"{len(tested)} clips tested; chance {100 / len(set(tested.labels.tolist())):.1f}")
 
 
 if __name__ == "__main__":

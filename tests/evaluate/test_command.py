@@ -77,17 +77,15 @@ def test_all_readable_is_success(shapes, classifier_folder, tmp_path, capsys):
 
 
 def test_two_processes_say_the_same(twenty, classifier_folder, tmp_path):
-    """19 videos in batches of 3: neither 1 nor 2 processes come out even."""
+    """19 videos in batches of 3: neither one process nor two come out even."""
     environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     for count in (1, 2):
         arguments = command(classifier_folder, twenty / "odd.csv", tmp_path / str(count))
+        launcher = [sys.executable, "-m", "videohpm.engine.launch", str(count)]
         done = subprocess.run(
-            [*launcher, "--nproc_per_node", str(count), "-m", "videohpm", *arguments],
-            capture_output=True, text=True, env=environment,
-        )  # fmt: skip
-        # torchrun answers 1 to whatever its processes answer; their own code is in what it says.
-        assert "exitcode  : 3" in done.stderr.replace("exitcode : ", "exitcode  : ")
+            [*launcher, *arguments], capture_output=True, text=True, env=environment
+        )
+        assert done.returncode == UNREADABLE, done.stderr
         assert done.stdout.count("17 of 19 scored") == 1, done.stdout
     one, two = rows_of(tmp_path / "1"), rows_of(tmp_path / "2")
     numbers = ("probability", "logit", "margin")
@@ -120,6 +118,24 @@ def test_mistakes_are_one_line(arguments, said, shapes, classifier_folder, tmp_p
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and said in error
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", ["evaluate", "probe", "features"])
+def test_a_file_where_results_should_go_is_noticed_before_the_work(
+    name, shapes, classifier_folder, tmp_path, capsys
+):
+    (tmp_path / "letter.txt").write_text("keep me")
+    out, model = str(tmp_path / "letter.txt/results"), str(classifier_folder)
+    listed = str(shapes / "validation.csv")
+    arguments = {
+        "evaluate": command(model, listed, out),
+        "probe": ["probe", "--model", model, "--train", listed, "--validation", listed,
+                  "--out", out],
+        "features": ["features", model, out, "--manifest", listed],
+    }[name]  # fmt: skip
+    assert main(arguments) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and "letter.txt is a file; give a folder" in said
 
 
 def test_an_encoder_names_no_classes(encoder_folder, shapes, tmp_path, capsys):

@@ -9,6 +9,9 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+from sklearn.linear_model import LogisticRegression
+from sklearn.neighbors import KNeighborsClassifier
+from sklearn.preprocessing import StandardScaler
 
 from videohpm import evaluate
 from videohpm.cli import main
@@ -144,6 +147,7 @@ def test_two_ranks_share_the_shards(encoder_folder, shapes, tmp_path):
 
 
 def test_probe_command(encoder_folder, shapes, tmp_path, capsys):
+    """Its figures are scikit-learn's on the features that it leaves behind."""
     arguments = [
         "probe", "--model", str(encoder_folder), "--out", str(tmp_path), "--workers", "0",
         "--train", str(shapes / "train.csv"), "--validation", str(shapes / "validation.csv"),
@@ -156,5 +160,21 @@ def test_probe_command(encoder_folder, shapes, tmp_path, capsys):
     assert set(result["probes"]) == {"linear", "attentive", "knn"}
     assert all(0 <= row["top1"] <= 100 for row in result["probes"].values())
     assert result["probes"]["knn"]["k"] == 20 and result["protocol"]["stride"] == 4
+    train, test = (
+        evaluate.read_features(tmp_path / f"{n}-features") for n in ("train", "validation")
+    )
+    scaler = StandardScaler().fit(train.pooled.mean(1))
+    linear = LogisticRegression(max_iter=10_000, tol=1e-8)
+    linear.fit(scaler.transform(train.pooled.mean(1)), train.labels)
+    hits = 100 * linear.score(scaler.transform(test.pooled.mean(1)), test.labels)
+    assert result["probes"]["linear"]["top1"] == pytest.approx(hits)
+
+    def weights(distance):
+        return np.exp((1 - distance) / 0.07)
+
+    near = KNeighborsClassifier(20, metric="cosine", weights=weights, algorithm="brute")
+    near.fit(train.pooled.mean(1), train.labels)
+    hits = 100 * near.score(test.pooled.mean(1), test.labels)
+    assert result["probes"]["knn"]["top1"] == pytest.approx(hits)
     assert main([*arguments, "--random", "true"]) == 2, "features of other weights do not mix"
     assert "differs in model" in capsys.readouterr().err

@@ -8,9 +8,18 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from timm.data import Mixup
 
 from videohpm.data.transforms import CentreCrop
-from videohpm.finetune.augment import AugmentConfig, Erase, RandAugment, augmented, mix, pair_order
+from videohpm.finetune.augment import (
+    AugmentConfig,
+    Erase,
+    RandAugment,
+    augmented,
+    drawing,
+    mix,
+    pair_order,
+)
 
 SIZE = 24
 
@@ -219,3 +228,22 @@ def test_an_odd_batch_cannot_be_paired():
 def test_what_cannot_be_is_refused_by_name(field, value):
     with pytest.raises(ValueError, match=f"augment.{field}"):
         AugmentConfig(**{field: value})
+
+
+@pytest.mark.parametrize("which", [{"cutmix": 0.0}, {"mixup": 0.0}, {}])
+def test_mixing_a_clip_is_timms_mixing_of_each_of_its_frames(which):
+    """timm takes pictures: given the frames one by one and the same draw, it makes the same."""
+    config, mixed = AugmentConfig(**which), 0
+    for step in range(8):
+        clips, labels = batch(6, frames=4, seed=step)
+        out, soft = mix(clips, labels, config, **mixing(step=step))
+        order = pair_order(6, 1)
+        seed = int(np.random.SeedSequence([0, step, 2]).generate_state(1)[0])
+        for frame in range(4):
+            mixer = Mixup(config.mixup, config.cutmix, label_smoothing=0.1, num_classes=5)
+            with drawing(seed):
+                pictures, targets = mixer(clips[order][:, :, frame].clone(), labels[order])
+            torch.testing.assert_close(out[:, :, frame], pictures)
+            torch.testing.assert_close(soft, targets)
+        mixed += not torch.equal(out, clips[order])
+    assert mixed >= 6

@@ -15,7 +15,7 @@ from videohpm.evaluate.load import Loaded, load
 from videohpm.evaluate.multiview import score
 from videohpm.evaluate.protocol import ViewConfig
 from videohpm.evaluate.ranks import join_ranks
-from videohpm.evaluate.results import UNREADABLE, sentence, write_results
+from videohpm.evaluate.results import UNREADABLE, check_folder, sentence, write_results
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +72,7 @@ class EvaluateConfig:
 
 def evaluate(config: EvaluateConfig) -> int:
     """Score a classifier; returns 0, or 3 where some of the videos could not be read."""
+    out = Path(config.out or Path(config.model) / "evaluation")
     loaded = load(config.model)
     model = loaded.classifier()
     facts = read_facts(config.dataset) if config.dataset else None
@@ -80,6 +81,7 @@ def evaluate(config: EvaluateConfig) -> int:
     )
     protocol = loaded.protocol.changed(facts, config.test.given())
     check_kind(manifest, protocol.frames)
+    check_folder(out)
     device, bf16 = place(config.device, config.precision)
     ranks = join_ranks(device)
     scores = score(
@@ -96,7 +98,6 @@ def evaluate(config: EvaluateConfig) -> int:
         progress="evaluate",
     )
     if ranks.first:
-        out = Path(config.out or Path(config.model) / "evaluation")
         about = {"model": config.model, "data": config.data.manifest or config.data.root}
         summary = write_results(out, scores, manifest, protocol, loaded.labels, about)
         print(f"{sentence(summary, scores.errors, manifest)}\n{out}: evaluation.json and more")

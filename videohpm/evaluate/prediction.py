@@ -19,7 +19,7 @@ from videohpm.evaluate.metrics import top_classes
 from videohpm.evaluate.multiview import score
 from videohpm.evaluate.protocol import ViewConfig
 from videohpm.evaluate.ranks import Ranks, join_ranks
-from videohpm.evaluate.results import UNREADABLE
+from videohpm.evaluate.results import UNREADABLE, check_folder
 
 Model = Loaded | str | os.PathLike
 
@@ -203,6 +203,7 @@ def features_command(
         raise UserError(str(error).removeprefix("test.")) from None
     samples = find_any(root, manifest)
     check_kind(samples, loaded.protocol.frames)
+    check_folder(Path(out))
     found, bf16 = place(device)
     ranks = join_ranks(found)
     errors = write_features(

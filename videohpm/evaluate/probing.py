@@ -24,7 +24,7 @@ from videohpm.evaluate.load import Loaded, fingerprint, load, random_twin
 from videohpm.evaluate.metrics import accuracy
 from videohpm.evaluate.protocol import Protocol, ViewConfig
 from videohpm.evaluate.ranks import join_ranks
-from videohpm.evaluate.results import UNREADABLE
+from videohpm.evaluate.results import UNREADABLE, check_folder
 
 PROBES = ("linear", "attentive", "knn")
 
@@ -105,9 +105,10 @@ def probe(config: ProbeConfig) -> int:
     classes = len(train.classes or ()) or int(train.labels.max()) + 1
     if int(validation.labels.max()) >= classes:
         raise UserError(f"validation: label {validation.labels.max()}, train has {classes} classes")
+    out = Path(config.out or Path(config.model) / "probe")
+    check_folder(out)
     device, bf16 = place(config.device)
     ranks = join_ranks(device)
-    out = Path(config.out or Path(config.model) / "probe")
     weights = f"random {config.seed}" if config.random else fingerprint(config.model)
     errors = {}
     for name, manifest in (("train", train), ("validation", validation)):
