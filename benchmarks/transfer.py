@@ -30,8 +30,10 @@ def fine_tune(args: argparse.Namespace, init: str, seed: int, scratch: bool) -> 
     command += ["--run.dir", str(folder), "--run.seed", str(seed)]
     if args.steps:
         command += ["--run.epochs", "null", "--run.steps", str(args.steps)]
-    run(command + args.more)
-    return json.loads((folder / "evaluation.json").read_text())["top1"]
+    result = folder / "evaluation.json"
+    if not (result.exists() and json.loads(result.read_text())["steps"] == args.steps):
+        run(command + args.more)
+    return json.loads(result.read_text())["top1"]
 
 
 def probe(args: argparse.Namespace, init: str, seed: int, random: bool) -> dict[str, float]:
