@@ -37,6 +37,7 @@ class Run:
         torch.manual_seed(seed)
         self.model = MaskedAutoencoder(**SIZES | sizes)
         self.teacher = LossTeacher(self.model, 1)
+        self.wish = "auto"
 
     def start(self):
         config = EngineConfig(device="cpu", precision="fp32")
@@ -51,7 +52,8 @@ class Run:
 
     def save(self, folder, step, keep=2):
         followers = {"teacher": self.teacher}
-        checkpoint.save(folder, step, self.engine, followers, {"samples": 3}, keep)
+        about = {"samples": 3, "config": {"run": {"resume": self.wish}}}
+        checkpoint.save(folder, step, self.engine, followers, about, keep)
 
     def load(self, folder):
         saved = checkpoint.restore(folder, self.model, {"teacher": self.teacher})
@@ -77,9 +79,11 @@ def same(one: torch.nn.Module, other: torch.nn.Module) -> bool:
 
 def test_a_restored_run_goes_on_bit_for_bit(run):
     old, folder = run
+    old.engine.skipped = 1
+    old.save(folder, 2)
     new = Run(seed=1)
     saved = new.load(checkpoint.latest(folder))
-    assert (saved.step, saved.state["samples"]) == (2, 3)
+    assert (saved.step, saved.state["samples"], new.engine.skipped) == (2, 3, 1)
     assert {"python", "torch", "videohpm", "deepspeed"} <= saved.state["versions"].keys()
     for both in (old, new):
         torch.manual_seed(5)
@@ -264,6 +268,25 @@ def test_which_checkpoint_is_meant(run, tmp_path):
     assert checkpoint.to_resume(tmp_path / "new", "never") is None
     with pytest.raises(UserError, match=r"run\.resume: never"):
         checkpoint.to_resume(folder, "never")
+
+
+def test_the_same_command_again_goes_on_with_what_it_has_done(run, tmp_path):
+    """A run that began from another's checkpoint, or went back to an older one of its own."""
+    old, source = run
+    one, two = (source / "checkpoints" / f"step_0000000{step}" for step in (1, 2))
+    for folder, wish, first in (tmp_path / "mine", source, two), (source, one, one):
+        assert checkpoint.to_resume(folder, str(wish)) == first
+        old.wish = str(wish)
+        old.save(folder, 3)
+        done = folder / "checkpoints" / "step_00000003"
+        assert checkpoint.to_resume(folder, str(wish)) == done
+    assert checkpoint.to_resume(source, str(two)) == two  # another command
+
+
+def test_what_was_just_written_is_kept_where_a_run_went_back(run):
+    old, folder = run
+    old.save(folder, 1, keep=1)
+    assert [path.name for path in checkpoint.checkpoints(folder)] == ["step_00000001"]
 
 
 def test_tidying_a_run_that_has_not_begun_does_nothing(tmp_path):

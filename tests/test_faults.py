@@ -9,6 +9,7 @@ import json
 import os
 import random
 import re
+import shlex
 import signal
 import socket
 import subprocess
@@ -21,9 +22,10 @@ from several import Starter
 
 import videohpm
 from videohpm import checkpoint
-from videohpm.engine import StopRequest
+from videohpm.data import find_samples
+from videohpm.engine import EngineConfig, StopRequest, processes
 from videohpm.engine.faults import explained
-from videohpm.errors import RunError
+from videohpm.errors import Preempted, RunError
 
 STEPS = 50
 
@@ -135,6 +137,9 @@ def test_killed_twenty_times_a_run_gives_the_same_losses_bit_for_bit(start, whol
     assert job.wait() == [0, 0], job.said()
     assert losses(folder) == losses(whole)
     assert [json.loads(line)["step"] for line in lines(folder)] == list(range(1, STEPS + 1))
+    for file in ("model", "teacher", "optimizer"):
+        here, there = (checkpoint.latest(run) / f"{file}.safetensors" for run in (folder, whole))
+        assert here.read_bytes() == there.read_bytes(), file
 
 
 @pytest.mark.parametrize(
@@ -156,12 +161,13 @@ def test_asked_to_stop_all_ranks_save_and_say_resume_me(start, whole, tmp_path, 
     assert losses(folder) == losses(whole)
 
 
-def test_a_dead_rank_ends_the_others_with_a_message(start, tmp_path):
+@pytest.mark.parametrize("dead", [0, 1])
+def test_a_dead_rank_ends_the_others_with_a_message(start, tmp_path, dead):
     folder = tmp_path / "run"
     job = start(folder)
     wait_until(steps_done(folder, 4), job)
-    job.kill(signal.SIGKILL, slice(1, 2))
-    assert job.wait() == [1, -signal.SIGKILL], job.said()
+    job.kill(signal.SIGKILL, slice(dead, dead + 1))
+    assert sorted(job.wait()) == [-signal.SIGKILL, 1], job.said()
     assert "another of the 2 processes of this run died" in job.said()
     assert "Traceback" not in job.said()
     videohpm.load_model(folder)
@@ -187,6 +193,22 @@ def test_a_loss_that_is_not_finite_stops_every_rank_and_is_said_once(start, tmp_
     assert len(re.findall(r"step \d+: the loss is (nan|inf).*Samples.*\.mp4", job.said())) == 1
     weights = videohpm.load_model(folder).state_dict().values()
     assert all(value.isfinite().all() for value in weights)
+
+
+def test_the_samples_behind_a_loss_that_is_not_finite_are_named_once(starter, config, tmp_path):
+    """The second of two ranks, in a step between two log lines."""
+    words = ["pretrain", "--config", str(config), "--run.dir", str(tmp_path / "run")]
+    words += ["--run.steps", "8", "--run.log_every", "4"]
+    out = tmp_path / "samples.json"
+    job = starter.start(
+        2, "facts:a_loss_that_is_not_finite", words, 3, 1, str(out), logs=tmp_path / "logs"
+    )
+    assert job.wait() == [1, 1], job.said()
+    names = re.findall(r"step 3: the loss is nan.*Samples of this step: (.*)", job.said())
+    assert len(names) == 1, job.said()
+    root = yaml.safe_load(config.read_text())["data"]["root"]
+    manifest = find_samples(root)
+    assert names[0].split(", ") == [manifest[i].path for i in json.loads(out.read_text())]
 
 
 @pytest.mark.skipif(os.name != "posix" or os.geteuid() != 0, reason="only root may mount a tmpfs")
@@ -230,6 +252,17 @@ def test_signals_are_as_before_once_a_run_is_over():
     assert signal.getsignal(signal.SIGTERM) is before
 
 
+def test_a_signal_outside_the_steps_ends_a_run_at_once_and_says_go_on():
+    before = signal.getsignal(signal.SIGUSR1)
+    said, cpu = "SIGUSR1.*same command goes on", EngineConfig(device="cpu")
+    with pytest.raises(Preempted, match=said), processes(cpu, batch=1):
+        with StopRequest() as request:
+            os.kill(os.getpid(), signal.SIGUSR1)
+            assert request.agreed()  # within them it is noted
+        os.kill(os.getpid(), signal.SIGUSR1)
+    assert signal.getsignal(signal.SIGUSR1) is before
+
+
 def test_the_launcher_passes_signals_on_and_ends_with_the_runs_code(config, whole, tmp_path):
     """The two ranks that run_pretrain.sh would start on a machine with two GPUs."""
     folder = tmp_path / "run"
@@ -254,24 +287,36 @@ def test_the_launcher_passes_signals_on_and_ends_with_the_runs_code(config, whol
     assert losses(folder) == losses(whole)[:steps]
 
 
+def documented(root, options: list, endpoint: str) -> list[str]:
+    """The README's command for two nodes, with our options, and a process on each."""
+    readme = (root / "README.md").read_text()
+    command = re.search(r"^torchrun --nnodes 2 (.*?) #", readme, re.M | re.S)[1].replace(
+        "\\\n", " "
+    )
+    for theirs, ours in (
+        ("--nproc_per_node 8", "--nproc_per_node 1"),
+        ("HOST:29500", endpoint),
+        ("--config …", shlex.join(map(str, options))),
+    ):
+        assert command.count(theirs) == 1, command
+        command = command.replace(theirs, ours)
+    # A node is told its address here, because the name of a machine need not lead to itself.
+    local = ["--local_addr", "127.0.0.1"]
+    launcher = [sys.executable, "-m", "torch.distributed.run"]
+    return [*launcher, *local, "--nnodes", "2", *shlex.split(command)]
+
+
 @pytest.mark.slow
-def test_two_nodes_meet_by_torchruns_rendezvous(whole, config, tmp_path):
+def test_two_nodes_meet_by_torchruns_rendezvous(whole, config, root, tmp_path):
     """The command that the README gives, on two nodes that are both this machine."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    command = [
-        sys.executable, "-m", "torch.distributed.run", "--nnodes", "2", "--nproc_per_node", "1",
-        "--rdzv_backend", "c10d", "--rdzv_endpoint", f"127.0.0.1:{port}", "--rdzv_id", "1",
-        "--local_addr", "127.0.0.1",
-        "-m", "videohpm", "pretrain", "--config", config, "--run.dir", tmp_path / "run",
-    ]  # fmt: skip
+    options = ["--config", config, "--run.dir", tmp_path / "run"]
+    command = documented(root, options, f"127.0.0.1:{port}")
     environment = os.environ | {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
     logs = [(tmp_path / f"node{node}.log").open("w+") for node in (0, 1)]
-    nodes = [
-        subprocess.Popen(list(map(str, command)), env=environment, stdout=log, stderr=log)
-        for log in logs
-    ]
+    nodes = [subprocess.Popen(command, env=environment, stdout=log, stderr=log) for log in logs]
     try:
         codes = [node.wait(timeout=240) for node in nodes]
     finally:

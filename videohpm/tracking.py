@@ -43,7 +43,7 @@ class RunConfig:
         save_every: steps between two checkpoints; 0 for one at the end only.
         keep: how many checkpoints to keep; older ones are removed.
         resume: auto (go on from the newest checkpoint in the run folder, if there is one), never,
-            or the path of a checkpoint.
+            or the path of a checkpoint to begin from (the same command again goes on from there).
     """
 
     dir: str = "runs/pretrain"

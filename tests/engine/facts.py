@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import gc
+import itertools
 import json
 from pathlib import Path
 
 import torch
 
+from videohpm import pretrain
+from videohpm.cli import main
 from videohpm.config import HPMConfig, MaskConfig, ModelConfig, PretrainConfig
-from videohpm.data import DataConfig, normalise
+from videohpm.data import DataConfig
 from videohpm.engine import EngineConfig, processes
+from videohpm.engine.settings import WHOLE_BELOW
 from videohpm.optim import OptimConfig
-from videohpm.pretrain import Pretraining
+from videohpm.pretrain import train_step
 from videohpm.tracking import RunConfig
+
+SPOILT = 3
 
 SECTIONS = {
     "run": RunConfig, "data": DataConfig, "model": ModelConfig, "mask": MaskConfig,
@@ -32,45 +39,94 @@ def resident_bytes(module: torch.nn.Module) -> int:
     return sum(tensor.numel() * tensor.element_size() for tensor in kept)
 
 
-def between_steps(plain: dict, out: str, whole: dict[str, int]) -> None:
-    """Train as ``plain`` says, then write what this rank holds, and the encoder's features.
+class Watch:
+    """Stands in for the training step: looks at what this rank keeps before each, and spoils one.
 
-    ``whole`` is how many bytes student and teacher have all in all.
+    The gradient of step :data:`SPOILT` is infinite, and only on the last rank.
     """
+
+    def __init__(self):
+        self.kept: list[dict[str, int]] = []
+        self.schedules: list[dict[str, float]] = []
+        self.spoilt: dict[str, bool] = {}
+
+    def __call__(self, engine, teacher, batches, config, **schedule):
+        self.look(engine, teacher)
+        self.schedules.append(schedule)
+        if len(self.schedules) != SPOILT:
+            return train_step(engine, teacher, batches, config, **schedule)
+        if engine.rank == engine.world - 1:
+            backward = engine.backward
+            engine.backward = lambda loss: backward(loss * float("inf"))
+        before = all_weights(engine, teacher)
+        said = train_step(engine, teacher, batches, config, **schedule)
+        engine.__dict__.pop("backward", None)
+        same = map(torch.equal, before, all_weights(engine, teacher))
+        self.spoilt = {"moved": engine.moved, "same": all(same)}
+        return said
+
+    def look(self, engine, teacher) -> None:
+        """Note what this rank keeps at this moment."""
+        divided = [
+            p.ds_shape
+            for module in (engine.model, teacher)
+            for p in module.parameters()
+            if hasattr(p, "ds_tensor") and p.ds_numel > WHOLE_BELOW
+        ]
+        self.kept.append(
+            {
+                "student": resident_bytes(engine.model),
+                "teacher": resident_bytes(teacher),
+                "whole": live_tensors(divided),
+            }
+        )
+
+
+def live_tensors(shapes: list[torch.Size]) -> int:
+    """How many tensors of these shapes this process still refers to, whoever does."""
+    gc.collect()
+    tensors = [thing for thing in gc.get_objects() if issubclass(type(thing), torch.Tensor)]
+    return sum(tensor.shape in shapes for tensor in tensors)
+
+
+def all_weights(engine, teacher) -> list[torch.Tensor]:
+    """Student's and teacher's, whole. Every rank must ask."""
+    return [engine.whole(p) for p in (*engine.model.parameters(), *teacher.parameters())]
+
+
+def between_steps(plain: dict, out: str) -> None:
+    """Train as ``plain`` says; write what :class:`Watch` saw, and the encoder's features."""
     config = read(plain)
+    pretrain.train_step = watch = Watch()
     with processes(config.engine, config.optim.batch):
-        training = Pretraining(config)
+        training = pretrain.Pretraining(config)
         training.run()
-        engine, teacher = training.engine, training.teacher
-        kept = {
-            "student": resident_bytes(engine.model) / whole["student"],
-            "teacher": resident_bytes(teacher) / whole["teacher"],
-        }
+        engine = training.engine
+        watch.look(engine, training.teacher)
         clips = torch.load(Path(out) / "clips.pt")
         with engine.looking() as model:
             features = model.encoder(clips)
-        # A gradient that is not finite: neither student nor teacher moves.
-        batch = normalise(training.data[0, 0]["clips"], config.data.mean, config.data.std)
-        before = [engine.whole(p) for p in (*engine.model.parameters(), *teacher.parameters())]
-        for _ in range(config.engine.accumulation):
-            mask = random_mask(config, len(batch))
-            engine.backward(engine(batch, mask).pixels.sum() * float("inf"))
-        engine.step(1.0)
-        after = [engine.whole(p) for p in (*engine.model.parameters(), *teacher.parameters())]
-        kept |= {
-            "moved": engine.moved,
-            "skipped": engine.skipped,
-            "same": all(map(torch.equal, before, after)),
-        }
         torch.save(features, Path(out) / f"features{engine.rank}.pt")
-        (Path(out) / f"facts{engine.rank}.json").write_text(json.dumps(kept))
+        facts = watch.spoilt | {"kept": watch.kept, "schedules": watch.schedules}
+        facts |= {"skipped": engine.skipped, "updates": engine.updates()}
+        facts["planned"] = [training.schedule(step) for step in range(config.run.steps)]
+        (Path(out) / f"facts{engine.rank}.json").write_text(json.dumps(facts))
 
 
-def random_mask(config: PretrainConfig, count: int):
-    """Any mask for ``count`` clips."""
-    from videohpm import hpm
+def a_loss_that_is_not_finite(arguments: list[str], step: int, rank: int, out: str) -> int:
+    """The command line, where the loss of one step is not a number on one rank only.
 
-    units = hpm.unit_count(config.model.grid(), config.mask.unit)
-    return hpm.random_mask(
-        config.model.grid(), config.mask.ratio, hpm.random_priority(count, units), config.mask.unit
-    )
+    The samples behind it go to the file ``out``.
+    """
+    done = itertools.count(1)
+
+    def spoilt(engine, teacher, batches, config, **schedule):
+        said = train_step(engine, teacher, batches, config, **schedule)
+        if (next(done), engine.rank) == (step, rank):
+            said["loss"] = said["loss"] * float("nan")
+            indices = [int(index) for batch in batches for index in batch.index]
+            Path(out).write_text(json.dumps(indices))
+        return said
+
+    pretrain.train_step = spoilt
+    return main(arguments)

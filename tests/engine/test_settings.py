@@ -79,6 +79,15 @@ def test_a_stage_that_only_the_file_names_counts(file):
         ({"bf16": {"enabled": True}}, ("bf16.enabled = true", "engine.precision")),
         ({"optimizer": {"type": "Adam"}}, ("section optimizer", "optim")),
         ({"scheduler": {"type": "WarmupLR"}}, ("section scheduler", "optim")),
+        ({"bfloat16": {"enabled": True}}, ("section bfloat16", "engine.precision")),
+        ({"amp": {"enabled": True}}, ("section amp", "engine.precision")),
+        ({"elasticity": {"enabled": True}}, ("section elasticity", "optim.batch")),
+        (
+            {"zero_optimization": {"cpu_offload": True}},
+            ("section zero_optimization.cpu_offload", "engine.offload"),
+        ),
+        ({"zero_optimization": True}, ("zero_optimization = true", "must be a JSON object")),
+        ({"fp16": True}, ("fp16 = true", "must be a JSON object")),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
@@ -87,6 +96,27 @@ def test_a_contradiction_names_both_sides(file, mine, both):
         settings(EngineConfig(zero_stage=2, deepspeed_config=file(mine)))
     assert all(part in str(caught.value) for part in ("mine.json", *both))
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "shards",
+    [
+        {"zero_hpz_partition_size": 2},
+        {"mics_shard_size": 2},
+        {"zero_quantized_nontrainable_weights": True},
+    ],
+    ids=lambda shards: next(iter(shards)),
+)
+def test_shards_that_the_teacher_cannot_follow_are_refused(file, shards):
+    with pytest.raises(UserError, match=next(iter(shards))):
+        mine = file({"zero_optimization": {"stage": 3} | shards})
+        settings(EngineConfig(deepspeed_config=mine))
+
+
+def test_a_files_stage_must_go_with_compiling(file):
+    mine = file({"zero_optimization": {"stage": 3}})
+    with pytest.raises(UserError, match=r"mine\.json .*stage = 3.*engine\.compile"):
+        settings(EngineConfig(deepspeed_config=mine, compile=True))
 
 
 @pytest.mark.parametrize("content", ["{", "[1]"])

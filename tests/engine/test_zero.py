@@ -9,6 +9,7 @@ import shutil
 import pytest
 import torch
 import yaml
+from safetensors.torch import load_file
 from several import Starter
 
 import videohpm
@@ -71,13 +72,15 @@ def column(folder, name="loss") -> list[float]:
     return [line[name] for line in metrics(folder)]
 
 
-def unseen(name: str) -> bool:
-    """Whether the loss does not depend on (a part of) a parameter, so that AdamW scales up noise.
+def seen(name: str, weight: torch.Tensor) -> torch.Tensor | None:
+    """What of a parameter the loss depends on: of the rest, AdamW scales up mere noise.
 
     A ranking ignores what is added to all scores, and a softmax what is added to all its inputs:
     the bias of attention's keys.
     """
-    return name in ("predictor.head.bias", "predictor.norm.bias") or name.endswith("qkv.bias")
+    if name in ("predictor.head.bias", "predictor.norm.bias"):
+        return None
+    return weight.view(3, -1)[::2] if name.endswith("qkv.bias") else weight
 
 
 @pytest.mark.parametrize("accumulation", [1, 2])
@@ -91,45 +94,81 @@ def test_two_ranks_at_any_stage_give_the_losses_of_one_process(train, stage, acc
     here, there = videohpm.load_teacher(one), videohpm.load_teacher(two)
     theirs = there.model.state_dict()
     for name, mine in here.model.state_dict().items():
-        if not unseen(name):
-            torch.testing.assert_close(theirs[name], mine, atol=1e-5, rtol=0, msg=name)
+        if seen(name, mine) is not None:
+            both = seen(name, theirs[name]), seen(name, mine)
+            torch.testing.assert_close(*both, atol=1e-5, rtol=0, msg=name)
     clips = torch.randn(2, 3, 4, 32, 32)
     scores = [teacher(clips) for teacher in (here, there)]
     scores = [score - score.mean() for score in scores]
     torch.testing.assert_close(*scores, atol=1e-5, rtol=0)
 
 
-def test_under_stage_3_no_rank_keeps_a_whole_student_or_teacher(
-    starter, train, settings, tmp_path, capsys
-):
-    """And: its export gives the running model's features; a step without a finite gradient
-    moves nothing."""
-    reference = train(1)
+@pytest.fixture(scope="module")
+def watched(starter, settings, tmp_path_factory):
+    """watched(stage) → folder of a run in which the gradient of one step was infinite on a rank,
+    and what each rank saw."""
+    done = {}
+
+    def run(stage):
+        if stage not in done:
+            place = tmp_path_factory.mktemp(f"stage{stage}")
+            torch.save(torch.randn(2, 3, 4, 32, 32), place / "clips.pt")
+            said = {"dir": str(place / "run"), "steps": 5, "picture_every": 2, "save_every": 2}
+            plain = settings | {
+                "run": settings["run"] | said,
+                "engine": settings["engine"] | {"zero_stage": stage, "accumulation": 2},
+            }
+            job = starter.start(2, "facts:between_steps", plain, str(place), logs=place / "logs")
+            assert job.wait() == [0, 0], job.said()
+            facts = [json.loads((place / f"facts{rank}.json").read_text()) for rank in (0, 1)]
+            done[stage] = place, facts
+        return done[stage]
+
+    return run
+
+
+def test_under_stage_3_no_rank_keeps_a_whole_student_or_teacher_between_steps(watched):
+    place, facts = watched(3)
     whole = {
         name: sum(p.numel() * p.element_size() for p in module.parameters())
         for name, module in (
-            ("student", videohpm.load_model(reference)),
-            ("teacher", videohpm.load_teacher(reference)),
+            ("student", videohpm.load_model(place / "run")),
+            ("teacher", videohpm.load_teacher(place / "run")),
         )
     }
-    clips = torch.randn(2, 3, 4, 32, 32)
-    torch.save(clips, tmp_path / "clips.pt")
-    run = {"run": settings["run"] | {"dir": str(tmp_path / "run"), "steps": 2}}
-    plain = settings | run | {"engine": settings["engine"] | {"zero_stage": 3, "accumulation": 2}}
-    job = starter.start(
-        2, "facts:between_steps", plain, str(tmp_path), whole, logs=tmp_path / "logs"
-    )
-    assert job.wait() == [0, 0], job.said()
-    for rank in (0, 1):
-        facts = json.loads((tmp_path / f"facts{rank}.json").read_text())
-        assert facts["teacher"] == pytest.approx(0.5, abs=0.01)
-        # Biases and norms, which are small, stay whole.
-        assert 0.5 <= facts["student"] < 0.55
-        assert (facts["moved"], facts["skipped"], facts["same"]) == (False, 1, True)
-    assert main(["export", str(tmp_path / "run"), str(tmp_path / "export")]) == 0
+    for rank in facts:
+        assert len(rank["kept"]) == 6  # before each step, and after the last
+        for kept in rank["kept"]:
+            assert kept["teacher"] / whole["teacher"] == pytest.approx(0.5, abs=0.01)
+            # Biases and norms, which are small, stay whole.
+            assert 0.5 <= kept["student"] / whole["student"] < 0.55
+            assert kept["whole"] == 0
+
+
+def test_an_export_of_a_divided_run_gives_the_running_models_features(watched, tmp_path, capsys):
+    place, _ = watched(3)
+    assert main(["export", str(place / "run"), str(tmp_path / "export")]) == 0
     encoder = videohpm.load_encoder(tmp_path / "export")
-    running = torch.load(tmp_path / "features1.pt")
-    torch.testing.assert_close(encoder(clips), running, atol=1e-5, rtol=1e-5)
+    clips = torch.load(place / "clips.pt")
+    for rank in (0, 1):
+        running = torch.load(place / f"features{rank}.pt")
+        torch.testing.assert_close(encoder(clips), running, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("stage", [2, 3])
+def test_a_skipped_step_moves_neither_weights_nor_teacher_nor_schedules(watched, stage):
+    place, facts = watched(stage)
+    for rank in facts:
+        assert (rank["moved"], rank["same"]) == (False, True)
+        assert (rank["skipped"], rank["updates"]) == (1, 4)
+        planned = rank["planned"]
+        assert planned[2] != planned[3]
+        # The third step was the skipped one.
+        assert rank["schedules"] == [planned[step] for step in (0, 1, 2, 2, 3)]
+    logged = [line.get("skipped_steps", 0) for line in metrics(place / "run")]
+    assert logged == [0, 0, 1, 1, 1]
+    newest = checkpoint.latest(place / "run")
+    assert json.loads((newest / "state.json").read_text())["skipped"] == 1
 
 
 @pytest.mark.parametrize(
@@ -168,19 +207,25 @@ def test_saving_memory_changes_nothing(train, options):
     assert column(run) == pytest.approx(column(train(1)), rel=1e-4)
 
 
-def test_bf16_keeps_the_weights_and_the_teacher_in_fp32(train):
+@pytest.mark.parametrize("stage", [2, 3])
+def test_bf16_keeps_the_weights_and_the_teacher_in_fp32(train, stage):
     """The ranks compute in bf16 like one process that does; a slow teacher still moves."""
     slow = ("--hpm.momentum_start", 0.9999, "--hpm.momentum_end", 0.9999)
     slow += ("--engine.precision", "bf16")
-    one, two = train(1, *slow), train(2, *slow, "--engine.zero_stage", 3)
+    one, two = train(1, *slow), train(2, *slow, "--engine.zero_stage", stage)
     assert column(two) == pytest.approx(column(one), rel=0.02)
+    assert column(two) != column(train(2, "--engine.zero_stage", stage, "--engine.accumulation", 1))
     for run in (one, two):
-        first = checkpoint.checkpoints(run)[0]
-        early, late = videohpm.load_teacher(first).model, videohpm.load_teacher(run).model
+        first, last = checkpoint.checkpoints(run)
+        early, late = videohpm.load_teacher(first).model, videohpm.load_teacher(last).model
         weight, other = early.encoder.norm.weight, late.encoder.norm.weight
         assert weight.dtype == torch.float32
         assert not torch.equal(weight, other)
         assert torch.equal(weight.bfloat16(), other.bfloat16())  # bf16 could not tell them apart
+        for file in ("model", "optimizer"):
+            for name, value in load_file(last / f"{file}.safetensors").items():
+                assert value.dtype == torch.float32
+                assert value.ndim < 2 or not torch.equal(value, value.bfloat16().float()), name
 
 
 def test_zero_in_one_process(train):
@@ -218,22 +263,39 @@ def test_fine_tuning_divides_and_validates_too(starter, train, shapes, tmp_path)
         "ema": 0.5,
     }  # fmt: skip
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(settings))
-    for world, name, *options in (1, "one"), (2, "two", "--engine.zero_stage", 3):
+    names = ("one", "two", "three")
+    for world, name, *options in (
+        (1, "one"),
+        (2, "two", "--engine.zero_stage", 2),
+        (2, "three", "--engine.zero_stage", 3),
+    ):
         job = starter.videohpm(
             world, "finetune", "--config", tmp_path / "config.yaml",
             "--run.dir", tmp_path / name, *options, logs=tmp_path / f"{name}-logs",
         )  # fmt: skip
         assert job.wait() == [0] * world, job.said()
     trained, validated = (
-        [
-            [line[column] for line in metrics(tmp_path / name) if column in line]
-            for name in ("one", "two")
-        ]
+        [[line[column] for line in metrics(tmp_path / name) if column in line] for name in names]
         for column in ("loss", "validation_top1")
     )
     assert len(trained[0]) == 4
-    assert trained[1] == pytest.approx(trained[0], rel=1e-4)
     assert len(validated[0]) == 2
-    assert validated[1] == pytest.approx(validated[0])
-    scored = [json.loads((tmp_path / n / "evaluation.json").read_text()) for n in ("one", "two")]
-    assert [one["scored"] for one in scored] == [15, 15]
+    for divided in (1, 2):
+        assert trained[divided] == pytest.approx(trained[0], rel=1e-4)
+        assert validated[divided] == pytest.approx(validated[0])
+    scored = [json.loads((tmp_path / name / "evaluation.json").read_text()) for name in names]
+    assert [one["scored"] for one in scored] == [15, 15, 15]
+
+
+def test_settings_that_deepspeed_refuses_are_said_once(starter, settings, tmp_path):
+    mine = tmp_path / "mine.json"
+    mine.write_text(json.dumps({"zero_optimization": {"reduce_buckets": 1}}))
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(settings))
+    job = starter.videohpm(
+        2, "pretrain", "--config", tmp_path / "config.yaml", "--run.dir", tmp_path / "run",
+        "--engine.deepspeed_config", mine, logs=tmp_path,
+    )  # fmt: skip
+    assert job.wait() == [2, 2]
+    assert job.said().count("mine.json: DeepSpeed refuses it") == 1
+    assert "reduce_buckets" in job.said()
+    assert "Traceback" not in job.said()

@@ -34,7 +34,11 @@ def begin(run: Path, step: int) -> Path:
 
 
 def commit(partial: Path, keep: int) -> Path:
-    """Make a written folder the run's newest checkpoint; drop all but the newest ``keep``."""
+    """Make a written folder a checkpoint of the run; drop all but it and the newest others.
+
+    Args:
+        keep: how many stay. A run that went back to an older step has later ones besides.
+    """
     for file in partial.iterdir():
         flush(file)
     flush(partial)
@@ -45,7 +49,8 @@ def commit(partial: Path, keep: int) -> Path:
         final.rename(removed)
     partial.rename(final)
     flush(place)
-    for old in checkpoints(place.parent)[:-keep]:
+    others = [path for path in checkpoints(place.parent) if path != final]
+    for old in others[: max(0, len(others) - keep + 1)]:
         old.rename(place / old.name.replace(PREFIX, REMOVED))
     tidy(place.parent)
     return final

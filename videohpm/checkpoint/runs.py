@@ -132,6 +132,8 @@ def to_resume(run: Path, wish: str) -> Path | None:
 
     Args:
         wish: auto (the newest of the run, if it has any), never, or the path of one, or of a run.
+            Where the run holds checkpoints that were written under the same wish, the same command
+            was started again: it goes on from the newest of those.
 
     Raises UserError where it is never, but the run has checkpoints.
     """
@@ -142,7 +144,16 @@ def to_resume(run: Path, wish: str) -> Path | None:
         )
     if wish in ("auto", "never"):
         return newest
-    return folders.latest(Path(wish)) or Path(wish)
+    since = [path for path in folders.checkpoints(run) if _wish_of(path) == wish]
+    return since[-1] if since else folders.latest(Path(wish)) or Path(wish)
+
+
+def _wish_of(checkpoint: Path) -> str | None:
+    """What run.resume was in the run that wrote a checkpoint; None where that cannot be told."""
+    try:
+        return json.loads((checkpoint / "state.json").read_text())["config"]["run"]["resume"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 class _Writer:

@@ -23,7 +23,7 @@ from torch import nn
 
 from videohpm.engine import ranks
 from videohpm.engine.config import EngineConfig
-from videohpm.engine.faults import StopRequest, explained
+from videohpm.engine.faults import StopRequest, explained, stops_at_once
 from videohpm.engine.plain import TorchEngine
 from videohpm.errors import UserError
 from videohpm.optim import OptimConfig
@@ -46,20 +46,23 @@ def processes(config: EngineConfig, batch: int) -> Iterator[None]:
     Args:
         batch: clips of one optimiser step over all of them.
 
-    Raises UserError where the batch cannot be divided among them, and RunError for what
-    :func:`videohpm.engine.faults.explained` explains.
+    Raises UserError where the batch cannot be divided among them, RunError for what
+    :func:`videohpm.engine.faults.explained` explains, and Preempted for a signal to stop that
+    comes before the first step or after the last.
     """
-    if config.uses_deepspeed:
-        ranks.join(config.torch_device(), config.timeout)
-    parts = ranks.world() * config.accumulation
-    if batch % parts:
-        raise UserError(
-            f"optim.batch: {batch} clips cannot be divided equally among {ranks.world()} processes "
-            f"times engine.accumulation = {config.accumulation}; give a multiple of {parts}"
-        )
-    with explained():
-        yield
-        ranks.leave()  # not after an error: parting waits for the others
+    with stops_at_once():
+        if config.uses_deepspeed:
+            ranks.join(config.torch_device(), config.timeout)
+        parts = ranks.world() * config.accumulation
+        if batch % parts:
+            raise UserError(
+                f"optim.batch: {batch} clips cannot be divided equally among {ranks.world()} "
+                f"processes times engine.accumulation = {config.accumulation}; give a multiple of "
+                f"{parts}"
+            )
+        with explained():
+            yield
+            ranks.leave()  # not after an error: parting waits for the others
 
 
 def make_engine(model: nn.Module, config: EngineConfig, optim: OptimConfig) -> TorchEngine:

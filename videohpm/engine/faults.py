@@ -12,7 +12,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from videohpm.engine import ranks
-from videohpm.errors import RunError
+from videohpm.errors import Preempted, RunError
 
 # Not every system has all of these.
 STOP_SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGUSR1") if hasattr(signal, name)]
@@ -47,6 +47,29 @@ def means_lost(error: RuntimeError) -> bool:
     """Whether an error says that another process does not answer."""
     told = isinstance(error, dist.DistError) or any(mark in str(error) for mark in BROKEN)
     return told and ranks.world() > 1
+
+
+@contextmanager
+def stops_at_once() -> Iterator[None]:
+    """Around a run: where no :class:`StopRequest` lasts, SIGTERM and SIGUSR1 end it as Preempted.
+
+    Before the first step and after the last there is nothing to save.
+    """
+
+    def stop(number: int, _frame) -> None:
+        raise Preempted(
+            f"stopped by {signal.Signals(number).name} while no step was being done; nothing is "
+            "lost, the same command goes on"
+        )
+
+    before = {}
+    if threading.current_thread() is threading.main_thread():
+        before = {number: signal.signal(number, stop) for number in STOP_SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 class StopRequest:

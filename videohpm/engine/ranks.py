@@ -131,6 +131,15 @@ def same(name: str, value: int) -> None:
         )
 
 
+def total(count: int) -> int:
+    """The sum of a count over the ranks. Every rank must ask."""
+    if world() == 1:
+        return count
+    word = torch.tensor(count)
+    dist.all_reduce(word, dist.ReduceOp.SUM, _Group.words)
+    return int(word)
+
+
 def united(flags: np.ndarray) -> np.ndarray:
     """Element by element, whether any rank's flag is set. Every rank must ask."""
     if world() == 1:

@@ -33,11 +33,23 @@ OWNED = {
     "bf16.enabled": "engine.precision",
     "fp16.enabled": "engine.precision",
 }
-# What is not DeepSpeed's to do here.
+# What is not DeepSpeed's to do here, or what it would pass over in silence, and where we say it.
 FOREIGN = {
     "optimizer": "optim",
     "scheduler": "optim",
     "activation_checkpointing": "engine.checkpoint_activations",
+    "bfloat16": "engine.precision",  # an old name of bf16
+    "amp": "engine.precision",
+    "elasticity": "optim.batch",
+    "data_efficiency": "data",
+    "zero_optimization.cpu_offload": "engine.offload",  # an old name of offload_optimizer
+}
+# Further copies of the shards, or shards of another kind: the teacher's moving average and the
+# checkpoints would not reach them. The values are those that change nothing.
+OTHER_SHARDS = {
+    "zero_hpz_partition_size": 1,
+    "mics_shard_size": -1,
+    "zero_quantized_nontrainable_weights": False,
 }
 
 
@@ -65,6 +77,17 @@ def deepspeed_settings(
         derived["zero_optimization"]["offload_optimizer"] = {"device": "cpu", "pin_memory": True}
     if config.deepspeed_config is None:
         return derived
+    merged = _with_file(derived, config)
+    if config.compile and merged["zero_optimization"]["stage"] == 3:
+        raise UserError(
+            f"engine.deepspeed_config: {config.deepspeed_config} says zero_optimization.stage = 3, "
+            "which does not go with engine.compile; leave one out"
+        )
+    return merged
+
+
+def _with_file(derived: dict[str, Any], config: EngineConfig) -> dict[str, Any]:
+    """Our settings with the user's file laid over them."""
     file = Path(config.deepspeed_config)
     try:
         theirs = json.loads(file.read_text())
@@ -75,13 +98,14 @@ def deepspeed_settings(
     owned = dict(OWNED)
     if config.zero_stage is None and not config.offload:
         del owned["zero_optimization.stage"]  # nothing said here: the file may
-    for key, section in FOREIGN.items():
-        if key in theirs:
+    merged = _merge(derived, theirs, "", owned, file)
+    for key, harmless in OTHER_SHARDS.items():
+        if merged["zero_optimization"].get(key, harmless) != harmless:
             raise UserError(
-                f"engine.deepspeed_config: {file} has a section {key}; leave it out and use our "
-                f"{section}"
+                f"engine.deepspeed_config: {file} says zero_optimization.{key}, which the teacher "
+                "and checkpoints cannot follow; leave it out"
             )
-    return _merge(derived, theirs, "", owned, file)
+    return merged
 
 
 def for_follower(settings: dict[str, Any]) -> dict[str, Any]:
@@ -98,6 +122,11 @@ def _merge(ours: dict, theirs: dict, path: str, owned: dict[str, str], file: Pat
     for key, value in theirs.items():
         name = f"{path}{key}"
         mine = ours.get(key)
+        if name in FOREIGN:
+            raise UserError(
+                f"engine.deepspeed_config: {file} has a section {name}; leave it out and use our "
+                f"{FOREIGN[name]}"
+            )
         if value == "auto" and key in ours:
             continue
         if name in owned and value != mine:
@@ -105,7 +134,12 @@ def _merge(ours: dict, theirs: dict, path: str, owned: dict[str, str], file: Pat
                 f"engine.deepspeed_config: {file} says {name} = {json.dumps(value)}, but "
                 f"{owned[name]} makes it {json.dumps(mine)}; change one of them"
             )
-        if isinstance(value, dict) and isinstance(mine, dict):
+        if isinstance(mine, dict):
+            if not isinstance(value, dict):  # it would replace all that we decide in there
+                raise UserError(
+                    f"engine.deepspeed_config: {file} says {name} = {json.dumps(value)}; it must "
+                    "be a JSON object"
+                )
             value = _merge(mine, value, f"{name}.", owned, file)
         merged[key] = value
     return merged

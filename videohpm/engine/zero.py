@@ -33,11 +33,26 @@ class ZeroEngine(TorchEngine):
         self.settings = deepspeed_settings(self.config, optim, self.world, self.precision)
         self.stage = self.settings["zero_optimization"]["stage"]
         parameters = list(self.model.parameters())
-        self.deepspeed, *_ = self.package.initialize(
-            model=self.model, optimizer=self.optimizer, config=self.settings
-        )
+        self.deepspeed = self._initialize()
         if self.stage == 3:
             _empty_padding(parameters)
+
+    def _initialize(self):
+        """DeepSpeed's engine. Raises UserError for settings of the user's that it refuses."""
+        # Its own complaint, pydantic's (a ValueError), and assertions.
+        refusals = self.package.DeepSpeedConfigError, ValueError, AssertionError
+        try:
+            engine, *_ = self.package.initialize(
+                model=self.model, optimizer=self.optimizer, config=self.settings
+            )
+        except refusals as error:
+            file = self.config.deepspeed_config
+            if file is None:
+                raise
+            raise UserError(
+                f"engine.deepspeed_config: {file}: DeepSpeed refuses it ({error})"
+            ) from error
+        return engine
 
     def __call__(self, *inputs: Any) -> Any:
         return self.deepspeed(*inputs)
