@@ -107,6 +107,41 @@ def test_a_folder_made_otherwise_is_refused(encoder_folder, shapes, tmp_path, ca
     assert "holds something else" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (["--what", "all"], "what: 'all' is not one of pooled, tokens, both"),
+        (["--dtype", "int8"], "dtype: 'int8'"),
+        (["--format", "pt"], "format: 'pt'"),
+        (["--shard", "0"], "shard: 0"),
+        (["--workers", "-1"], "workers: -1"),
+        (["--stride", "0"], "stride: 0"),
+        (["--sampling", "all"], "sampling: 'all'"),
+        (["--manifest", "nowhere.csv"], "data.manifest: nowhere.csv does not exist"),
+    ],
+)
+def test_a_mistake_is_one_line_and_leaves_no_folder(
+    encoder_folder, shapes, tmp_path, capsys, more, said
+):
+    out = tmp_path / "features"
+    assert main(features_command(encoder_folder, shapes, out, *more)) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and said in error
+    assert not out.exists()
+
+
+def test_a_config_that_says_no_model(encoder_folder, tmp_path, capsys):
+    weights = (encoder_folder / "model.safetensors").read_bytes()
+    (tmp_path / "model.safetensors").write_bytes(weights)
+    about = json.loads((encoder_folder / "config.json").read_text())
+    for change in ({"depths": 3}, {"dim": 7}):
+        text = json.dumps(about | {"model": about["model"] | change})
+        (tmp_path / "config.json").write_text(text)
+        assert main(["features", str(tmp_path), str(tmp_path / "out"), "--root", "."]) == 2
+        error = capsys.readouterr().err
+        assert error.count("\n") == 1 and "config.json: says no model" in error
+
+
 class Threads:
     """Ranks that are threads of this process."""
 

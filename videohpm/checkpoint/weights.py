@@ -52,7 +52,10 @@ def load_model(path: str | Path) -> MaskedAutoencoder | VideoClassifier | VideoV
     On the CPU and in evaluation mode. Raises UserError when there is none, or it is damaged.
     """
     folder, about = read_about(path)
-    model = KINDS[about["kind"]](**about["model"])
+    try:
+        model = KINDS[about["kind"]](**about["model"])
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{folder}/config.json: says no model ({error})") from None
     load_into(model, folder / "model.safetensors")
     return model.eval()
 

@@ -70,10 +70,7 @@ def extract(
         ranks: which share of the rows is this process's; None for all.
         options: batch, workers, seconds, bf16 and progress of :func:`videohpm.evaluate.views.look`.
     """
-    if what not in KINDS:
-        raise UserError(f"what: {what!r} is not one of {', '.join(KINDS)}")
-    if dtype not in ("float32", "float16"):
-        raise UserError(f"dtype: {dtype!r} is neither float32 nor float16")
+    _check_kind_of_features(what, dtype)
     device = device or torch.device("cpu")
     model = loaded.model.to(device).eval()
     rows = np.arange(len(manifest)) if rows is None else rows
@@ -86,6 +83,13 @@ def extract(
 
     seen = look(both, manifest, rows, protocol, ranks=ranks or Ranks(), device=device, **options)
     return _collect(seen, manifest, what, dtype)
+
+
+def _check_kind_of_features(what: str, dtype: str) -> None:
+    if what not in KINDS:
+        raise UserError(f"what: {what!r} is not one of {', '.join(KINDS)}")
+    if dtype not in ("float32", "float16"):
+        raise UserError(f"dtype: {dtype!r} is neither float32 nor float16")
 
 
 def _collect(seen: Iterator[Seen], manifest: Manifest, what: str, dtype: str) -> Features:
@@ -138,14 +142,15 @@ def write_features(
     if shard < 1:
         raise UserError(f"shard: {shard}; give at least 1")
     ranks = ranks or Ranks()
-    options.setdefault("what", "pooled")
+    options = {"what": "pooled", "dtype": "float32"} | options
+    _check_kind_of_features(options["what"], options["dtype"])
     about = about | {
         "protocol": protocol.plain(),
         "samples": len(manifest),
         "shard": shard,
         "format": format,
         "what": options["what"],
-        "dtype": options.get("dtype", "float32"),
+        "dtype": options["dtype"],
     }
     _claim(out, about, ranks)
     progress = options.pop("progress", None)

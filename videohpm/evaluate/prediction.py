@@ -196,6 +196,8 @@ def features_command(
         workers: reading processes for each rank.
         device: auto, cpu, cuda or cuda:N.
     """
+    if workers < 0:
+        raise UserError(f"workers: {workers}; give 0 or more")
     loaded = load(model)
     try:
         view = ViewConfig(clips=clips, crops=crops, sampling=sampling, stride=stride, batch=batch)
