@@ -151,7 +151,8 @@ class Pretraining:
                 if self._due(config.run.log_every):
                     recent.check()
                     said |= watch.lap()
-                    tracker.log(self.done, self._metrics(said, schedule, ledger))
+                    faults = training.reading_faults(ledger, loader)
+                    tracker.log(self.done, self._metrics(said, schedule) | faults)
                 if self._due(config.run.picture_every):
                     self._picture(tracker, fixed, schedule["hard_share"])
                 stopped = request.agreed() and self.done < self.steps
@@ -187,9 +188,7 @@ class Pretraining:
     def _due(self, every: int) -> bool:
         return self.done == self.steps or (every > 0 and self.done % every == 0)
 
-    def _metrics(
-        self, said: dict, schedule: dict, ledger: BadFileLedger
-    ) -> dict[str, float | None]:
+    def _metrics(self, said: dict, schedule: dict) -> dict[str, float | None]:
         """Means over all ranks."""
         metrics = ranks.means(said) | schedule
         if self.teacher is None:
@@ -199,8 +198,7 @@ class Pretraining:
             metrics["teacher_distance"] = float(self.teacher.distance(self.engine.model))
         if self.engine.skipped:
             metrics["skipped_steps"] = self.engine.skipped
-        bad = ranks.united(ledger.bad_files)
-        return metrics | {"epoch": self.done / self.steps_per_epoch, "bad_files": int(bad.sum())}
+        return metrics | {"epoch": self.done / self.steps_per_epoch}
 
     def _picture(self, tracker: Tracker, fixed: Batch, hard_share: float) -> None:
         """The same clips every time, so that one can watch them being learnt."""

@@ -82,6 +82,13 @@ def write_settings(config) -> None:
     describe_machine(folder / "environment.json")
 
 
+def reading_faults(ledger: BadFileLedger, loader: Loader) -> dict[str, int]:
+    """Metrics over all ranks: files found unreadable, and, if any, readers that died."""
+    found = {"bad_files": int(ranks.united(ledger.bad_files).sum())}
+    deaths = ranks.total(loader.deaths)
+    return found | {"reader_deaths": deaths} if deaths else found
+
+
 def name_bad_files(folder: Path, ledger: BadFileLedger, batches: list[Batch]) -> None:
     """New unreadable files, in bad_files.jsonl; UserError where they are too many."""
     for batch in batches:

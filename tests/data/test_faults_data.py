@@ -204,6 +204,9 @@ def test_training_goes_on_when_its_workers_are_killed(folder, tmp_path):
     Killed(config).run()
     pretrain(replace(config, run=replace(config.run, dir=str(tmp_path / "sound"))))
     assert losses(tmp_path / "killed") == losses(tmp_path / "sound")
+    last = [(tmp_path / name / "metrics.jsonl").read_text().splitlines()[-1]
+            for name in ("killed", "sound")]  # fmt: skip
+    assert json.loads(last[0])["reader_deaths"] >= 1 and "reader_deaths" not in last[1]
 
 
 def fill(folder, good_files, copies):

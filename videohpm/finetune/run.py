@@ -116,6 +116,7 @@ class Finetuning:
         self.folder.mkdir(parents=True, exist_ok=True)
         if engine.rank == 0:
             training.write_settings(config)
+        loader = training.training_batches(self.data, config, engine, self.done, self.steps)
         ledger = BadFileLedger(len(self.data), config.data.max_bad_share)
         recent = training.RecentLosses(self.data.manifest)
         tracker = Tracker(
@@ -123,9 +124,7 @@ class Finetuning:
         )
         watch = Stopwatch(config.optim.batch * config.data.repeats)
         with tracker, StopRequest() as request:
-            batches = iter(
-                training.training_batches(self.data, config, engine, self.done, self.steps)
-            )
+            batches = iter(loader)
             for step in range(self.done, self.steps):
                 with watch.waiting():
                     micro = list(itertools.islice(batches, config.engine.accumulation))
@@ -144,7 +143,8 @@ class Finetuning:
                 if self._due(config.run.log_every):
                     recent.check()
                     said |= watch.lap()
-                    tracker.log(self.done, self._metrics(said, lr, ledger))
+                    faults = training.reading_faults(ledger, loader)
+                    tracker.log(self.done, self._metrics(said, lr) | faults)
                 if self.validation and self._due(config.validation.period(self.steps_per_epoch)):
                     recent.check()
                     tracker.log(self.done, self.validate())
@@ -226,12 +226,12 @@ class Finetuning:
     def _due(self, every: int) -> bool:
         return self.done == self.steps or (every > 0 and self.done % every == 0)
 
-    def _metrics(self, said: dict, lr: float, ledger: BadFileLedger) -> dict[str, float]:
+    def _metrics(self, said: dict, lr: float) -> dict[str, float]:
         """Means over all ranks."""
         metrics = ranks.means(said) | {"lr": lr, "epoch": self.done / self.steps_per_epoch}
         if self.engine.skipped:
             metrics["skipped_steps"] = self.engine.skipped
-        return metrics | {"bad_files": int(ranks.united(ledger.bad_files).sum())}
+        return metrics
 
 
 def finetune(config: FinetuneConfig) -> Path:

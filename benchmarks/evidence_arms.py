@@ -1,0 +1,104 @@
+"""What is compared in evidence.py: ways to choose what is hidden, everything else equal."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from videohpm import hpm
+from videohpm.config import PretrainConfig
+from videohpm.grid import TokenGrid
+from videohpm.hpm import LossTeacher
+
+PUBLISHED = {"predictor": "token", "teacher_steps": 0, "teacher_read": "visible"}
+
+
+class EasyTeacher(LossTeacher):
+    """Says the opposite: hides the easiest."""
+
+    def forward(self, clips: Tensor) -> Tensor:
+        return -super().forward(clips)
+
+
+def noise_priority(batch: int, grid: TokenGrid, generator: torch.Generator) -> Tensor:
+    """Permutations of the tubes by a smooth random field: (B, L); hides blobs at no cost.
+
+    Band-passed white noise over (h, w), a difference of two Gaussians of 1 and 2 tubes, as
+    structured-noise masking does (arXiv 2503.16311, "green" noise), on a torus.
+    """
+    field = torch.randn(batch, 1, grid.h, grid.w, generator=generator)
+    smooth = _blurred(field, 1.0) - _blurred(field, 2.0)
+    return smooth.flatten(1).argsort(1).argsort(1)
+
+
+def _blurred(field: Tensor, sigma: float) -> Tensor:
+    reach = min(3, (min(field.shape[2:]) - 1) // 2)
+    weights = torch.exp(-torch.arange(-reach, reach + 1).float().square() / (2 * sigma**2))
+    kernel = torch.outer(weights, weights) / weights.sum().square()
+    return F.conv2d(F.pad(field, [reach] * 4, mode="circular"), kernel[None, None])
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One way to mask: what it changes in the common configuration."""
+
+    says: str
+    hpm: dict = field(default_factory=dict)
+    mask: dict = field(default_factory=dict)
+    model: dict = field(default_factory=dict)
+    teacher: type[LossTeacher] = LossTeacher
+    priority: Callable[[int, TokenGrid, torch.Generator], Tensor] | None = None
+    """Draws the random part of the masks; None: uniformly."""
+
+    def config(self, common: PretrainConfig) -> PretrainConfig:
+        """The common configuration with what this arm changes."""
+        changed = {
+            name: replace(getattr(common, name), **getattr(self, name))
+            for name in ("hpm", "mask", "model")
+        }
+        return replace(common, **changed)
+
+    def draw(self, batch: int, config: PretrainConfig, generator: torch.Generator) -> Tensor:
+        """The random part of the masks of one batch."""
+        grid = config.model.grid()
+        if self.priority is not None:
+            return self.priority(batch, grid, generator)
+        return hpm.random_priority(batch, hpm.unit_count(grid, config.mask.unit), generator)
+
+
+BY_TOKEN = {"unit": "token"}
+OFF = {"enabled": False}
+ARMS = {
+    "random": Arm("random tubes: VideoMAE", OFF),
+    "predict": Arm("losses are predicted, tubes random (alpha 0)", {"hard_share_end": 0.0}),
+    "hpm": Arm("HPM as configured by default"),
+    "published": Arm("HPM, token predictor, teacher sees the whole clip", PUBLISHED),
+    "full": Arm("HPM, tube predictor, teacher sees the whole clip", {"teacher_steps": 0}),
+    "constant": Arm("HPM, alpha at its last value from the start", {"hard_share_start": 0.5}),
+    "all": Arm("HPM, alpha to 1", {"hard_share_end": 1.0}),
+    "quarter": Arm("HPM, alpha to .25", {"hard_share_end": 0.25}),
+    "easy": Arm("the easiest tubes, alpha to .5", teacher=EasyTeacher),
+    "noise": Arm("tubes by smooth noise", OFF, priority=noise_priority),
+    "token": Arm("random tokens", OFF, BY_TOKEN),
+    "hard-token": Arm("hard tokens, published predictor and teacher", PUBLISHED, BY_TOKEN),
+    "detached": Arm("HPM, predictor's gradient kept from the encoder", {"predictor_detach": True}),
+    "absolute": Arm("HPM, absolute objective", {"objective": "absolute"}),
+    "deep": Arm("HPM, predictor of 4 blocks", {"predictor_depth": 4}),
+    "fast-ema": Arm("HPM, EMA .9 to .99", {"momentum_start": 0.9, "momentum_end": 0.99}),
+    "normalised": Arm("HPM, per-channel targets", model={"target": "per_channel"}),
+    "random-normalised": Arm("random tubes, per-channel targets", OFF,
+                             model={"target": "per_channel"}),
+    "dense": Arm("HPM, ratio .9", mask={"ratio": 0.9}),
+    "random-dense": Arm("random tubes, ratio .9", OFF, {"ratio": 0.9}),
+}  # fmt: skip
+CONTROL = {"normalised": "random-normalised", "dense": "random-dense", "hard-token": "token"}
+"""What an arm is compared with, where that is not ``random``."""
+MAIN = ["random", "hpm", "published", "predict", "constant", "all", "easy", "noise", "token",
+        "hard-token"]  # fmt: skip
+IMAGE = ["random", "hpm", "predict", "constant", "all", "easy", "noise"]
+"""In image mode tubes are tokens and one look is all looks."""
+QUICK = ["random", "hpm"]

@@ -1,0 +1,195 @@
+"""How good what an arm of evidence.py learnt is, and whether its teacher is right."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from evidence_train import Clips, Trained
+from torch import Tensor, nn
+
+from videohpm import hpm
+from videohpm.config import PretrainConfig
+from videohpm.data import normalise
+from videohpm.evaluate import (
+    attentive_probabilities,
+    knn_probabilities,
+    linear_probabilities,
+)
+from videohpm.evaluate.linear import Standardise, choose_strength
+from videohpm.models import MaskedAutoencoder, VideoClassifier
+from videohpm.optim import cosine, parameter_groups, set_lr
+
+STRENGTHS = (0.001, 0.01, 0.1)
+BLOCK = 64
+
+
+def look(clips: Clips, rows: Tensor, config: PretrainConfig) -> Tensor:
+    """(B, 3, T, H, W), normalised: the first frames of the clips."""
+    pixels = clips.at(rows, torch.zeros_like(rows), config.model.frames)
+    return normalise(pixels, config.data.mean, config.data.std)
+
+
+# --- representations --------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def frozen_tokens(encoder: nn.Module, clips: Clips, count: int, config: PretrainConfig) -> Tensor:
+    """(n, N, D) of the first ``count`` clips."""
+    encoder.eval()
+    return torch.cat(
+        [encoder(look(clips, rows, config)) for rows in torch.arange(count).split(BLOCK)]
+    )
+
+
+def pooled(tokens: Tensor) -> Tensor:
+    """Mean, maximum and deviation over all tokens: (n, N, D) → (n, 3·D)."""
+    return torch.cat([tokens.mean(1), tokens.amax(1), tokens.std(1)], 1)
+
+
+def probes(
+    encoder: nn.Module, data: dict[str, Clips], config: PretrainConfig, count: int, seed: int
+) -> dict[str, float]:
+    """Validation top-1, %, of three frozen probes on each kind of class.
+
+    Linear and k-NN read mean, maximum and deviation of the tokens, standardised; the attentive one
+    reads the tokens.
+    """
+    train, test = data["train"], data["validation"]
+    tokens = frozen_tokens(encoder, train, min(count, len(train.frames)), config)
+    asked = frozen_tokens(encoder, test, len(test.frames), config)
+    scale = Standardise(pooled(tokens))
+    near, far = scale(pooled(tokens)).float(), scale(pooled(asked)).float()
+    found = {}
+    for kind in kinds(config):
+        labels, right = train.labels[kind][: len(tokens)], test.labels[kind]
+        classes = int(right.max()) + 1
+        strength = choose_strength(near, labels, classes, STRENGTHS, seed)
+        said = linear_probabilities(near, labels, far, classes=classes, strength=strength)
+        found[f"linear {kind}"] = top1(said, right)
+        said = knn_probabilities(near, labels, far, classes=classes)
+        found[f"knn {kind}"] = top1(said, right)
+        said = attentive_probabilities(
+            tokens, labels, asked,
+            classes=classes, heads=config.model.heads, epochs=15, seed=seed,
+        )  # fmt: skip
+        found[f"attentive {kind}"] = top1(said, right)
+    return found
+
+
+def kinds(config: PretrainConfig) -> tuple[str, ...]:
+    """What a model of this clip length can be asked: one frame cannot tell the motion."""
+    return ("shape",) if config.model.frames == 1 else ("shape", "motion", "both")
+
+
+def top1(said: Tensor, right: Tensor) -> float:
+    return 100 * (said.argmax(1) == right).float().mean().item()
+
+
+def fine_tuned(
+    model: MaskedAutoencoder, data: dict[str, Clips], config: PretrainConfig, seed: int, steps: int
+) -> dict[str, float]:
+    """Validation top-1, %, of the whole model trained on with the demo's fine-tuning recipe."""
+    torch.manual_seed(seed)
+    kind = kinds(config)[-1]
+    labels, right = data["train"].labels[kind], data["validation"].labels[kind]
+    shared = VideoClassifier.__init__.__kwdefaults__
+    classifier = VideoClassifier(
+        classes=int(right.max()) + 1,
+        **{k: v for k, v in model.config.items() if k in shared or k == "size"},
+    )
+    weights = model.encoder.state_dict()
+    classifier.encoder.load_state_dict(
+        {name: weights[name] for name in classifier.encoder.state_dict()}
+    )
+    groups = parameter_groups(classifier, 0.05, layer_decay=0.75)
+    optimiser = torch.optim.AdamW(groups, betas=(0.9, 0.999), fused=True)
+    generator = torch.Generator().manual_seed(seed)
+    batch = config.optim.batch
+    for step in range(steps):
+        set_lr(optimiser, cosine(step, steps, steps // 10, 2e-3, 1e-5))
+        rows = torch.randint(len(labels), (batch,), generator=generator)
+        loss = F.cross_entropy(classifier(look(data["train"], rows, config)), labels[rows])
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    classifier.eval()
+    with torch.no_grad():
+        said = torch.cat([
+            classifier(look(data["validation"], rows, config))
+            for rows in torch.arange(len(right)).split(BLOCK)
+        ])  # fmt: skip
+    return {f"fine-tuned {kind}": top1(said, right)}
+
+
+# --- diagnostics ------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def diagnose(
+    trained: Trained, clips: Clips, config: PretrainConfig, count: int = 64, masks: int = 16
+) -> dict[str, float]:
+    """Whether hard tubes are found, and whether they are the object; on validation clips.
+
+    The truth: a tube's mean loss over the random masks, of ratio .75 for every arm, that hid it.
+    """
+    rows = torch.arange(min(count, len(clips.frames)))
+    seen, grid = look(clips, rows, config), config.model.grid()
+    truth = true_hardness(trained.model, seen, config, masks)
+    object_share = cover_per_tube(clips, rows, config)
+    found = {
+        "validation loss": float(truth.mean()),
+        "object in hard": lift(object_share, truth),
+        "hard over mean loss": lift(truth, truth),
+    }
+    if trained.teacher is None:
+        return found
+    told = {}
+    for name, looks in (("thinned", 1), ("full", None)):
+        if name == "thinned" and grid.t == 1:
+            continue
+        read = trained.teacher.read if name == "full" else "query"
+        scores = trained.teacher.model.score(seen, looks, read)
+        told[name] = scores if scores.shape == truth.shape else scores.view(
+            len(scores), grid.t, -1).mean(1)  # fmt: skip
+        found |= {
+            f"{name} teacher against truth": float(hpm.rank_correlation(told[name], truth)),
+            f"{name} teacher, loss of hard over mean": lift(truth, told[name]),
+            f"{name} teacher, object in hard": lift(object_share, told[name]),
+        }
+    if len(told) == 2:
+        agreement = hpm.rank_correlation(told["thinned"], told["full"])
+        found["thinned against full"] = float(agreement)
+    return found
+
+
+def true_hardness(
+    model: MaskedAutoencoder, clips: Tensor, config: PretrainConfig, masks: int
+) -> Tensor:
+    """(B, L): mean loss of each tube over the random masks that hid it, raw pixels."""
+    grid = config.model.grid()
+    generator = torch.Generator().manual_seed(0)
+    total = torch.zeros(len(clips), grid.tubes)
+    times = torch.zeros_like(total)
+    for _ in range(masks):
+        priority = hpm.random_priority(len(clips), grid.tubes, generator)
+        mask = hpm.random_mask(grid, 0.75, priority)
+        losses = hpm.reconstruction_loss(
+            model(clips, mask).pixels, clips, mask, grid, config.model.target, config.data.std
+        )
+        total.scatter_add_(1, mask.tubes, hpm.loss_per_tube(losses, mask))
+        times.scatter_add_(1, mask.tubes, torch.ones(mask.tubes.shape))
+    return total / times.clamp(min=1)
+
+
+def cover_per_tube(clips: Clips, rows: Tensor, config: PretrainConfig) -> Tensor:
+    """(B, L): share of each tube that is object, as the generator knows it."""
+    grid = config.model.grid()
+    steps = 2 * torch.arange(config.model.frames)
+    cover = clips.cover[rows][:, steps].mean(1)
+    return F.adaptive_avg_pool2d(cover, (grid.h, grid.w)).flatten(1)
+
+
+def lift(values: Tensor, scores: Tensor) -> float:
+    """Mean of ``values`` over the quarter of tubes of the highest scores, over their mean."""
+    hard = scores.topk(scores.shape[1] // 4, dim=1).indices
+    return float(values.gather(1, hard).mean() / values.mean())

@@ -1,0 +1,162 @@
+"""The training of one arm of evidence.py: the library's step on clips held in memory."""
+
+from __future__ import annotations
+
+import csv
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import av
+import numpy as np
+import torch
+from evidence_arms import Arm
+from torch import Tensor
+
+from videohpm import hpm
+from videohpm.config import HPMConfig, MaskConfig, ModelConfig, PretrainConfig
+from videohpm.data import Batch, DataConfig
+from videohpm.engine import EngineConfig, TorchEngine
+from videohpm.hpm import LossTeacher
+from videohpm.models import MaskedAutoencoder
+from videohpm.optim import OptimConfig
+from videohpm.pretrain import train_step
+
+FRAMES, STRIDE, CELL = 8, 2, 4
+SHAPES = Path(__file__).parents[1] / "datasets/shapes/prepare.py"
+
+
+@dataclass
+class Clips:
+    """A split of the shapes: every frame, the class of each clip, and where its object is."""
+
+    frames: Tensor  # uint8 (n, 3, F, H, W)
+    labels: dict[str, Tensor]  # "shape", "motion" and "both": int64 (n,)
+    cover: Tensor  # (n, F, H/4, W/4) in [0, 1], share of each cell that is object
+
+    def at(self, rows: Tensor, start: Tensor, frames: int) -> Tensor:
+        """(B, 3, frames, H, W): clips that begin at ``start``, every second frame."""
+        steps = start[:, None] + STRIDE * torch.arange(frames)
+        return self.frames.transpose(1, 2)[rows[:, None], steps].transpose(1, 2)
+
+
+def common_config(steps: int, batch: int, image: bool, device: str) -> PretrainConfig:
+    """What all arms share: the demo's model and recipe."""
+    return PretrainConfig(
+        data=DataConfig(),
+        model=ModelConfig(
+            size="vit_tiny",
+            frames=1 if image else FRAMES,
+            tubelet=1 if image else 2,
+            image_size=64,
+            patch=8,
+            dim=96,
+            depth=4,
+            heads=3,
+            decoder_dim=48,
+            decoder_depth=1,
+            decoder_heads=3,
+            position="sincos_2d",
+            target="raw",
+        ),  # fmt: skip
+        mask=MaskConfig(ratio=0.75),
+        hpm=HPMConfig(
+            predictor_depth=1, momentum_start=0.99, momentum_end=0.999, momentum_steps=steps // 2
+        ),
+        optim=OptimConfig(batch=batch, lr=4e-2, final_lr=1e-4, warmup_steps=steps // 12),
+        engine=EngineConfig(device=device),
+    )
+
+
+def load_clips(folder: Path, train: int, validation: int, size: int = 64) -> dict[str, Clips]:
+    """The shapes, made where they are missing, decoded once."""
+    subprocess.run(
+        [sys.executable, SHAPES, "--out", folder, "--train", str(train),
+         "--validation", str(validation), "--size", str(size)],
+        check=True, stdout=subprocess.DEVNULL,
+    )  # fmt: skip
+    return {split: _load_split(folder, split) for split in ("train", "validation")}
+
+
+def _load_split(folder: Path, split: str) -> Clips:
+    with open(folder / f"{split}.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    clips = torch.stack([_decode(folder / row["path"]) for row in rows])
+    both = torch.tensor([int(row["label"]) for row in rows])
+    cover = torch.from_numpy(np.load(folder / f"objects-{split}.npz")["cover"]).float() / 255
+    motions = 8
+    labels = {"shape": both // motions, "motion": both % motions, "both": both}
+    return Clips(clips, labels, cover)
+
+
+def _decode(path: Path) -> Tensor:
+    with av.open(str(path)) as file:
+        frames = [frame.to_ndarray(format="rgb24") for frame in file.decode(video=0)]
+    return torch.from_numpy(np.stack(frames)).permute(3, 0, 1, 2)
+
+
+def make_batch(clips: Clips, config: PretrainConfig, arm: Arm, seed: int, step: int) -> Batch:
+    """The batch of a step: the same clips and cuts for every arm, its own mask priorities."""
+    count, batch = len(clips.frames), config.optim.batch
+    epoch, place = divmod(step * batch, count)
+    order = torch.randperm(count, generator=_random(seed, 1, epoch))
+    rows = order[place : place + batch]
+    generator = _random(seed, 2, step)
+    frames = config.model.frames
+    last = clips.frames.shape[2] - STRIDE * (frames - 1)
+    start = torch.randint(last, (len(rows),), generator=generator)
+    return Batch(
+        clips=clips.at(rows, start, frames),
+        priority=arm.draw(len(rows), config, generator),
+        labels=clips.labels["both"][rows],
+        index=rows,
+        bad=[],
+    )
+
+
+def _random(*key: int) -> torch.Generator:
+    return torch.Generator().manual_seed(int(np.random.SeedSequence(key).generate_state(1)[0]))
+
+
+@dataclass
+class Trained:
+    """What a training leaves: the model, its teacher, and a row of numbers every few steps."""
+
+    model: MaskedAutoencoder
+    teacher: LossTeacher | None
+    curve: list[dict[str, float]]
+
+
+def train(arm: Arm, common: PretrainConfig, clips: Clips, seed: int, steps: int) -> Trained:
+    """Pre-train one arm. The encoder and pixel decoder begin alike for every arm of a seed."""
+    config, said = arm.config(common), []
+    torch.manual_seed(seed)
+    model = MaskedAutoencoder(**config.model_arguments())
+    teacher = None
+    if config.hpm.enabled:
+        teacher = arm.teacher(model, config.hpm.teacher_steps or None, config.hpm.teacher_read)
+    engine = TorchEngine(model, config.engine, config.optim)
+    if teacher is not None:
+        engine.adopt(teacher)
+    every, curve = max(1, steps // 40), []
+    for step in range(steps):
+        batch = make_batch(clips, config, arm, seed, step)
+        ramp = config.hpm.momentum_progress(step, len(clips.frames) / config.optim.batch)
+        said.append(train_step(
+            engine, teacher, [batch], config,
+            hard_share=hpm.hard_share(
+                step / steps, config.hpm.hard_share_start, config.hpm.hard_share_end
+            ),
+            momentum=hpm.teacher_momentum(
+                ramp, config.hpm.momentum_start, config.hpm.momentum_end
+            ),
+            lr=config.optim.lr_at(step, steps, len(clips.frames) / config.optim.batch),
+        ))  # fmt: skip
+        if (step + 1) % every == 0 or step + 1 == steps:
+            means = {k: float(torch.stack([s[k] for s in said]).mean()) for k in said[0]}
+            curve.append({"step": step + 1} | means)
+            said = []
+            if not np.isfinite(means["loss"]):
+                raise RuntimeError(f"step {step + 1}: the loss is {means['loss']}")
+    return Trained(model.eval(), teacher, curve)

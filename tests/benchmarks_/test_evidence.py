@@ -1,0 +1,179 @@
+"""The experiment's own machinery, on a few small clips; what comes out of it is not judged here."""
+
+import json
+import sys
+from dataclasses import replace
+
+import pytest
+import torch
+
+from videohpm import hpm
+from videohpm.grid import TokenGrid
+
+
+@pytest.fixture(scope="module")
+def tools(root):
+    """The modules of benchmarks/, which is no package."""
+    sys.path.insert(0, str(root / "benchmarks"))
+    try:
+        import evidence
+        import evidence_arms
+        import evidence_judge
+        import evidence_table
+        import evidence_train
+
+        yield {
+            "run": evidence,
+            "arms": evidence_arms,
+            "judge": evidence_judge,
+            "table": evidence_table,
+            "train": evidence_train,
+        }
+    finally:
+        sys.path.remove(str(root / "benchmarks"))
+
+
+@pytest.fixture(scope="module")
+def data(tools, tmp_path_factory):
+    return tools["train"].load_clips(tmp_path_factory.mktemp("shapes") / "clips", 64, 32)
+
+
+TINY = ["--steps", "4", "--batch", "8", "--train", "64", "--validation", "32",
+        "--probe-clips", "64", "--tune-steps", "2", "--device", "cpu"]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def results(tools, tmp_path_factory):
+    """Two arms and the untrained one, two seeds."""
+    place = tmp_path_factory.mktemp("evidence")
+    command = [*TINY, "--seeds", "0", "1", "--arms", "random", "published",
+               "--data", str(place / "clips"), "--out", str(place / "out")]  # fmt: skip
+    tools["run"].main(command)
+    return place / "out", command
+
+
+def test_every_run_has_a_file_and_is_not_done_again(tools, results, monkeypatch):
+    folder, command = results
+    names = {
+        f"{arm}-{seed}.json" for arm in ("untrained", "random", "published") for seed in (0, 1)
+    }
+    assert {file.name for file in folder.glob("*.json")} == names
+    assert not list(folder.glob("*.running"))
+    monkeypatch.setattr(tools["run"], "run", lambda *_: pytest.fail("done again"))
+    tools["run"].main(command)
+    (folder / "random-0.json").unlink()
+    (folder / "random-0.running").touch()  # another process is at it
+    tools["run"].main(command)
+
+
+def test_the_table_is_that_of_the_files(tools, results):
+    folder, _ = results
+    file = folder / "published-0.json"
+    result = json.loads(file.read_text())
+    told = result | {"top1": dict.fromkeys(result["top1"], 71.25)}
+    file.write_text(json.dumps(told))
+    (folder / "published-1.json").unlink(missing_ok=True)
+    assert "| published | 1 | " + " | ".join(["71.2"] * len(told["top1"])) in tools["table"].tables(
+        folder
+    )
+    assert (folder / "curves.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_differences_are_paired_by_seed(tools):
+    assert tools["table"].paired([1.0, 3.0]) == "+2.0 ± 12.7 (0.30)"  # t = 2, one degree of freedom
+    assert tools["table"].paired([1.5]) == "+1.5"
+
+
+def test_arms_of_a_seed_begin_alike_and_see_the_same_clips(tools, data):
+    train, arms = tools["train"], tools["arms"].ARMS
+    common = train.common_config(4, 8, False, "cpu")
+    models, batches = [], []
+    for name in ("random", "hpm", "published", "noise", "token"):
+        models.append(train.train(arms[name], common, data["train"], 3, 0).model)
+        config = arms[name].config(common)
+        batches.append(train.make_batch(data["train"], config, arms[name], 3, 9))
+    for model in models[1:]:
+        for part in ("encoder", "decoder"):
+            ours, theirs = (getattr(m, part).state_dict() for m in (models[0], model))
+            assert all(torch.equal(ours[key], theirs[key]) for key in ours)
+    assert all(torch.equal(b.clips, batches[0].clips) for b in batches)
+    assert torch.equal(batches[0].priority, batches[1].priority)
+    assert not torch.equal(batches[0].priority, batches[3].priority)
+
+
+def test_every_arm_is_a_valid_configuration_and_trains(tools, data):
+    train = tools["train"]
+    for name, arm in tools["arms"].ARMS.items():
+        common = train.common_config(2, 4, False, "cpu")
+        small = replace(common, model=replace(common.model, dim=24, decoder_dim=24, depth=1))
+        curve = train.train(arm, small, data["train"], 0, 1).curve
+        assert curve[-1]["loss"] > 0, name
+        assert ("relative_loss" in curve[-1]) == arm.config(small).hpm.enabled
+
+
+def test_the_easy_teacher_hides_what_the_other_would_not(tools, data):
+    train, arms = tools["train"], tools["arms"]
+    common = train.common_config(2, 4, False, "cpu")
+    model = train.train(arms.ARMS["hpm"], common, data["train"], 0, 1).model
+    clips = torch.randn(2, 3, 8, 64, 64)
+    ours, easy = hpm.LossTeacher(model, 1), arms.EasyTeacher(model, 1)
+    assert torch.equal(easy(clips), -ours(clips))
+
+
+def test_noise_hides_neighbours_together(tools):
+    grid = TokenGrid.of_clip(8, 64, 64, 2, 8)
+    generator = torch.Generator().manual_seed(0)
+
+    def like_right_neighbour(priority):
+        hidden = hpm.random_mask(grid, 0.5, priority).tubes
+        flags = torch.zeros(len(priority), grid.tubes).scatter(1, hidden, 1.0).view(-1, 8, 8)
+        return float((flags == flags.roll(1, 2)).float().mean())
+
+    noise = tools["arms"].noise_priority(200, grid, generator)
+    assert torch.equal(noise.sort(1).values, torch.arange(64).expand(200, -1))
+    assert like_right_neighbour(noise) > 0.65
+    assert abs(like_right_neighbour(hpm.random_priority(200, 64, generator)) - 0.5) < 0.02
+    share = torch.zeros(64).index_add(0, noise.argsort(1)[:, 32:].flatten(), torch.ones(200 * 32))
+    assert share.min() > 60  # 100 times each, on average: no place is favoured
+
+
+def test_cover_falls_on_the_tubes_of_the_object(tools, data):
+    train, judge = tools["train"], tools["judge"]
+    config = train.common_config(2, 4, False, "cpu")
+    clips = data["validation"]
+    rows = torch.arange(8)
+    cover = judge.cover_per_tube(clips, rows, config).view(8, 8, 8)
+    pixels = clips.cover[rows][:, ::2].repeat_interleave(4, 2).repeat_interleave(4, 3)
+    for row in range(8):
+        for i in range(8):
+            for j in range(8):
+                block = pixels[row, :, 8 * i : 8 * i + 8, 8 * j : 8 * j + 8]
+                assert cover[row, i, j] == pytest.approx(float(block.mean()), abs=1e-5)
+
+
+def test_lift_is_the_mean_over_the_hardest_quarter(tools):
+    values = torch.tensor([[4.0, 1, 1, 2], [0, 0, 2, 6]])
+    scores = torch.tensor([[0.1, 0.5, 0.2, 0.3], [0, 1, 2, 3.0]])
+    assert tools["judge"].lift(values, scores) == pytest.approx(((1 + 6) / 2) / 2)
+
+
+def test_true_hardness_equals_a_loop(tools, data):
+    train, judge = tools["train"], tools["judge"]
+    common = train.common_config(2, 4, False, "cpu")
+    model = train.train(tools["arms"].ARMS["random"], common, data["train"], 0, 1).model
+    clips = judge.look(data["validation"], torch.arange(2), common)
+    with torch.no_grad():
+        found = judge.true_hardness(model, clips, common, 5)
+        generator = torch.Generator().manual_seed(0)
+        losses = [[[] for _ in range(64)] for _ in range(2)]
+        for _ in range(5):
+            priority = hpm.random_priority(2, 64, generator)
+            mask = hpm.random_mask(model.grid, 0.75, priority)
+            out = model(clips, mask).pixels
+            targets = model.grid.patchify(clips, mask.masked)
+            tokens = (out - targets).square().mean(2)
+            for b in range(2):
+                for token, loss in zip(mask.masked[b].tolist(), tokens[b].tolist(), strict=True):
+                    losses[b][token % 64].append(loss)
+    expected = [[sum(x) / len(x) if x else 0 for x in row] for row in losses]
+    torch.testing.assert_close(found, torch.tensor(expected), atol=1e-4, rtol=1e-4)
