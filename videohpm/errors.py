@@ -16,8 +16,11 @@ class RunError(Exception):
     """
 
 
-class Preempted(Exception):
+class Preempted(BaseException):
     """A run was asked to stop (SIGTERM, SIGUSR1), has left a checkpoint, and can go on from there.
+
+    Like KeyboardInterrupt it is no Exception: it may come at any moment, and whoever handles what
+    can go wrong there (a worker that dies, say) must not take it for that.
 
     The message is one line. The command line prints it and exits with code 75, EX_TEMPFAIL: start
     the same command again.
