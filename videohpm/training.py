@@ -28,10 +28,17 @@ def restore(
     Args:
         samples: of the data set; UserError where the checkpoint was trained on another number.
         followers: what is saved beside the model, by name.
+
+    Raises UserError where run.dir cannot be written to, too.
     """
+    failure = None
     if ranks.rank() == 0:
-        checkpoint.tidy(Path(run.dir))
-    ranks.agree(None)  # until that is done
+        try:
+            checkpoint.check_writable(Path(run.dir), "run.dir")
+            checkpoint.tidy(Path(run.dir))
+        except UserError as error:
+            failure = error
+    ranks.agree(failure)  # and wait until that is done
     folder = checkpoint.to_resume(Path(run.dir), run.resume)
     saved = folder and checkpoint.restore(folder, model, followers)
     ranks.same("run.dir: steps done", saved.step if saved else 0)

@@ -269,6 +269,13 @@ def test_models_that_do_not_fit_are_refused(shapes, pretrained, tmp_path, change
     assert not (tmp_path / "run").exists()
 
 
+def test_a_file_where_the_run_should_be_is_refused(shapes, tmp_path):
+    (tmp_path / "letter.txt").write_text("keep me")
+    for folder in (tmp_path / "letter.txt", tmp_path / "letter.txt/run"):
+        with pytest.raises(UserError, match=r"run.dir: .*letter.txt is a file"):
+            Finetuning(settings(shapes, folder))
+
+
 def test_a_data_set_that_must_not_be_mirrored_is_not(shapes, root, tmp_path):
     config = settings(shapes, tmp_path)
     data = replace(config.data, manifest=str(shapes / "train.csv"), flip=True)

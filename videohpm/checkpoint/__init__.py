@@ -12,7 +12,7 @@ stream         safetensors files written tensor by tensor
 ============== ==============================================================================
 """
 
-from videohpm.checkpoint.folders import checkpoints, latest, tidy
+from videohpm.checkpoint.folders import check_writable, checkpoints, latest, tidy
 from videohpm.checkpoint.runs import Saved, restore, restore_moments, save, to_resume
 from videohpm.checkpoint.weights import (
     FORMAT,
@@ -32,6 +32,7 @@ __all__ = [
     "KINDS",
     "VERSION",
     "Saved",
+    "check_writable",
     "checkpoints",
     "export",
     "find_weights",

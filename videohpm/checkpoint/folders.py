@@ -11,7 +11,18 @@ import os
 import shutil
 from pathlib import Path
 
+from videohpm.errors import UserError
+
 PREFIX, PARTIAL, REMOVED = "step_", ".partial_", ".removed_"
+
+
+def check_writable(folder: Path, option: str) -> None:
+    """UserError where nothing can be written to ``folder``, which need not be there yet."""
+    nearest = next(path for path in (folder, *folder.parents) if path.exists())
+    if not nearest.is_dir():
+        raise UserError(f"{option}: {nearest} is a file; give a folder")
+    if not os.access(nearest, os.W_OK):
+        raise UserError(f"{option}: {nearest} cannot be written to; give another folder")
 
 
 def checkpoints(run: Path) -> list[Path]:

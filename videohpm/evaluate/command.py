@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from videohpm.checkpoint import check_writable
 from videohpm.data import Manifest, find_samples
 from videohpm.data.facts import read_facts
 from videohpm.engine import EngineConfig
@@ -15,7 +16,7 @@ from videohpm.evaluate.load import Loaded, load
 from videohpm.evaluate.multiview import score
 from videohpm.evaluate.protocol import ViewConfig
 from videohpm.evaluate.ranks import join_ranks
-from videohpm.evaluate.results import UNREADABLE, check_folder, sentence, write_results
+from videohpm.evaluate.results import UNREADABLE, sentence, write_results
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +82,7 @@ def evaluate(config: EvaluateConfig) -> int:
     )
     protocol = loaded.protocol.changed(facts, config.test.given())
     check_kind(manifest, protocol.frames)
-    check_folder(out)
+    check_writable(out, "out")
     device, bf16 = place(config.device, config.precision)
     ranks = join_ranks(device)
     scores = score(

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from videohpm.checkpoint import check_writable
 from videohpm.data import Manifest, find_samples
 from videohpm.data.manifest import IMAGE_SUFFIXES
 from videohpm.errors import UserError
@@ -19,7 +20,7 @@ from videohpm.evaluate.metrics import top_classes
 from videohpm.evaluate.multiview import score
 from videohpm.evaluate.protocol import ViewConfig
 from videohpm.evaluate.ranks import Ranks, join_ranks
-from videohpm.evaluate.results import UNREADABLE, check_folder
+from videohpm.evaluate.results import UNREADABLE
 
 Model = Loaded | str | os.PathLike
 
@@ -205,7 +206,7 @@ def features_command(
         raise UserError(str(error).removeprefix("test.")) from None
     samples = find_any(root, manifest)
     check_kind(samples, loaded.protocol.frames)
-    check_folder(Path(out))
+    check_writable(Path(out), "out")
     found, bf16 = place(device)
     ranks = join_ranks(found)
     errors = write_features(

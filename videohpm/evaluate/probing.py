@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from videohpm.checkpoint import check_writable
 from videohpm.data import Manifest, find_samples
 from videohpm.errors import UserError
 from videohpm.evaluate.command import check_kind, place
@@ -24,7 +25,7 @@ from videohpm.evaluate.load import Loaded, fingerprint, load, random_twin
 from videohpm.evaluate.metrics import accuracy
 from videohpm.evaluate.protocol import Protocol, ViewConfig
 from videohpm.evaluate.ranks import join_ranks
-from videohpm.evaluate.results import UNREADABLE, check_folder
+from videohpm.evaluate.results import UNREADABLE
 
 PROBES = ("linear", "attentive", "knn")
 
@@ -106,7 +107,7 @@ def probe(config: ProbeConfig) -> int:
     if int(validation.labels.max()) >= classes:
         raise UserError(f"validation: label {validation.labels.max()}, train has {classes} classes")
     out = Path(config.out or Path(config.model) / "probe")
-    check_folder(out)
+    check_writable(out, "out")
     device, bf16 = place(config.device)
     ranks = join_ranks(device)
     weights = f"random {config.seed}" if config.random else fingerprint(config.model)

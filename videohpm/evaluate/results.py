@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 from pathlib import Path
 
 import numpy as np
 
 from videohpm.data import Manifest
-from videohpm.errors import UserError
 from videohpm.evaluate.metrics import confusion, top_classes
 from videohpm.evaluate.multiview import Scores
 from videohpm.evaluate.protocol import Protocol
@@ -20,15 +18,6 @@ UNREADABLE = 3
 COLUMNS = ("path", "label", "prediction", "right", "probability", "logit", "margin", "top5")
 NAMES_UP_TO = 60
 """More classes than these have no names on the picture: nobody could read them."""
-
-
-def check_folder(folder: Path) -> None:
-    """UserError where nothing can be written to ``folder``: before the work, not after it."""
-    nearest = next(path for path in (folder, *folder.parents) if path.exists())
-    if not nearest.is_dir():
-        raise UserError(f"out: {nearest} is a file; give a folder with --out")
-    if not os.access(nearest, os.W_OK):
-        raise UserError(f"out: {nearest} cannot be written to; give another folder with --out")
 
 
 def write_results(
