@@ -8,8 +8,9 @@
 
 Every pair of arm and seed is trained, judged and written to its own file under --out before the
 next begins; what is there is not done again, so it can be stopped and started, and several may run
-at once in the same folder. Arms of one seed see the same clips in the same order and begin with the
-same encoder and decoder. README.md beside this file says what came out.
+at once in the same folder. Weights stay under --weights: where only a result file is removed, the
+judging alone is done again. Arms of one seed see the same clips in the same order and begin with
+the same encoder and decoder. README.md beside this file says what came out.
 """
 
 from __future__ import annotations
@@ -79,15 +80,18 @@ class Claim:
 def run(name: str, seed: int, data: dict[str, Clips], args: argparse.Namespace) -> dict:
     """Train one arm with one seed and judge it: all that is known of it, as JSON holds it."""
     common = common_config(args.steps, args.batch, args.image, args.device)
-    began = time.perf_counter()
     if name == "untrained":
         config = common
         torch.manual_seed(seed)
-        trained = Trained(MaskedAutoencoder(**config.model_arguments()).eval(), None, [])
+        trained = Trained(MaskedAutoencoder(**config.model_arguments()).eval(), None, [], 0.0)
     else:
         config = ARMS[name].config(common)
-        trained = train(ARMS[name], common, data["train"], seed, args.steps)
-    ended = time.perf_counter()
+        kept = args.weights / f"{name}-{seed}.pt"
+        if not kept.exists():
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            train(ARMS[name], common, data["train"], seed, args.steps).save(kept)
+        trained = Trained.load(kept, ARMS[name], config)
+    began = time.perf_counter()
     found = probes(trained.model.encoder, data, config, args.probe_clips, seed)
     if args.tune_steps:
         found |= fine_tuned(trained.model, data, config, seed, args.tune_steps)
@@ -98,11 +102,11 @@ def run(name: str, seed: int, data: dict[str, Clips], args: argparse.Namespace) 
         "top1": found,
         "diagnostics": diagnose(trained, data["validation"], config),
         "curve": trained.curve,
-        "seconds": {"training": ended - began, "judging": time.perf_counter() - ended},
+        "seconds": {"training": trained.seconds, "judging": time.perf_counter() - began},
         "machine": {"device": _device(args), "threads": args.threads, "torch": torch.__version__},
     }
     numbers = ", ".join(f"{key} {value:.1f}" for key, value in found.items())
-    print(f"{name} {seed}: {ended - began:.0f} s; {numbers}", flush=True)
+    print(f"{name} {seed}: {result['seconds']}; {numbers}", flush=True)
     return result
 
 
@@ -130,16 +134,19 @@ def _arguments(arguments: list[str] | None) -> argparse.Namespace:
     add("--train", type=int, default=2048, help="training clips")
     add("--validation", type=int, default=512, help="validation clips")
     add("--probe-clips", type=int, default=1024, help="training clips that the probes see")
-    add("--tune-steps", type=int, default=160, help="of fine-tuning; 0 for none")
+    add("--tune-steps", type=int, default=300, help="of fine-tuning; 0 for none")
     add("--threads", type=int, default=1)
     add("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     add("--data", type=Path, help="folder of the shapes, made where it is missing")
     add("--out", type=Path, help="folder of the results")
+    add("--weights", type=Path, help="folder of trained weights, to judge them again")
     args = parser.parse_args(arguments)
     if args.arms is None:
         args.arms = QUICK if args.quick else IMAGE if args.image else MAIN
     args.data = args.data or Path(f"data/shapes-{args.train}")
-    args.out = args.out or RESULTS / ("evidence-image" if args.image else "evidence")
+    place = "evidence-image" if args.image else "evidence"
+    args.out = args.out or RESULTS / place
+    args.weights = args.weights or Path("runs") / place
     return args
 
 

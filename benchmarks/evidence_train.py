@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import subprocess
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -126,16 +127,40 @@ class Trained:
     model: MaskedAutoencoder
     teacher: LossTeacher | None
     curve: list[dict[str, float]]
+    seconds: float
+
+    def save(self, path: Path) -> None:
+        """Weights, curve and seconds as one file, which appears when it is whole."""
+        teacher = None if self.teacher is None else self.teacher.state_dict()
+        kept = {"model": self.model.state_dict(), "teacher": teacher}
+        torch.save(kept | {"curve": self.curve, "seconds": self.seconds}, f"{path}.part")
+        Path(f"{path}.part").replace(path)
+
+    @classmethod
+    def load(cls, path: Path, arm: Arm, config: PretrainConfig) -> Trained:
+        """What was saved of an arm, whose configuration is ``config``."""
+        kept = torch.load(path, map_location=config.engine.torch_device(), weights_only=True)
+        model, teacher = make_models(arm, config)
+        model.load_state_dict(kept["model"])
+        if teacher is not None:
+            teacher.load_state_dict(kept["teacher"])
+        return cls(model.eval(), teacher, kept["curve"], kept["seconds"])
 
 
-def train(arm: Arm, common: PretrainConfig, clips: Clips, seed: int, steps: int) -> Trained:
-    """Pre-train one arm. The encoder and pixel decoder begin alike for every arm of a seed."""
-    config, said = arm.config(common), []
-    torch.manual_seed(seed)
+def make_models(arm: Arm, config: PretrainConfig) -> tuple[MaskedAutoencoder, LossTeacher | None]:
+    """Student and teacher, untrained."""
     model = MaskedAutoencoder(**config.model_arguments())
     teacher = None
     if config.hpm.enabled:
         teacher = arm.teacher(model, config.hpm.teacher_steps or None, config.hpm.teacher_read)
+    return model, teacher
+
+
+def train(arm: Arm, common: PretrainConfig, clips: Clips, seed: int, steps: int) -> Trained:
+    """Pre-train one arm. The encoder and pixel decoder begin alike for every arm of a seed."""
+    config, said, began = arm.config(common), [], time.perf_counter()
+    torch.manual_seed(seed)
+    model, teacher = make_models(arm, config)
     engine = TorchEngine(model, config.engine, config.optim)
     if teacher is not None:
         engine.adopt(teacher)
@@ -159,4 +184,4 @@ def train(arm: Arm, common: PretrainConfig, clips: Clips, seed: int, steps: int)
             said = []
             if not np.isfinite(means["loss"]):
                 raise RuntimeError(f"step {step + 1}: the loss is {means['loss']}")
-    return Trained(model.eval(), teacher, curve)
+    return Trained(model.eval(), teacher, curve, time.perf_counter() - began)

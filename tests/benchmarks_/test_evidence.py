@@ -47,7 +47,8 @@ def results(tools, tmp_path_factory):
     """Two arms and the untrained one, two seeds."""
     place = tmp_path_factory.mktemp("evidence")
     command = [*TINY, "--seeds", "0", "1", "--arms", "random", "published",
-               "--data", str(place / "clips"), "--out", str(place / "out")]  # fmt: skip
+               "--data", str(place / "clips"), "--out", str(place / "out"),
+               "--weights", str(place / "weights")]  # fmt: skip
     tools["run"].main(command)
     return place / "out", command
 
@@ -64,6 +65,18 @@ def test_every_run_has_a_file_and_is_not_done_again(tools, results, monkeypatch)
     (folder / "random-0.json").unlink()
     (folder / "random-0.running").touch()  # another process is at it
     tools["run"].main(command)
+
+
+def test_kept_weights_are_judged_as_before(tools, results, monkeypatch):
+    folder, command = results
+    file = folder / "published-1.json"
+    before = json.loads(file.read_text())
+    file.unlink()
+    monkeypatch.setattr(tools["run"], "train", lambda *_: pytest.fail("trained again"))
+    tools["run"].main(command)
+    after = json.loads(file.read_text())
+    for part in ("top1", "diagnostics", "curve", "settings"):
+        assert after[part] == before[part]
 
 
 def test_the_table_is_that_of_the_files(tools, results):
