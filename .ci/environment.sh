@@ -124,7 +124,8 @@ launch() {
     local gpus
     gpus=$("$PYTHON" -c 'import torch; print(torch.cuda.device_count())')
     if ((gpus > 1)); then
-        exec "$PYTHON" -m torch.distributed.run --standalone --nproc_per_node "$gpus" -m videohpm "$@"
+        # Not torchrun: it ends with 1 whatever the run ended with.
+        exec "$PYTHON" -m videohpm.engine.launch "$gpus" "$@"
     fi
     exec "$PYTHON" -m videohpm "$@"
 }
