@@ -84,7 +84,7 @@ def sound(folder):
 
 
 def test_a_decoder_that_hangs_is_left_behind(folder, sound):
-    batches, loader = load(faulty(folder, "hang", sample_seconds=0.5))
+    batches, loader = load(faulty(folder, "hang", sample_seconds=2))
     assert len(batches) == 4 and loader.deaths == 0
     assert {name for name, _ in bad_files(batches)} == {"3.mp4"}
     for batch, right in zip(batches, sound, strict=True):
@@ -97,7 +97,7 @@ def test_a_decoder_that_hangs_is_left_behind(folder, sound):
 @pytest.mark.parametrize("fault", ["hang in native code", "die"])
 def test_a_decoder_that_takes_its_process_along_is_given_up(folder, fault):
     """It hangs without letting any thread run, or crashes: twice, then the file is known."""
-    batches, loader = load(faulty(folder, fault, sample_seconds=0.5), count=1)
+    batches, loader = load(faulty(folder, fault, sample_seconds=2), count=1)
     assert len(batches) == 4 and loader.deaths == 2
     assert bad_files(batches) == {("3.mp4", "two reading processes died while reading it")}
 
