@@ -15,11 +15,10 @@ from videohpm.evaluate import (
     knn_probabilities,
     linear_probabilities,
 )
-from videohpm.evaluate.linear import Standardise, choose_strength
+from videohpm.evaluate.linear import STRENGTHS, Standardise, choose_strength
 from videohpm.models import MaskedAutoencoder, VideoClassifier
 from videohpm.optim import cosine, parameter_groups, set_lr
 
-STRENGTHS = (0.001, 0.01, 0.1)
 BLOCK = 64
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import av
 import numpy as np
 import torch
+import torch.nn.functional as F
 from evidence_arms import Arm
 from torch import Tensor
 
@@ -108,12 +109,30 @@ def make_batch(clips: Clips, config: PretrainConfig, arm: Arm, seed: int, step: 
     last = clips.frames.shape[2] - STRIDE * (frames - 1)
     start = torch.randint(last, (len(rows),), generator=generator)
     return Batch(
-        clips=clips.at(rows, start, frames),
+        clips=cropped(clips.at(rows, start, frames), generator),
         priority=arm.draw(len(rows), config, generator),
         labels=clips.labels["both"][rows],
         index=rows,
         bad=[],
     )
+
+
+def cropped(clips: Tensor, generator: torch.Generator) -> Tensor:
+    """Each clip whole or a random square of 7/8 of its side, resized: the demo's crops."""
+    side = clips.shape[-1]
+    small = side * 7 // 8
+    out = clips.clone()
+    for place in range(len(clips)):
+        take, top, left = (
+            int(torch.randint(n, (), generator=generator))
+            for n in (2, side - small + 1, side - small + 1)
+        )
+        if take:
+            part = clips[place, :, :, top : top + small, left : left + small]
+            frames = part.transpose(0, 1).float()
+            resized = F.interpolate(frames, (side, side), mode="bilinear", antialias=True)
+            out[place] = resized.round().clamp(0, 255).to(clips.dtype).transpose(0, 1)
+    return out
 
 
 def _random(*key: int) -> torch.Generator:

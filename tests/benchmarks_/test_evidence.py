@@ -114,6 +114,19 @@ def test_arms_of_a_seed_begin_alike_and_see_the_same_clips(tools, data):
     assert not torch.equal(batches[0].priority, batches[3].priority)
 
 
+def test_crops_are_whole_clips_or_seven_eighths_of_them(tools):
+    ramp = torch.arange(64).mul(2).expand(40, 3, 2, 64, 64).to(torch.uint8)
+    found = tools["train"].cropped(ramp, torch.Generator().manual_seed(0))
+    assert found.dtype == torch.uint8 and found.shape == ramp.shape
+    spans = (found[..., -1].int() - found[..., 0].int()).flatten(1)
+    assert all(len(span.unique()) == 1 for span in spans)  # one crop for all frames of a clip
+    assert {int(span[0]) for span in spans} <= {126, 110, 111, 109}
+    whole = spans[:, 0] == 126
+    assert 8 < int(whole.sum()) < 32
+    assert torch.equal(found[whole], ramp[whole])
+    assert len({int(c[0, 0, 0, 0]) for c in found[~whole]}) > 3  # at different places
+
+
 def test_every_arm_is_a_valid_configuration_and_trains(tools, data):
     train = tools["train"]
     for name, arm in tools["arms"].ARMS.items():
