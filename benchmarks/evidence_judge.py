@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from evidence_train import Clips, Trained
+from evidence_train import STRIDE, Clips, Trained
+from hardness import true_hardness
 from torch import Tensor, nn
 
 from videohpm import hpm
@@ -129,7 +130,8 @@ def diagnose(
     """
     rows = torch.arange(min(count, len(clips.frames)))
     seen, grid = look(clips, rows, config), config.model.grid()
-    truth = true_hardness(trained.model, seen, config, masks)
+    generator = torch.Generator().manual_seed(0)
+    truth = true_hardness(trained.model, seen, masks, 0.75, config.data.std, generator)
     object_share = cover_per_tube(clips, rows, config)
     found = {
         "validation loss": float(truth.mean()),
@@ -157,29 +159,10 @@ def diagnose(
     return found
 
 
-def true_hardness(
-    model: MaskedAutoencoder, clips: Tensor, config: PretrainConfig, masks: int
-) -> Tensor:
-    """(B, L): mean loss of each tube over the random masks that hid it, raw pixels."""
-    grid = config.model.grid()
-    generator = torch.Generator().manual_seed(0)
-    total = torch.zeros(len(clips), grid.tubes)
-    times = torch.zeros_like(total)
-    for _ in range(masks):
-        priority = hpm.random_priority(len(clips), grid.tubes, generator)
-        mask = hpm.random_mask(grid, 0.75, priority)
-        losses = hpm.reconstruction_loss(
-            model(clips, mask).pixels, clips, mask, grid, config.model.target, config.data.std
-        )
-        total.scatter_add_(1, mask.tubes, hpm.loss_per_tube(losses, mask))
-        times.scatter_add_(1, mask.tubes, torch.ones(mask.tubes.shape))
-    return total / times.clamp(min=1)
-
-
 def cover_per_tube(clips: Clips, rows: Tensor, config: PretrainConfig) -> Tensor:
     """(B, L): share of each tube that is object, as the generator knows it."""
     grid = config.model.grid()
-    steps = 2 * torch.arange(config.model.frames)
+    steps = STRIDE * torch.arange(config.model.frames)
     cover = clips.cover[rows][:, steps].mean(1)
     return F.adaptive_avg_pool2d(cover, (grid.h, grid.w)).flatten(1)
 

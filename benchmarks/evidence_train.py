@@ -13,20 +13,21 @@ import av
 import numpy as np
 import torch
 import torch.nn.functional as F
+import yaml
 from evidence_arms import Arm
 from torch import Tensor
 
-from videohpm import hpm
 from videohpm.config import HPMConfig, MaskConfig, ModelConfig, PretrainConfig
-from videohpm.data import Batch, DataConfig
+from videohpm.data import Batch
 from videohpm.engine import EngineConfig, TorchEngine
 from videohpm.hpm import LossTeacher
 from videohpm.models import MaskedAutoencoder
 from videohpm.optim import OptimConfig
-from videohpm.pretrain import train_step
+from videohpm.pretrain import schedule, train_step
 
-FRAMES, STRIDE, CELL = 8, 2, 4
-SHAPES = Path(__file__).parents[1] / "datasets/shapes/prepare.py"
+STRIDE = 2
+ROOT = Path(__file__).parents[1]
+DEMO, SHAPES = ROOT / "configs/pretrain/demo.yaml", ROOT / "datasets/shapes/prepare.py"
 
 
 @dataclass
@@ -44,29 +45,14 @@ class Clips:
 
 
 def common_config(steps: int, batch: int, image: bool, device: str) -> PretrainConfig:
-    """What all arms share: the demo's model and recipe."""
+    """What all arms share: the demo's model and recipe, over another number of steps."""
+    demo = yaml.safe_load(DEMO.read_text())
+    model = demo["model"] | ({"frames": 1, "tubelet": 1} if image else {})
     return PretrainConfig(
-        data=DataConfig(),
-        model=ModelConfig(
-            size="vit_tiny",
-            frames=1 if image else FRAMES,
-            tubelet=1 if image else 2,
-            image_size=64,
-            patch=8,
-            dim=96,
-            depth=4,
-            heads=3,
-            decoder_dim=48,
-            decoder_depth=1,
-            decoder_heads=3,
-            position="sincos_2d",
-            target="raw",
-        ),  # fmt: skip
-        mask=MaskConfig(ratio=0.75),
-        hpm=HPMConfig(
-            predictor_depth=1, momentum_start=0.99, momentum_end=0.999, momentum_steps=steps // 2
-        ),
-        optim=OptimConfig(batch=batch, lr=4e-2, final_lr=1e-4, warmup_steps=steps // 12),
+        model=ModelConfig(**model),
+        mask=MaskConfig(**demo["mask"]),
+        hpm=HPMConfig(**demo["hpm"] | {"momentum_steps": steps // 2}),
+        optim=OptimConfig(**demo["optim"] | {"batch": batch, "warmup_steps": steps // 12}),
         engine=EngineConfig(device=device),
     )
 
@@ -186,17 +172,8 @@ def train(arm: Arm, common: PretrainConfig, clips: Clips, seed: int, steps: int)
     every, curve = max(1, steps // 40), []
     for step in range(steps):
         batch = make_batch(clips, config, arm, seed, step)
-        ramp = config.hpm.momentum_progress(step, len(clips.frames) / config.optim.batch)
-        said.append(train_step(
-            engine, teacher, [batch], config,
-            hard_share=hpm.hard_share(
-                step / steps, config.hpm.hard_share_start, config.hpm.hard_share_end
-            ),
-            momentum=hpm.teacher_momentum(
-                ramp, config.hpm.momentum_start, config.hpm.momentum_end
-            ),
-            lr=config.optim.lr_at(step, steps, len(clips.frames) / config.optim.batch),
-        ))  # fmt: skip
+        now = schedule(config, step, steps, len(clips.frames) / config.optim.batch)
+        said.append(train_step(engine, teacher, [batch], config, **now))
         if (step + 1) % every == 0 or step + 1 == steps:
             means = {k: float(torch.stack([s[k] for s in said]).mean()) for k in said[0]}
             curve.append({"step": step + 1} | means)

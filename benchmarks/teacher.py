@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 
 import torch
+from hardness import true_hardness
 from torch import Tensor
 
 from videohpm import checkpoint, hpm
@@ -55,23 +56,6 @@ def load_clips(model: MaskedAutoencoder, args: argparse.Namespace) -> tuple[Tens
     )
     batch = collate([samples[0, i] for i in range(min(args.clips, len(samples)))])
     return normalise(batch.clips, data.mean, data.std), data.std
-
-
-@torch.no_grad()
-def true_hardness(
-    model: MaskedAutoencoder, clips: Tensor, masks: int, ratio: float, std: tuple
-) -> Tensor:
-    """(B, L): mean loss of each tube over the random masks that hid it."""
-    grid = model.grid
-    total = torch.zeros(len(clips), grid.tubes)
-    count = torch.zeros_like(total)
-    for _ in range(masks):
-        mask = hpm.random_mask(grid, ratio, hpm.random_priority(len(clips), grid.tubes))
-        pixels = model(clips, mask).pixels
-        losses = hpm.reconstruction_loss(pixels, clips, mask, grid, model.target, std)
-        total.scatter_add_(1, mask.tubes, hpm.loss_per_tube(losses, mask))
-        count.scatter_add_(1, mask.tubes, torch.ones(mask.tubes.shape))
-    return total / count.clamp(min=1)
 
 
 def top_overlap(scores: Tensor, truth: Tensor) -> float:

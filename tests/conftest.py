@@ -38,3 +38,12 @@ def shapes(shapes_module, tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("data") / "shapes"
     shapes_module.prepare(out, train=32, validation=16, jobs=1)
     return out
+
+
+@pytest.fixture(scope="module")
+def starter():
+    """Starts ranks, for all tests of a file."""
+    from several import Starter
+
+    with Starter() as starter:
+        yield starter

@@ -19,7 +19,6 @@ from contextlib import suppress
 
 import pytest
 import yaml
-from several import Starter
 
 import videohpm
 from videohpm import checkpoint
@@ -29,12 +28,6 @@ from videohpm.engine.faults import explained
 from videohpm.errors import Preempted, RunError
 
 STEPS = 50
-
-
-@pytest.fixture(scope="module")
-def starter():
-    with Starter() as starter:
-        yield starter
 
 
 @pytest.fixture(scope="module")

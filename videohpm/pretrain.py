@@ -90,6 +90,19 @@ def choose_mask(
     return hpm.hard_mask(teacher(clips), grid, ratio, hard_share, priority, unit)
 
 
+def schedule(
+    config: PretrainConfig, step: int, steps: int, steps_per_epoch: float
+) -> dict[str, float]:
+    """Hard share, teacher momentum and learning rate of optimiser step ``step`` (from 0)."""
+    said = config.hpm
+    ramp = said.momentum_progress(step, steps_per_epoch)
+    return {
+        "hard_share": hpm.hard_share(step / steps, said.hard_share_start, said.hard_share_end),
+        "momentum": hpm.teacher_momentum(ramp, said.momentum_start, said.momentum_end),
+        "lr": config.optim.lr_at(step, steps, steps_per_epoch),
+    }
+
+
 class Pretraining:
     """One run: what it trains on, what it trains, and where it writes.
 
@@ -163,19 +176,8 @@ class Pretraining:
                     raise training.asked_to_stop(self.folder, self.done, self.steps)
 
     def schedule(self, step: int) -> dict[str, float]:
-        """Hard share, teacher momentum and learning rate of optimiser step ``step`` (from 0)."""
-        said = self.config.hpm
-        return {
-            "hard_share": hpm.hard_share(
-                step / self.steps, said.hard_share_start, said.hard_share_end
-            ),
-            "momentum": hpm.teacher_momentum(
-                said.momentum_progress(step, self.steps_per_epoch),
-                said.momentum_start,
-                said.momentum_end,
-            ),
-            "lr": self.config.optim.lr_at(step, self.steps, self.steps_per_epoch),
-        }
+        """What :func:`schedule` says of step ``step`` (from 0) of this run."""
+        return schedule(self.config, step, self.steps, self.steps_per_epoch)
 
     def save(self) -> None:
         """Write a checkpoint of the steps done so far."""

@@ -1,7 +1,6 @@
 """The experiment's own machinery, on a few small clips; what comes out of it is not judged here."""
 
 import json
-import sys
 from dataclasses import replace
 
 import pytest
@@ -12,25 +11,20 @@ from videohpm.grid import TokenGrid
 
 
 @pytest.fixture(scope="module")
-def tools(root):
-    """The modules of benchmarks/, which is no package."""
-    sys.path.insert(0, str(root / "benchmarks"))
-    try:
-        import evidence
-        import evidence_arms
-        import evidence_judge
-        import evidence_table
-        import evidence_train
+def tools(benchmarks_on_path):
+    import evidence
+    import evidence_arms
+    import evidence_judge
+    import evidence_table
+    import evidence_train
 
-        yield {
-            "run": evidence,
-            "arms": evidence_arms,
-            "judge": evidence_judge,
-            "table": evidence_table,
-            "train": evidence_train,
-        }
-    finally:
-        sys.path.remove(str(root / "benchmarks"))
+    return {
+        "run": evidence,
+        "arms": evidence_arms,
+        "judge": evidence_judge,
+        "table": evidence_table,
+        "train": evidence_train,
+    }
 
 
 @pytest.fixture(scope="module")
@@ -189,8 +183,9 @@ def test_true_hardness_equals_a_loop(tools, data):
     model = train.train(tools["arms"].ARMS["random"], common, data["train"], 0, 1).model
     clips = judge.look(data["validation"], torch.arange(2), common)
     with torch.no_grad():
-        found = judge.true_hardness(model, clips, common, 5)
         generator = torch.Generator().manual_seed(0)
+        found = judge.true_hardness(model, clips, 5, 0.75, common.data.std, generator)
+        generator.manual_seed(0)
         losses = [[[] for _ in range(64)] for _ in range(2)]
         for _ in range(5):
             priority = hpm.random_priority(2, 64, generator)

@@ -20,17 +20,12 @@ RATIOS = (
 
 
 @pytest.fixture(scope="module")
-def tools(root):
-    """The modules of benchmarks/, which is no package."""
-    sys.path.insert(0, str(root / "benchmarks"))
-    try:
-        import arms
-        import clock
-        import step
+def tools(benchmarks_on_path):
+    import arms
+    import clock
+    import step
 
-        yield {"arms": arms, "clock": clock, "step": step}
-    finally:
-        sys.path.remove(str(root / "benchmarks"))
+    return {"arms": arms, "clock": clock, "step": step}
 
 
 @pytest.fixture(scope="module")

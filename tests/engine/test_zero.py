@@ -10,7 +10,6 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
-from several import Starter
 
 import videohpm
 from videohpm import checkpoint
@@ -21,12 +20,6 @@ MODEL = {
     "heads": 2, "decoder_dim": 48, "decoder_depth": 1, "decoder_heads": 2, "target": "raw",
 }  # fmt: skip
 STEPS = 20
-
-
-@pytest.fixture(scope="module")
-def starter():
-    with Starter() as starter:
-        yield starter
 
 
 @pytest.fixture(scope="module")

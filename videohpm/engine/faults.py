@@ -5,8 +5,9 @@ from __future__ import annotations
 import errno
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch.distributed as dist
 from torch import Tensor
@@ -62,14 +63,23 @@ def stops_at_once() -> Iterator[None]:
             "lost, the same command goes on"
         )
 
-    before = {}
-    if threading.current_thread() is threading.main_thread():
-        before = {number: signal.signal(number, stop) for number in STOP_SIGNALS}
+    before = _handle(stop)
     try:
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        _put_back(before)
+
+
+def _handle(handler: Callable) -> dict[int, Any]:
+    """Give the signals to stop a handler; returns those before. Only a main thread can."""
+    if threading.current_thread() is not threading.main_thread():
+        return {}
+    return {number: signal.signal(number, handler) for number in STOP_SIGNALS}
+
+
+def _put_back(before: dict[int, Any]) -> None:
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 class StopRequest:
@@ -78,14 +88,11 @@ class StopRequest:
     def __enter__(self) -> StopRequest:
         self.noted: str | None = None
         self.asked: tuple[dist.Work, Tensor] | None = None
-        self.before = {}
-        if threading.current_thread() is threading.main_thread():
-            self.before = {number: signal.signal(number, self._note) for number in STOP_SIGNALS}
+        self.before = _handle(self._note)
         return self
 
     def __exit__(self, *_) -> None:
-        for number, handler in self.before.items():
-            signal.signal(number, handler)
+        _put_back(self.before)
 
     def _note(self, number: int, _frame) -> None:
         self.noted = signal.Signals(number).name

@@ -95,11 +95,7 @@ def leave() -> None:
 
 def anyone(flag: bool) -> bool:
     """Whether ``flag`` is true on any rank. Every rank must ask."""
-    if world() == 1:
-        return flag
-    word = torch.tensor(int(flag))
-    dist.all_reduce(word, dist.ReduceOp.MAX, _Group.words)
-    return bool(word)
+    return total(int(flag)) > 0
 
 
 def agree(error: Exception | None) -> None:

@@ -1,0 +1,37 @@
+"""How hard tubes truly are: measured, not predicted."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from videohpm import hpm
+from videohpm.models import MaskedAutoencoder
+
+
+@torch.no_grad()
+def true_hardness(
+    model: MaskedAutoencoder,
+    clips: Tensor,
+    masks: int,
+    ratio: float,
+    std: tuple[float, ...],
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """(B, L): mean loss of each tube over the random masks that hid it; 0 for one never hidden.
+
+    Args:
+        clips: (B, 3, T, H, W), normalised by ``std``.
+        ratio: masked share.
+    """
+    grid = model.grid
+    total = torch.zeros(len(clips), grid.tubes)
+    times = torch.zeros_like(total)
+    for _ in range(masks):
+        priority = hpm.random_priority(len(clips), grid.tubes, generator)
+        mask = hpm.random_mask(grid, ratio, priority)
+        pixels = model(clips, mask).pixels
+        losses = hpm.reconstruction_loss(pixels, clips, mask, grid, model.target, std)
+        total.scatter_add_(1, mask.tubes, hpm.loss_per_tube(losses, mask))
+        times.scatter_add_(1, mask.tubes, torch.ones(mask.tubes.shape))
+    return total / times.clamp(min=1)
