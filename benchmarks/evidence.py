@@ -43,7 +43,7 @@ def main(arguments: list[str] | None = None) -> None:
     for seed, name in [] if args.table else missing:
         with Claim(args.out / f"{name}-{seed}.json") as claim:
             if claim.free:
-                data = data or load_clips(args.data, args.train, args.validation)
+                data = data or load_clips(args.data, args.train, args.validation, args.object)
                 claim.write(run(name, seed, data, args))
     said = tables(args.out)
     (args.out / "README.md").write_text(said)
@@ -80,17 +80,18 @@ class Claim:
 def run(name: str, seed: int, data: dict[str, Clips], args: argparse.Namespace) -> dict:
     """Train one arm with one seed and judge it: all that is known of it, as JSON holds it."""
     common = common_config(args.steps, args.batch, args.image, args.device)
+    arm = ARMS["random" if name == "untrained" else name]
     if name == "untrained":
         config = common
         torch.manual_seed(seed)
         trained = Trained(MaskedAutoencoder(**config.model_arguments()).eval(), None, [], 0.0)
     else:
-        config = ARMS[name].config(common)
+        config = arm.config(common)
         kept = args.weights / f"{name}-{seed}.pt"
         if not kept.exists():
             kept.parent.mkdir(parents=True, exist_ok=True)
-            train(ARMS[name], common, data["train"], seed, args.steps).save(kept)
-        trained = Trained.load(kept, ARMS[name], config)
+            train(arm, common, data["train"], seed, args.steps).save(kept)
+        trained = Trained.load(kept, arm, config)
     began = time.perf_counter()
     found = probes(trained.model.encoder, data, config, args.probe_clips, seed)
     if args.tune_steps:
@@ -100,7 +101,7 @@ def run(name: str, seed: int, data: dict[str, Clips], args: argparse.Namespace) 
         "seed": seed,
         "settings": {key: getattr(args, key) for key in SETTINGS},
         "top1": found,
-        "diagnostics": diagnose(trained, data["validation"], config),
+        "diagnostics": diagnose(trained, arm, data["validation"], config),
         "curve": trained.curve,
         "seconds": {"training": trained.seconds, "judging": time.perf_counter() - began},
         "machine": {"device": _device(args), "threads": args.threads, "torch": torch.__version__},
@@ -110,7 +111,9 @@ def run(name: str, seed: int, data: dict[str, Clips], args: argparse.Namespace) 
     return result
 
 
-SETTINGS = ("steps", "batch", "image", "train", "validation", "probe_clips", "tune_steps")
+SETTINGS = (
+    "steps", "batch", "image", "train", "validation", "object", "probe_clips", "tune_steps",
+)  # fmt: skip
 
 
 def _device(args: argparse.Namespace) -> str:
@@ -132,9 +135,10 @@ def _arguments(arguments: list[str] | None) -> argparse.Namespace:
     add("--steps", type=int, default=600, help="of pre-training")
     add("--batch", type=int, default=32, help="clips of a step")
     add("--train", type=int, default=2048, help="training clips")
-    add("--validation", type=int, default=512, help="validation clips")
+    add("--validation", type=int, default=1024, help="validation clips")
+    add("--object", type=float, default=1.75, help="of the shapes, see their --object")
     add("--probe-clips", type=int, default=1024, help="training clips that the probes see")
-    add("--tune-steps", type=int, default=300, help="of fine-tuning; 0 for none")
+    add("--tune-steps", type=int, default=200, help="of fine-tuning; 0 for none")
     add("--threads", type=int, default=1)
     add("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     add("--data", type=Path, help="folder of the shapes, made where it is missing")
@@ -143,7 +147,7 @@ def _arguments(arguments: list[str] | None) -> argparse.Namespace:
     args = parser.parse_args(arguments)
     if args.arms is None:
         args.arms = QUICK if args.quick else IMAGE if args.image else MAIN
-    args.data = args.data or Path(f"data/shapes-{args.train}")
+    args.data = args.data or Path(f"data/shapes-{args.train}-{args.object:g}")
     place = "evidence-image" if args.image else "evidence"
     args.out = args.out or RESULTS / place
     args.weights = args.weights or Path("runs") / place

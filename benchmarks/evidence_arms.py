@@ -24,6 +24,29 @@ class EasyTeacher(LossTeacher):
         return -super().forward(clips)
 
 
+class SoftTeacher(LossTeacher):
+    """Draws hard tubes instead of taking the hardest: the standardised scores plus Gumbel noise.
+
+    The hardest k of these are k draws without replacement with chances as exp(score): a tube of
+    one deviation more is taken e times as often, and none for certain.
+    """
+
+    def forward(self, clips: Tensor) -> Tensor:
+        scores = super().forward(clips)
+        scores = (scores - scores.mean(1, keepdim=True)) / scores.std(1, keepdim=True)
+        return scores - torch.empty_like(scores).exponential_().log()
+
+
+class SparingTeacher(LossTeacher):
+    """Leaves the hardest eighth to chance and takes the next hardest: what is hardest of all
+    may be what cannot be inferred."""
+
+    def forward(self, clips: Tensor) -> Tensor:
+        scores = super().forward(clips)
+        hardest = scores.topk(scores.shape[1] // 8, dim=1).indices
+        return scores.scatter(1, hardest, float("-inf"))
+
+
 def noise_priority(batch: int, grid: TokenGrid, generator: torch.Generator) -> Tensor:
     """Permutations of the tubes by a smooth random field: (B, L); hides blobs at no cost.
 
@@ -85,6 +108,8 @@ ARMS = {
     "noise": Arm("tubes by smooth noise", OFF, priority=noise_priority),
     "token": Arm("random tokens", OFF, BY_TOKEN),
     "hard-token": Arm("hard tokens, published predictor and teacher", PUBLISHED, BY_TOKEN),
+    "soft": Arm("HPM, hard tubes drawn, not taken", teacher=SoftTeacher),
+    "sparing": Arm("HPM, the hardest eighth left to chance", teacher=SparingTeacher),
     "detached": Arm("HPM, predictor's gradient kept from the encoder", {"predictor_detach": True}),
     "absolute": Arm("HPM, absolute objective", {"objective": "absolute"}),
     "deep": Arm("HPM, predictor of 4 blocks", {"predictor_depth": 4}),

@@ -26,6 +26,7 @@ from videohpm.optim import OptimConfig
 from videohpm.pretrain import schedule, train_step
 
 STRIDE = 2
+MOTIONS = 8  # label = 8 * shape + motion
 ROOT = Path(__file__).parents[1]
 DEMO, SHAPES = ROOT / "configs/pretrain/demo.yaml", ROOT / "datasets/shapes/prepare.py"
 
@@ -57,11 +58,11 @@ def common_config(steps: int, batch: int, image: bool, device: str) -> PretrainC
     )
 
 
-def load_clips(folder: Path, train: int, validation: int, size: int = 64) -> dict[str, Clips]:
-    """The shapes, made where they are missing, decoded once."""
+def load_clips(folder: Path, train: int, validation: int, scale: float) -> dict[str, Clips]:
+    """The shapes with objects of ``scale``, made where they are missing, decoded once."""
     subprocess.run(
         [sys.executable, SHAPES, "--out", folder, "--train", str(train),
-         "--validation", str(validation), "--size", str(size)],
+         "--validation", str(validation), "--object", str(scale)],
         check=True, stdout=subprocess.DEVNULL,
     )  # fmt: skip
     return {split: _load_split(folder, split) for split in ("train", "validation")}
@@ -73,8 +74,7 @@ def _load_split(folder: Path, split: str) -> Clips:
     clips = torch.stack([_decode(folder / row["path"]) for row in rows])
     both = torch.tensor([int(row["label"]) for row in rows])
     cover = torch.from_numpy(np.load(folder / f"objects-{split}.npz")["cover"]).float() / 255
-    motions = 8
-    labels = {"shape": both // motions, "motion": both % motions, "both": both}
+    labels = {"shape": both // MOTIONS, "motion": both % MOTIONS, "both": both}
     return Clips(clips, labels, cover)
 
 

@@ -1,6 +1,7 @@
 """Fixtures that several test folders use."""
 
 import importlib.util
+import sys
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,7 @@ def shared() -> Path:
 @pytest.fixture(scope="session")
 def shapes_module():
     """datasets/shapes/prepare.py, which is no package and is loaded by its path."""
+    sys.path.insert(0, str(ROOT / "datasets/shapes"))  # as when it runs: it imports drawing.py
     spec = importlib.util.spec_from_file_location("prepare", ROOT / "datasets/shapes/prepare.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

@@ -39,8 +39,8 @@ def imported_packages(folder: Path) -> set[str]:
                 names |= {alias.name.partition(".")[0] for alias in node.names}
             elif isinstance(node, ast.ImportFrom) and not node.level:
                 names.add(node.module.partition(".")[0])
-    benchmarks = folder.parent / "benchmarks"
-    own = {file.stem for room in (folder, benchmarks) for file in room.rglob("*.py")}
+    rooms = (folder, folder.parent / "benchmarks", folder.parent / "datasets")
+    own = {file.stem for room in rooms for file in room.rglob("*.py")}
     return names - set(sys.stdlib_module_names) - own - {"videohpm"}
 
 

@@ -25,10 +25,9 @@ from typing import NoReturn
 
 import av
 import numpy as np
+from drawing import MOTIONS, SHAPES, draw_background, draw_object, make_track
 from PIL import Image
 
-SHAPES = ("square", "triangle", "cross", "ring")
-MOTIONS = ("left", "right", "up", "down", "clockwise", "anticlockwise", "grow", "shrink")
 CLASSES = tuple(f"{shape} {motion}" for shape in SHAPES for motion in MOTIONS)
 SPLITS = ("train", "validation")
 FPS = 8
@@ -46,6 +45,7 @@ class Settings:
     frames: int = 16
     seed: int = 0
     images: bool = False
+    object: float = 1.0
     version: int = VERSION
 
     def __post_init__(self) -> None:
@@ -55,6 +55,8 @@ class Settings:
             value = getattr(self, name)
             if not isinstance(value, int) or not low <= value <= high:
                 refuse(f"{name}: {value!r} is not a whole number from {low} to {high}")
+        if not isinstance(self.object, int | float) or not 0.5 <= self.object <= 2:
+            refuse(f"object: {self.object!r} is not a number from 0.5 to 2")
         if self.size % CELL:
             refuse(f"size: {self.size} is not a multiple of {CELL}; use {self.size // CELL * CELL}")
 
@@ -72,15 +74,6 @@ def refuse(message: str) -> NoReturn:
     raise UserError(message)
 
 
-@dataclass(frozen=True)
-class Track:
-    """Where the object is: T frames, in pixels and radians, x to the right, y downwards."""
-
-    centre: np.ndarray  # (T, 2) float32: x, y; the centre of the top left pixel is (0, 0)
-    radius: np.ndarray  # (T,) float32: of the unit of signed_distance, about that of the object
-    angle: np.ndarray  # (T,) float32: grows clockwise
-
-
 def clip_class(index: int) -> tuple[int, int, int]:
     """(label, shape, motion) of clip `index`: the classes in turn, so any 32 in a row are one
     of each and counts that are multiples of 32 are balanced."""
@@ -93,95 +86,7 @@ def clip_random(seed: int, split: str, index: int) -> np.random.Generator:
     return np.random.default_rng((seed, SPLITS.index(split), index))
 
 
-# --- the object ---------------------------------------------------------------------------------
-
-
-def make_track(motion: str, frames: int, size: int, rng: np.random.Generator) -> Track:
-    """The object's way through one clip: a loop cut at a random moment.
-
-    Four phases in [0, 1) place the object on x, y, size and angle. All start uniformly at random
-    and the motion moves one of them on: equal draws in equal order for every motion keep the
-    distribution of any single frame independent of it. A turn closes by itself and takes about
-    two clips; slow enough that a square still turns visibly one way at every second frame.
-    """
-    start = rng.random(4)
-    middle = size * rng.uniform(0.44, 0.56, 2) - 0.5
-    travel = size * rng.uniform(0.25, 0.34, 2)
-    growth = rng.uniform(1.7, 1.9)
-    radius = size * rng.uniform(0.22, 0.25)
-    turns = rng.uniform(0.42, 0.58)
-    axis, step = {"left": (0, -1), "right": (0, 1), "up": (1, -1), "down": (1, 1),
-                  "shrink": (2, -1), "grow": (2, 1),
-                  "anticlockwise": (3, -turns), "clockwise": (3, turns)}[motion]  # fmt: skip
-    phase = np.repeat(start[None], frames, 0)
-    phase[:, axis] = (phase[:, axis] + step * np.arange(frames) / frames) % 1.0
-    return Track(
-        centre=(middle + travel * (phase[:, :2] - 0.5)).astype(np.float32),
-        radius=(radius * growth ** (phase[:, 2] - 0.5)).astype(np.float32),
-        angle=(2 * np.pi * phase[:, 3]).astype(np.float32),
-    )
-
-
-def signed_distance(shape: str, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Distance to the outline of a shape of radius 1 at the origin, negative inside.
-
-    The proportions give all shapes about the same area (1.8 to 2.3 squared radii). Near outer
-    corners it is a lower bound of the distance, which is all that drawing needs.
-    """
-    if shape == "square":
-        return np.maximum(np.abs(x), np.abs(y)) - 0.76
-    if shape == "triangle":
-        sides = [np.cos(a) * x + np.sin(a) * y for a in (np.pi / 2, np.pi * 7 / 6, -np.pi / 6)]
-        return np.maximum.reduce(sides) - 0.59
-    if shape == "cross":
-        x, y = np.abs(x), np.abs(y)
-        return np.minimum(np.maximum(x - 0.98, y - 0.33), np.maximum(x - 0.33, y - 0.98))
-    return np.abs(np.hypot(x, y) - 0.74) - 0.26  # ring
-
-
-def draw_object(shape: str, track: Track, size: int, mark: float) -> tuple[np.ndarray, np.ndarray]:
-    """Coverage of each pixel by the object, and its shading there; both (T, H, W) in [0, 1].
-
-    The shading runs from 0 to 1 across the object, at angle `mark` to the shape. It is the same
-    for every shape, shows the turning of shapes that look alike when turned, and leaves no patch
-    flat (a flat patch is nothing but coding noise once a target is normalised).
-    """
-    grid = np.arange(size, dtype=np.float32)
-    x = grid[None, None, :] - track.centre[:, 0, None, None]
-    y = grid[None, :, None] - track.centre[:, 1, None, None]
-    radius, angle = track.radius[:, None, None], track.angle[:, None, None]
-    cos, sin = np.cos(angle), np.sin(angle)
-    right, down = cos * x + sin * y, cos * y - sin * x
-    distance = radius * signed_distance(shape, right / radius, down / radius)
-    along = (float(np.cos(mark)) * right + float(np.sin(mark)) * down) / radius
-    return np.clip(0.5 - distance, 0, 1), np.clip(0.5 + along / 1.7, 0, 1)
-
-
-# --- the picture --------------------------------------------------------------------------------
-
-
-def draw_background(frames: int, size: int, rng: np.random.Generator) -> np.ndarray:
-    """(T, H, W, 3): two gratings on a colour gradient, panning slowly in a random direction.
-
-    Everything is smooth and regular, so what is hidden can be inferred from what is visible, and
-    the contrast is high enough in each patch to survive compression.
-    """
-    heading, pace = rng.uniform(0, 2 * np.pi), size / 64 * rng.uniform(0, 0.25)
-    time = pace * np.arange(frames)[:, None, None]
-    grid = np.arange(size)
-    x = (grid[None, None, :] - np.cos(heading) * time).astype(np.float32)
-    y = (grid[None, :, None] - np.sin(heading) * time).astype(np.float32)
-    colour = (0.32 + rng.uniform(-0.06, 0.06, 3)).astype(np.float32)
-    picture = np.broadcast_to(colour, (frames, size, size, 3)).copy()
-    for wave, height in ((rng.uniform(0.22, 0.34), 0.075), (rng.uniform(0.3, 0.5), 0.06)):
-        slope, phase = rng.uniform(0, 2 * np.pi, 2)
-        step = 2 * np.pi / (wave * size)
-        steps = float(step * np.cos(slope)) * x + float(step * np.sin(slope)) * y + float(phase)
-        picture += np.sin(steps)[..., None] * (height * rng.uniform(0.7, 1, 3)).astype(np.float32)
-    slope = rng.uniform(0, 2 * np.pi)
-    ramp = (float(np.cos(slope)) * x + float(np.sin(slope)) * y) / size
-    picture += (ramp - ramp.mean())[..., None] * rng.uniform(-0.1, 0.1, 3).astype(np.float32)
-    return picture
+# --- one clip ------------------------------------------------------------------------------------
 
 
 def make_clip(settings: Settings, split: str, index: int) -> tuple[np.ndarray, dict]:
@@ -193,7 +98,7 @@ def make_clip(settings: Settings, split: str, index: int) -> tuple[np.ndarray, d
     _, shape, motion = clip_class(index)
     rng = clip_random(settings.seed, split, index)
     size = settings.size
-    track = make_track(MOTIONS[motion], settings.frames, size, rng)
+    track = make_track(MOTIONS[motion], settings.frames, size, rng, settings.object)
     body, half = draw_object(SHAPES[shape], track, size, rng.uniform(0, 2 * np.pi))
     tint = rng.uniform(-0.06, 0.06, (2, 3)).astype(np.float32)
     dim, light = 0.62 + tint[0], 0.95 + tint[1]
@@ -305,6 +210,7 @@ def is_ready(out: Path, settings: Settings, force: bool) -> bool:
         refuse(f"{out}: its shapes.json is not a shapes data set's; name another folder with --out")
     if force:
         return False
+    found = {"object": 1.0} | found  # folders of old do not say it
     other = [name for name in wanted if found.get(name) != wanted[name]]
     if other:
         refuse(f"{out}: made with other settings ({', '.join(other)}); name another folder with "
@@ -317,7 +223,8 @@ def is_ready(out: Path, settings: Settings, force: bool) -> bool:
 
 def prepare(
     out: str | os.PathLike, train: int = 1024, validation: int = 256, *, size: int = 64,
-    frames: int = 16, seed: int = 0, images: bool = False, jobs: int = 2, force: bool = False,
+    frames: int = 16, seed: int = 0, images: bool = False, object: float = 1.0, jobs: int = 2,
+    force: bool = False,
 ) -> Path:  # fmt: skip
     """Write the data set into the folder `out` and return it; see README.md for the layout.
 
@@ -325,7 +232,7 @@ def prepare(
     alone; other settings, or a folder that is something else, raise UserError. `force` replaces
     a shapes data set, and nothing else.
     """
-    settings = Settings(train, validation, size, 1 if images else frames, seed, images)
+    settings = Settings(train, validation, size, 1 if images else frames, seed, images, object)
     if not isinstance(jobs, int) or not 1 <= jobs <= 64:
         refuse(f"jobs: {jobs!r} is not a whole number from 1 to 64")
     out = Path(out)
@@ -366,6 +273,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--frames", type=int, default=16, help=f"frames a clip, at {FPS} a second")
     parser.add_argument("--seed", type=int, default=0, help="another seed, other clips")
     parser.add_argument("--images", action="store_true", help="one PNG a clip, not a video")
+    parser.add_argument("--object", type=float, default=1.0, help="times its usual width; 1.75: "
+                        "over a third of the frame, not an eighth")  # fmt: skip
     parser.add_argument("--jobs", type=int, default=2, help="processes that draw and encode")
     parser.add_argument("--force", action="store_true", help="replace a data set in that folder")
     try:

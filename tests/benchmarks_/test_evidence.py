@@ -29,7 +29,7 @@ def tools(benchmarks_on_path):
 
 @pytest.fixture(scope="module")
 def data(tools, tmp_path_factory):
-    return tools["train"].load_clips(tmp_path_factory.mktemp("shapes") / "clips", 64, 32)
+    return tools["train"].load_clips(tmp_path_factory.mktemp("shapes") / "clips", 64, 32, 1.75)
 
 
 TINY = ["--steps", "4", "--batch", "8", "--train", "64", "--validation", "32",
@@ -157,18 +157,66 @@ def test_noise_hides_neighbours_together(tools):
     assert share.min() > 60  # 100 times each, on average: no place is favoured
 
 
-def test_cover_falls_on_the_tubes_of_the_object(tools, data):
+def test_cover_falls_on_the_tokens_of_the_object(tools, data):
     train, judge = tools["train"], tools["judge"]
     config = train.common_config(2, 4, False, "cpu")
     clips = data["validation"]
     rows = torch.arange(8)
-    cover = judge.cover_per_tube(clips, rows, config).view(8, 8, 8)
+    cover = judge.cover_per_token(clips, rows, config).view(8, 4, 8, 8)
     pixels = clips.cover[rows][:, ::2].repeat_interleave(4, 2).repeat_interleave(4, 3)
     for row in range(8):
-        for i in range(8):
-            for j in range(8):
-                block = pixels[row, :, 8 * i : 8 * i + 8, 8 * j : 8 * j + 8]
-                assert cover[row, i, j] == pytest.approx(float(block.mean()), abs=1e-5)
+        for t in range(4):
+            for i in range(8):
+                for j in range(8):
+                    block = pixels[row, 2 * t : 2 * t + 2, 8 * i : 8 * i + 8, 8 * j : 8 * j + 8]
+                    assert cover[row, t, i, j] == pytest.approx(float(block.mean()), abs=1e-5)
+
+
+class Knows(torch.nn.Module):
+    """A teacher that says what it is told."""
+
+    def __init__(self, scores):
+        super().__init__()
+        self.scores = scores
+
+    def forward(self, clips):
+        return self.scores
+
+
+def test_what_is_left_of_the_object_is_what_the_last_masks_leave(tools, data):
+    judge, arm = tools["judge"], tools["arms"].ARMS["all"]
+    config = arm.config(tools["train"].common_config(2, 4, False, "cpu"))
+    clips, rows = data["validation"], torch.arange(4)
+    cover = judge.cover_per_token(clips, rows, config)
+    tubes = cover.view(4, 4, 64).mean(1)
+    trained = tools["train"].Trained(None, Knows(tubes), [], 0.0)
+    seen = judge.look(clips, rows, config)
+    told = judge.object_left(trained, arm, seen, cover, config)
+    by_hand = [
+        1 - float(cover[i].view(4, 64)[:, tubes[i].topk(48).indices].sum() / cover[i].sum())
+        for i in range(4)
+    ]
+    assert told["object visible at the end"] == pytest.approx(sum(by_hand) / 4, abs=1e-5)
+    hidden = sum(share < 0.05 for share in by_hand) / 4
+    assert told["clips with the object hidden"] == pytest.approx(hidden)
+
+
+def test_both_are_named_where_shape_and_motion_are(tools):
+    right = {
+        "shape": torch.tensor([True, True, False, False]),
+        "motion": torch.tensor([True, False, True, True]),
+    }
+    assert tools["judge"].shares("knn", right) == {
+        "knn shape": 50.0, "knn motion": 75.0, "knn both": 25.0
+    }  # fmt: skip
+    assert tools["judge"].shares("knn", {"shape": right["shape"]}) == {"knn shape": 50.0}
+
+
+def test_labels_are_shapes_and_motions(data):
+    labels = data["validation"].labels
+    assert labels["both"].tolist() == list(range(32))
+    assert labels["shape"].tolist() == [i // 8 for i in range(32)]
+    assert labels["motion"].tolist() == [i % 8 for i in range(32)]
 
 
 def test_lift_is_the_mean_over_the_hardest_quarter(tools):
@@ -198,3 +246,22 @@ def test_true_hardness_equals_a_loop(tools, data):
                     losses[b][token % 64].append(loss)
     expected = [[sum(x) / len(x) if x else 0 for x in row] for row in losses]
     torch.testing.assert_close(found, torch.tensor(expected), atol=1e-4, rtol=1e-4)
+
+
+def test_drawn_tubes_are_hard_ones_more_often_and_none_for_certain(tools, monkeypatch):
+    scores = torch.tensor([[0.0, 0, 0, 0, 0, 0, 0, 2]]).expand(4000, 8)
+    train, arms = tools["train"], tools["arms"].ARMS
+    common = train.common_config(2, 4, False, "cpu")
+
+    def told(name):
+        teacher = train.make_models(arms[name], arms[name].config(common))[1]
+        monkeypatch.setattr(teacher.model, "score", lambda *_: scores)
+        return teacher(None)
+
+    torch.manual_seed(0)
+    counts = torch.bincount(told("soft").argmax(1), minlength=8) / 4000
+    chances = ((scores[0] - scores[0].mean()) / scores[0].std()).softmax(0)
+    assert torch.allclose(counts, chances, atol=0.03)
+    assert torch.equal(told("hpm"), scores)
+    assert torch.equal(told("easy"), -scores)
+    assert told("sparing")[0].tolist() == [0.0] * 7 + [float("-inf")]

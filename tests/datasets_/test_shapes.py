@@ -81,12 +81,14 @@ def test_motion_labels_are_what_the_pixels_do(shapes_module, clips):
 
 
 def test_shape_labels_are_what_is_drawn(shapes_module, clips, objects):
+    from drawing import Track
+
     shapes, _ = labels(TRAIN)
     told = []
     for clip, centre, radius, angle in zip(
         clips, objects["centre"], objects["radius"], objects["angle"], strict=True
     ):
-        track = shapes_module.Track(centre, radius, angle)
+        track = Track(centre, radius, angle)
         bodies = [shapes_module.draw_object(name, track, 64, 0)[0] for name in shapes_module.SHAPES]
         told.append(np.argmin([np.abs((clip.mean(-1) > 0.57) - body).mean() for body in bodies]))
     assert np.mean(told == shapes) == 1
@@ -124,6 +126,20 @@ def test_the_object_is_a_minority_of_the_frame_and_stays_in_it(objects):
     assert objects["radius"].min() > 9 and objects["radius"].max() < 23
 
 
+def test_a_larger_object_moves_as_the_usual_one_does(shapes_module):
+    def truth(scale: float) -> dict:
+        settings = shapes_module.Settings(object=scale)
+        made = [shapes_module.make_clip(settings, "train", index)[1] for index in range(64)]
+        return {name: np.stack([one[name] for one in made]) for name in made[0]}
+
+    usual, larger = truth(1), truth(1.75)
+    assert np.array_equal(usual["centre"], larger["centre"])
+    assert np.array_equal(usual["angle"], larger["angle"])
+    assert np.allclose(1.75 * usual["radius"], larger["radius"])
+    share = larger["cover"].mean((2, 3)) / 255
+    assert 0.3 < share.mean() < 0.45 and share.max() < 0.9
+
+
 # --- nothing but the motion tells the motion ------------------------------------------------------
 
 
@@ -157,8 +173,9 @@ def test_the_state_in_one_frame_does_not_tell_the_motion_and_two_frames_do(shape
     assert both > 0.9  # not 1: a frame in sixteen is the loop's jump back
 
 
-def test_a_linear_classifier_of_the_first_frame_is_at_chance_for_motion(shapes_module):
-    settings = shapes_module.Settings(size=32, frames=1)
+@pytest.mark.parametrize("scale", [1, 1.75])
+def test_a_linear_classifier_of_the_first_frame_is_at_chance_for_motion(shapes_module, scale):
+    settings = shapes_module.Settings(size=32, frames=1, object=scale)
 
     def frames(split: str, count: int) -> np.ndarray:
         made = [shapes_module.make_clip(settings, split, index)[0][0] for index in range(count)]
@@ -296,6 +313,16 @@ def test_other_settings_stop_unless_forced(shapes_module, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["set"]
 
 
+def test_a_folder_of_before_the_object_had_a_size_is_the_usual_one(shapes_module, tmp_path):
+    out = shapes_module.prepare(tmp_path / "set", 4, 2, jobs=1)
+    said = json.loads((out / "shapes.json").read_text())
+    assert said.pop("object") == 1
+    (out / "shapes.json").write_text(json.dumps(said))
+    assert shapes_module.prepare(out, 4, 2, jobs=1) == out
+    with pytest.raises(UserError, match=r"other settings \(object\)"):
+        shapes_module.prepare(out, 4, 2, object=1.75, jobs=1)
+
+
 @pytest.mark.parametrize("force", [False, True])
 def test_a_folder_of_something_else_is_never_replaced(shapes_module, tmp_path, force):
     (tmp_path / "thesis.txt").write_text("years of work")
@@ -321,7 +348,7 @@ def test_a_failure_leaves_nothing_behind(shapes_module, tmp_path, monkeypatch):
     ("wrong", "said"),
     [({"size": 50}, "size: 50 is not a multiple of 4; use 48"), ({"size": 8}, "size"),
      ({"frames": 0}, "frames"), ({"train": 0}, "train"), ({"validation": -1}, "validation"),
-     ({"seed": -1}, "seed"), ({"jobs": 0}, "jobs")],
+     ({"seed": -1}, "seed"), ({"object": 3}, "object"), ({"jobs": 0}, "jobs")],
 )  # fmt: skip
 def test_wrong_numbers_name_their_field(shapes_module, tmp_path, wrong, said):
     with pytest.raises(UserError, match=said) as caught:
