@@ -122,8 +122,8 @@ ARMS = {
 }  # fmt: skip
 CONTROL = {"normalised": "random-normalised", "dense": "random-dense", "hard-token": "token"}
 """What an arm is compared with, where that is not ``random``."""
-MAIN = ["random", "hpm", "published", "predict", "constant", "all", "easy", "noise", "token",
-        "hard-token"]  # fmt: skip
+MAIN = ["random", "predict", "hpm", "published", "full", "constant", "all", "quarter", "easy",
+        "noise", "token", "hard-token", "detached"]  # fmt: skip
 IMAGE = ["random", "hpm", "predict", "constant", "all", "easy", "noise"]
 """In image mode tubes are tokens and one look is all looks."""
 QUICK = ["random", "hpm"]

@@ -34,16 +34,64 @@ def tables(folder: Path) -> str:
     parts = [
         f"Settings: {settings}. {machine['device']}, {machine['threads']} thread a run, torch "
         f"{machine['torch']}; {seconds / 3600:.1f} hours for all runs together.",
+        "In short:",
+        summary(folder),
         "Validation top-1, %: mean over seeds ± standard deviation.",
         _grid(found, "top1", _spread),
         "Difference from the control (random tubes, or the named one) seed by seed: mean ± half "
         "of the 95 % confidence interval (Student's t), p of the paired t-test.",
-        _differences(found),
+        _differences(found, CONTROL, "random"),
+        "The same against HPM as configured by default.",
+        _differences(found, {}, "hpm"),
         "Diagnostics, mean over seeds.",
         _grid(found, "diagnostics", lambda values: f"{statistics.mean(values):.3f}"),
         _costs(found),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def summary(folder: Path) -> str:
+    """One row an arm, as benchmarks/README.md shows it; all columns are in :func:`tables`."""
+    found = load(folder)
+    kind = "both" if _has(found, "linear both") else "shape"
+    judges = [name for name in ("linear", "attentive", "knn", "fine-tuned")
+              if _has(found, f"{name} {kind}")]  # fmt: skip
+    heads = ["arm", "seeds", *judges, "all − control", "all − hpm", "object hidden", "s a run"]
+    lines = [_row(heads), _row(["---"] * len(heads))]
+    for arm, runs in found.items():
+        said = [_spread([run["top1"][f"{name} {kind}"] for run in runs.values()])
+                for name in judges]  # fmt: skip
+        apart = [
+            _apart(found, arm, base)[1].get("all") for base in (CONTROL.get(arm, "random"), "hpm")
+        ]
+        hidden, seconds = (
+            statistics.mean(run[part][name] for run in runs.values())
+            for part, name in (
+                ("diagnostics", "clips with the object hidden"), ("seconds", "training"))
+        )  # fmt: skip
+        lines.append(_row([
+            arm, str(len(runs)), *said, *(paired(values) if values else "" for values in apart),
+            f"{100 * hidden:.0f} %", f"{seconds:.0f}" if seconds else "",
+        ]))  # fmt: skip
+    return "\n".join(lines)
+
+
+def _has(found: dict, name: str) -> bool:
+    return any(name in run["top1"] for runs in found.values() for run in runs.values())
+
+
+def _apart(found: dict, arm: str, base: str) -> tuple[list[int], dict[str, list[float]]]:
+    """Seeds that both arms have, and what lies between the arms, column by column."""
+    runs, others = found[arm], found.get(base, {})
+    seeds = sorted(runs.keys() & others.keys())
+    if runs is others or not seeds:
+        return [], {}
+    apart = {
+        name: [runs[s]["top1"][name] - others[s]["top1"][name] for s in seeds]
+        for name in runs[seeds[0]]["top1"]
+    }
+    apart["all"] = [statistics.mean(column) for column in zip(*apart.values(), strict=True)]
+    return seeds, apart
 
 
 def _grid(found: dict, section: str, show) -> str:
@@ -60,22 +108,16 @@ def _grid(found: dict, section: str, show) -> str:
     return "\n".join(lines)
 
 
-def _differences(found: dict) -> str:
-    names = list(next(iter(found["random"].values()))["top1"]) if "random" in found else []
+def _differences(found: dict, control: dict[str, str], usual: str) -> str:
+    names = list(next(iter(found[usual].values()))["top1"]) if usual in found else []
     lines = [_row(["arm", "against", "seeds", *names, "mean of all"])]
     lines.append(_row(["---"] * (len(names) + 4)))
-    for arm, runs in found.items():
-        control = CONTROL.get(arm, "random")
-        seeds = sorted(runs.keys() & found.get(control, {}).keys())
-        if arm == control or not seeds:
-            continue
-        apart = {
-            name: [runs[s]["top1"][name] - found[control][s]["top1"][name] for s in seeds]
-            for name in names
-        }
-        apart["all"] = [statistics.mean(column) for column in zip(*apart.values(), strict=True)]
-        cells = [paired(values) for values in apart.values()]
-        lines.append(_row([arm, control, str(len(seeds)), *cells]))
+    for arm in found:
+        base = control.get(arm, usual)
+        seeds, apart = _apart(found, arm, base)
+        if seeds:
+            cells = [paired(values) for values in apart.values()]
+            lines.append(_row([arm, base, str(len(seeds)), *cells]))
     return "\n".join(lines)
 
 
@@ -87,7 +129,7 @@ def paired(apart: list[float]) -> str:
     error = statistics.stdev(apart) / math.sqrt(len(apart))
     half = error * stats.t.ppf(0.975, len(apart) - 1)
     p = 2 * stats.t.sf(abs(mean) / error, len(apart) - 1)
-    return f"{mean:+.1f} ± {half:.1f} ({p:.2f})"
+    return f"{mean:+.1f} ± {half:.1f} ({f'{p:.2f}' if p >= 0.005 else '<0.01'})"
 
 
 def _spread(values: list[float]) -> str:

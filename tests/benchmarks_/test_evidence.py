@@ -89,6 +89,55 @@ def test_the_table_is_that_of_the_files(tools, results):
 def test_differences_are_paired_by_seed(tools):
     assert tools["table"].paired([1.0, 3.0]) == "+2.0 ± 12.7 (0.30)"  # t = 2, one degree of freedom
     assert tools["table"].paired([1.5]) == "+1.5"
+    assert tools["table"].paired([1.0, 1.001, 1.002]).endswith(" (<0.01)")
+
+
+def test_the_short_table_compares_with_the_control_and_with_hpm(tools, tmp_path):
+    top1 = {  # of two seeds; "token" is what "hard-token" is compared with
+        "random": (10, 20), "hpm": (11, 23), "token": (30, 30), "hard-token": (34, 38),
+    }  # fmt: skip
+    for arm, values in top1.items():
+        for seed, value in enumerate(values):
+            result = {
+                "arm": arm, "seed": seed, "curve": [],
+                "top1": {"linear shape": value, "linear both": value + 2},
+                "diagnostics": {"clips with the object hidden": 0.25},
+                "seconds": {"training": 60.0 + seed, "judging": 1.0},
+            }  # fmt: skip
+            (tmp_path / f"{arm}-{seed}.json").write_text(json.dumps(result))
+    rows = {line.split(" | ")[0][2:]: line for line in
+            tools["table"].summary(tmp_path).splitlines()}  # fmt: skip
+    paired = tools["table"].paired
+    against = {
+        "random": ("", paired([-1, -3])),
+        "hpm": (paired([1, 3]), ""),
+        "token": (paired([20, 10]), paired([19, 7])),
+        "hard-token": (paired([4, 8]), paired([23, 15])),
+    }
+    for arm, (control, usual) in against.items():
+        assert f" | {control} | {usual} | 25 % | 60 |" in rows[arm]
+    assert rows["random"].startswith("| random | 2 | 17.0 ± 7.1 | ")
+
+
+@pytest.mark.parametrize("name", ["evidence", "evidence-small", "evidence-image"])
+def test_the_tables_shown_are_those_of_the_kept_files(tools, name):
+    place = tools["run"].RESULTS
+    assert tools["table"].summary(place / name) in (place.parent / "README.md").read_text()
+    assert tools["table"].tables(place / name) == (place / name / "README.md").read_text()
+
+
+def test_the_quick_comparison_leaves_the_untrained_out(tools, monkeypatch, tmp_path):
+    done = []
+    monkeypatch.setattr(tools["run"], "load_clips", lambda *_: True)
+    monkeypatch.setattr(
+        tools["run"], "run", lambda name, seed, *_: done.append((name, seed)) or {"arm": name}
+    )
+    monkeypatch.setattr(tools["run"], "tables", lambda _: "")
+    monkeypatch.setattr(tools["run"], "draw_curves", lambda _: None)
+    tools["run"].main(["--quick", "--seeds", "0", "--out", str(tmp_path)])
+    assert done == [("random", 0), ("hpm", 0)]
+    tools["run"].main(["--seeds", "0", "--arms", "random", "easy", "--out", str(tmp_path)])
+    assert done[2:] == [("untrained", 0), ("easy", 0)]
 
 
 def test_arms_of_a_seed_begin_alike_and_see_the_same_clips(tools, data):
