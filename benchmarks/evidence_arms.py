@@ -13,6 +13,7 @@ from videohpm import hpm
 from videohpm.config import PretrainConfig
 from videohpm.grid import TokenGrid
 from videohpm.hpm import LossTeacher
+from videohpm.models.mae import MaskedAutoencoder
 
 PUBLISHED = {"predictor": "token", "teacher_steps": 0, "teacher_read": "visible"}
 
@@ -24,6 +25,11 @@ class EasyTeacher(LossTeacher):
         return -super().forward(clips)
 
 
+def standardised(scores: Tensor) -> Tensor:
+    """Mean 0 and deviation 1 within each clip: (B, L)."""
+    return (scores - scores.mean(1, keepdim=True)) / scores.std(1, keepdim=True)
+
+
 class SoftTeacher(LossTeacher):
     """Draws hard tubes instead of taking the hardest: the standardised scores plus Gumbel noise.
 
@@ -32,8 +38,7 @@ class SoftTeacher(LossTeacher):
     """
 
     def forward(self, clips: Tensor) -> Tensor:
-        scores = super().forward(clips)
-        scores = (scores - scores.mean(1, keepdim=True)) / scores.std(1, keepdim=True)
+        scores = standardised(super().forward(clips))
         return scores - torch.empty_like(scores).exponential_().log()
 
 
@@ -45,6 +50,25 @@ class SparingTeacher(LossTeacher):
         scores = super().forward(clips)
         hardest = scores.topk(scores.shape[1] // 8, dim=1).indices
         return scores.scatter(1, hardest, float("-inf"))
+
+
+class ProgressTeacher(LossTeacher):
+    """Scores what is being learnt: how much harder the slow copy than the student finds a tube.
+
+    A reducible loss without a second training run: what stays hard for both, such as noise, and
+    what is easy for both score alike, and high is what has become easier of late.
+    """
+
+    def __init__(self, student: MaskedAutoencoder, steps: int | None = None, read: str = "query"):
+        super().__init__(student, steps, read)
+        self.now = LossTeacher(student, steps, read)
+
+    def update(self, student: MaskedAutoencoder, momentum: float) -> None:
+        super().update(student, momentum)
+        self.now.update(student, 0.0)
+
+    def forward(self, clips: Tensor) -> Tensor:
+        return standardised(super().forward(clips)) - standardised(self.now(clips))
 
 
 def noise_priority(batch: int, grid: TokenGrid, generator: torch.Generator) -> Tensor:
@@ -110,6 +134,7 @@ ARMS = {
     "hard-token": Arm("hard tokens, published predictor and teacher", PUBLISHED, BY_TOKEN),
     "soft": Arm("HPM, hard tubes drawn, not taken", teacher=SoftTeacher),
     "sparing": Arm("HPM, the hardest eighth left to chance", teacher=SparingTeacher),
+    "progress": Arm("HPM, what became easier of late is hidden", teacher=ProgressTeacher),
     "detached": Arm("HPM, predictor's gradient kept from the encoder", {"predictor_detach": True}),
     "absolute": Arm("HPM, absolute objective", {"objective": "absolute"}),
     "deep": Arm("HPM, predictor of 4 blocks", {"predictor_depth": 4}),

@@ -189,6 +189,24 @@ def test_the_easy_teacher_hides_what_the_other_would_not(tools, data):
     assert torch.equal(easy(clips), -ours(clips))
 
 
+def test_progress_is_what_the_slow_copy_finds_harder_than_the_student(tools, data):
+    train, arms = tools["train"], tools["arms"]
+    common = train.common_config(2, 4, False, "cpu")
+    model, teacher = train.make_models(arms.ARMS["progress"], common)
+    clips = torch.randn(3, 3, 8, 64, 64)
+    assert torch.equal(teacher(clips), torch.zeros(3, 64))  # both are the student still
+    before = hpm.LossTeacher(model, 1)(clips)
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.add_(torch.randn(weight.shape), alpha=0.05)
+    teacher.update(model, 1.0)
+    now = hpm.LossTeacher(model, 1)(clips)
+    for told, slow, fast in zip(teacher(clips), before, now, strict=True):
+        expected = (slow - slow.mean()) / slow.std() - (fast - fast.mean()) / fast.std()
+        torch.testing.assert_close(told, expected)
+    assert told.abs().max() > 0.1
+
+
 def test_noise_hides_neighbours_together(tools):
     grid = TokenGrid.of_clip(8, 64, 64, 2, 8)
     generator = torch.Generator().manual_seed(0)
