@@ -102,6 +102,7 @@ def evaluate(config: EvaluateConfig) -> int:
         about = {"model": config.model, "data": config.data.manifest or config.data.root}
         summary = write_results(out, scores, manifest, protocol, loaded.labels, about)
         print(f"{sentence(summary, scores.errors, manifest)}\n{out}: evaluation.json and more")
+    ranks.leave()
     return UNREADABLE if scores.errors else 0
 
 

@@ -230,6 +230,7 @@ def features_command(
         print(f"{out}: features of {len(samples) - len(errors)} of {len(samples)} samples")
         for row, reason in list(errors.items())[:5]:
             print(f"  could not be read: {samples.name(row)}: {reason}")
+    ranks.leave()
     return UNREADABLE if errors else 0
 
 

@@ -131,6 +131,7 @@ def probe(config: ProbeConfig) -> int:
         found = {n: read_features(out / f"{n}-features") for n in ("train", "validation")}
         result = run_probes(config, found, classes, loaded.encoder.config["heads"], device)
         write_probe(out, config, protocol, loaded, weights, result, found)
+    ranks.leave()
     return UNREADABLE if any(errors.values()) else 0
 
 

@@ -38,6 +38,12 @@ class Ranks:
         dist.all_gather_object(values, value, group=self.group)
         return values
 
+    def leave(self) -> None:
+        """Part from the others once all is done: gloo's threads, met by the interpreter's end, may
+        abort a process whose work was complete."""
+        if self.world > 1:
+            ranks.leave()
+
 
 def join_ranks(device: torch.device) -> Ranks:
     """The processes that were started together; one where a program was started alone."""
