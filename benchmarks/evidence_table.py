@@ -35,7 +35,7 @@ def tables(folder: Path) -> str:
         f"Settings: {settings}. {machine['device']}, {machine['threads']} thread a run, torch "
         f"{machine['torch']}; {seconds / 3600:.1f} hours for all runs together.",
         "In short:",
-        summary(folder),
+        _short(found),
         "Validation top-1, %: mean over seeds ± standard deviation.",
         _grid(found, "top1", _spread),
         "Difference from the control (random tubes, or the named one) seed by seed: mean ± half "
@@ -52,7 +52,10 @@ def tables(folder: Path) -> str:
 
 def summary(folder: Path) -> str:
     """One row an arm, as benchmarks/README.md shows it; all columns are in :func:`tables`."""
-    found = load(folder)
+    return _short(load(folder))
+
+
+def _short(found: dict) -> str:
     kind = "both" if _has(found, "linear both") else "shape"
     judges = [name for name in ("linear", "attentive", "knn", "fine-tuned")
               if _has(found, f"{name} {kind}")]  # fmt: skip
