@@ -10,7 +10,7 @@ Fine-tunes a pre-trained model for classification and tests it on several views 
   ./run_finetune.sh                     the demo: starts from the model that ./run_pretrain.sh left
                                         in runs/demo, leaves everything in runs/demo-finetune
   ./run_finetune.sh CONFIG [OVERRIDES]  a recipe (YAML) on all GPUs of this machine, for example
-                                        configs/finetune/demo.yaml --run.dir runs/mine --optim.lr 1e-4
+                                        configs/finetune/demo.yaml --run.dir runs/mine --optim.base_lr 1e-4
 
 Needs Python 3.10 or newer. Uses the active environment if videohpm is installed in it, otherwise
 makes .venv here once. A run that was interrupted continues when it is started again. Choose GPUs

@@ -10,7 +10,7 @@ Pre-trains a masked autoencoder on video with Hard Patches Mining.
   ./run_pretrain.sh                     the demo: makes small videos of moving shapes, trains a tiny
                                         model on them, leaves everything in runs/demo
   ./run_pretrain.sh CONFIG [OVERRIDES]  a recipe (YAML) on all GPUs of this machine, for example
-                                        configs/pretrain/demo.yaml --run.dir runs/mine --optim.lr 1e-4
+                                        configs/pretrain/demo.yaml --run.dir runs/mine --optim.base_lr 1e-4
 
 Needs Python 3.10 or newer. Uses the active environment if videohpm is installed in it, otherwise
 makes .venv here once. A run that was interrupted continues when it is started again. Choose GPUs

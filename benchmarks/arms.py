@@ -25,25 +25,25 @@ from videohpm.data import Batch, normalise
 from videohpm.engine import TorchEngine
 from videohpm.hpm import LossTeacher
 from videohpm.models import MaskedAutoencoder
-from videohpm.models.zoo import size as named_size
+from videohpm.models.sizes import size_of
 from videohpm.pretrain import train_step
 
 PARTS = ("teacher", "mask", "forward", "losses", "backward", "optimiser")
-HARD_SHARE = 0.25
+HARD_RATIO = 0.25
 """As half-way through a run."""
-PUBLISHED = HPMConfig(predictor="token", teacher_steps=0, teacher_read="visible")
+PUBLISHED = HPMConfig(predictor_unit="token", teacher_samples_per_tube=0, score_readout="visible")
 
 
 def make_batch(config: PretrainConfig, seed: int = 0) -> Batch:
-    """Random pixels and mask priorities."""
-    grid, count = config.model.grid(), config.optim.batch
+    """Random pixels and mask shuffle ids."""
+    grid, count = config.model.grid(), config.optim.global_batch_size
     generator = torch.Generator().manual_seed(seed)
     size = (count, 3, grid.frames, grid.height, grid.width)
     clips = torch.randint(256, size, dtype=torch.uint8, generator=generator)
     units = hpm.unit_count(grid, config.mask.unit)
     return Batch(
         clips=clips,
-        priority=hpm.random_priority(count, units, generator),
+        shuffle_ids=hpm.random_shuffle_ids(count, units, generator),
         labels=torch.full((count,), -1),
         index=torch.arange(count),
         bad=[],
@@ -61,12 +61,14 @@ class Ours:
         self.teacher = None
         if config.hpm.enabled:
             made = PixelTeacher if pixel_teacher else MarkedTeacher
-            self.teacher = made(model, config.hpm.teacher_steps or None, config.hpm.teacher_read)
+            self.teacher = made(
+                model, config.hpm.teacher_samples_per_tube or None, config.hpm.score_readout
+            )
             self.teacher.clock = self.clock
         self.engine = MarkedEngine(model, config.engine, config.optim)
         self.engine.clock = self.clock
         if self.teacher is not None:
-            self.engine.adopt(self.teacher)
+            self.engine.attach_ema(self.teacher)
         self.batch = make_batch(config).to(self.engine.device)
 
     def step(self) -> dict[str, float]:
@@ -74,7 +76,7 @@ class Ours:
         self.clock.start()
         said = train_step(
             self.engine, self.teacher, [self.batch], self.config,
-            hard_share=HARD_SHARE, momentum=0.999, lr=1e-6,
+            hard_ratio=HARD_RATIO, momentum=0.999, lr=1e-6,
         )  # fmt: skip
         self.clock.mark("optimiser")
         self.loss = said["loss"]
@@ -128,10 +130,10 @@ class PixelTeacher(MarkedTeacher):
     @torch.no_grad()
     def answer(self, clips: Tensor) -> Tensor:
         grid = self.model.grid
-        everything = torch.arange(grid.tokens, device=clips.device).expand(len(clips), -1)
+        everything = torch.arange(grid.num_tokens, device=clips.device).expand(len(clips), -1)
         context = self.model._context(clips, everything)
-        self.decoder(context, grid.tokens)
-        return self.model.predictor(context, grid.tokens).squeeze(2)
+        self.decoder(context, grid.num_tokens)
+        return self.model.predictor(context, grid.num_tokens).squeeze(2)
 
     @torch.no_grad()
     def update(self, student: MaskedAutoencoder, momentum: float) -> None:
@@ -159,10 +161,10 @@ class Transformers:
         grid, engine = self.config.model.grid(), self.engine
         self.clock.start()
         clips = normalise(self.batch.clips, self.config.data.mean, self.config.data.std)
-        mask = hpm.random_mask(grid, self.config.mask.ratio, self.batch.priority)
+        mask = hpm.random_mask(grid, self.config.mask.ratio, self.batch.shuffle_ids)
         self.clock.mark("mask")
         with engine.autocast():
-            loss = engine(clips.transpose(1, 2), mask.tokens).loss
+            loss = engine(clips.transpose(1, 2), mask.is_masked).loss
         self.clock.mark("forward")
         engine.backward(loss)
         self.clock.mark("backward")
@@ -183,7 +185,7 @@ def transformers_config(config: PretrainConfig):
     """The same model in transformers' words."""
     from transformers import VideoMAEConfig
 
-    numbers, grid = named_size(config.model.size), config.model.grid()
+    numbers, grid = size_of(config.model.arch), config.model.grid()
     chosen = {
         name: getattr(config.model, name) or getattr(numbers, name)
         for name in ("dim", "depth", "heads", "decoder_dim", "decoder_depth", "decoder_heads")

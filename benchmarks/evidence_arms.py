@@ -15,7 +15,7 @@ from videohpm.grid import TokenGrid
 from videohpm.hpm import LossTeacher
 from videohpm.models.mae import MaskedAutoencoder
 
-PUBLISHED = {"predictor": "token", "teacher_steps": 0, "teacher_read": "visible"}
+PUBLISHED = {"predictor_unit": "token", "teacher_samples_per_tube": 0, "score_readout": "visible"}
 
 
 class EasyTeacher(LossTeacher):
@@ -98,7 +98,7 @@ class Arm:
     mask: dict = field(default_factory=dict)
     model: dict = field(default_factory=dict)
     teacher: type[LossTeacher] = LossTeacher
-    priority: Callable[[int, TokenGrid, torch.Generator], Tensor] | None = None
+    shuffle_ids: Callable[[int, TokenGrid, torch.Generator], Tensor] | None = None
     """Draws the random part of the masks; None: uniformly."""
 
     def config(self, common: PretrainConfig) -> PretrainConfig:
@@ -112,24 +112,26 @@ class Arm:
     def draw(self, batch: int, config: PretrainConfig, generator: torch.Generator) -> Tensor:
         """The random part of the masks of one batch."""
         grid = config.model.grid()
-        if self.priority is not None:
-            return self.priority(batch, grid, generator)
-        return hpm.random_priority(batch, hpm.unit_count(grid, config.mask.unit), generator)
+        if self.shuffle_ids is not None:
+            return self.shuffle_ids(batch, grid, generator)
+        return hpm.random_shuffle_ids(batch, hpm.unit_count(grid, config.mask.unit), generator)
 
 
 BY_TOKEN = {"unit": "token"}
 OFF = {"enabled": False}
 ARMS = {
     "random": Arm("random tubes: VideoMAE", OFF),
-    "predict": Arm("losses are predicted, tubes random (alpha 0)", {"hard_share_end": 0.0}),
+    "predict": Arm("losses are predicted, tubes random (alpha 0)", {"hard_ratio_end": 0.0}),
     "hpm": Arm("HPM as configured by default"),
     "published": Arm("HPM, token predictor, teacher sees the whole clip", PUBLISHED),
-    "full": Arm("HPM, tube predictor, teacher sees the whole clip", {"teacher_steps": 0}),
-    "constant": Arm("HPM, alpha at its last value from the start", {"hard_share_start": 0.5}),
-    "all": Arm("HPM, alpha to 1", {"hard_share_end": 1.0}),
-    "quarter": Arm("HPM, alpha to .25", {"hard_share_end": 0.25}),
+    "full": Arm(
+        "HPM, tube predictor, teacher sees the whole clip", {"teacher_samples_per_tube": 0}
+    ),
+    "constant": Arm("HPM, alpha at its last value from the start", {"hard_ratio_start": 0.5}),
+    "all": Arm("HPM, alpha to 1", {"hard_ratio_end": 1.0}),
+    "quarter": Arm("HPM, alpha to .25", {"hard_ratio_end": 0.25}),
     "easy": Arm("the easiest tubes, alpha to .5", teacher=EasyTeacher),
-    "noise": Arm("tubes by smooth noise", OFF, priority=noise_priority),
+    "noise": Arm("tubes by smooth noise", OFF, shuffle_ids=noise_priority),
     "token": Arm("random tokens", OFF, BY_TOKEN),
     "hard-token": Arm("hard tokens, published predictor and teacher", PUBLISHED, BY_TOKEN),
     "soft": Arm("HPM, hard tubes drawn, not taken", teacher=SoftTeacher),

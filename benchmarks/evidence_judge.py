@@ -102,7 +102,7 @@ def fine_tuned(
     shared = VideoClassifier.__init__.__kwdefaults__
     classifier = VideoClassifier(
         classes=int(right.max()) + 1,
-        **{k: v for k, v in model.config.items() if k in shared or k == "size"},
+        **{k: v for k, v in model.config.items() if k in shared or k == "arch"},
     )
     weights = model.encoder.state_dict()
     classifier.encoder.load_state_dict(
@@ -111,7 +111,7 @@ def fine_tuned(
     groups = parameter_groups(classifier, 0.05, layer_decay=0.75)
     optimiser = torch.optim.AdamW(groups, betas=(0.9, 0.999), fused=True)
     generator = torch.Generator().manual_seed(seed)
-    batch = config.optim.batch
+    batch = config.optim.global_batch_size
     for step in range(steps):
         set_lr(optimiser, cosine(step, steps, steps // 10, 2e-3, 1e-5))
         rows = torch.randint(len(labels), (batch,), generator=generator)
@@ -184,8 +184,8 @@ def object_left(
     trained: Trained, arm: Arm, seen: Tensor, cover: Tensor, config: PretrainConfig
 ) -> dict[str, float]:
     """How much of the object the masks of the arm's last step leave to the encoder."""
-    priority = arm.draw(len(seen), config, torch.Generator().manual_seed(1))
-    mask = choose_mask(trained.teacher, seen, priority, config, config.hpm.hard_share_end)
+    shuffle_ids = arm.draw(len(seen), config, torch.Generator().manual_seed(1))
+    mask = choose_mask(trained.teacher, seen, shuffle_ids, config, config.hpm.hard_ratio_end)
     visible = 1 - cover.gather(1, mask.masked).sum(1) / cover.sum(1)
     return {
         "object visible at the end": float(visible.mean()),

@@ -53,7 +53,9 @@ def common_config(steps: int, batch: int, image: bool, device: str) -> PretrainC
         model=ModelConfig(**model),
         mask=MaskConfig(**demo["mask"]),
         hpm=HPMConfig(**demo["hpm"] | {"momentum_steps": steps // 2}),
-        optim=OptimConfig(**demo["optim"] | {"batch": batch, "warmup_steps": steps // 12}),
+        optim=OptimConfig(
+            **demo["optim"] | {"global_batch_size": batch, "warmup_steps": steps // 12}
+        ),
         engine=EngineConfig(device=device),
     )
 
@@ -85,8 +87,8 @@ def _decode(path: Path) -> Tensor:
 
 
 def make_batch(clips: Clips, config: PretrainConfig, arm: Arm, seed: int, step: int) -> Batch:
-    """The batch of a step: the same clips and cuts for every arm, its own mask priorities."""
-    count, batch = len(clips.frames), config.optim.batch
+    """The batch of a step: the same clips and cuts for every arm, its own mask shuffle ids."""
+    count, batch = len(clips.frames), config.optim.global_batch_size
     epoch, place = divmod(step * batch, count)
     order = torch.randperm(count, generator=_random(seed, 1, epoch))
     rows = order[place : place + batch]
@@ -96,7 +98,7 @@ def make_batch(clips: Clips, config: PretrainConfig, arm: Arm, seed: int, step: 
     start = torch.randint(last, (len(rows),), generator=generator)
     return Batch(
         clips=cropped(clips.at(rows, start, frames), generator),
-        priority=arm.draw(len(rows), config, generator),
+        shuffle_ids=arm.draw(len(rows), config, generator),
         labels=clips.labels["both"][rows],
         index=rows,
         bad=[],
@@ -157,7 +159,9 @@ def make_models(arm: Arm, config: PretrainConfig) -> tuple[MaskedAutoencoder, Lo
     model = MaskedAutoencoder(**config.model_arguments())
     teacher = None
     if config.hpm.enabled:
-        teacher = arm.teacher(model, config.hpm.teacher_steps or None, config.hpm.teacher_read)
+        teacher = arm.teacher(
+            model, config.hpm.teacher_samples_per_tube or None, config.hpm.score_readout
+        )
     return model, teacher
 
 
@@ -168,11 +172,11 @@ def train(arm: Arm, common: PretrainConfig, clips: Clips, seed: int, steps: int)
     model, teacher = make_models(arm, config)
     engine = TorchEngine(model, config.engine, config.optim)
     if teacher is not None:
-        engine.adopt(teacher)
+        engine.attach_ema(teacher)
     every, curve = max(1, steps // 40), []
     for step in range(steps):
         batch = make_batch(clips, config, arm, seed, step)
-        now = schedule(config, step, steps, len(clips.frames) / config.optim.batch)
+        now = schedule(config, step, steps, len(clips.frames) / config.optim.global_batch_size)
         said.append(train_step(engine, teacher, [batch], config, **now))
         if (step + 1) % every == 0 or step + 1 == steps:
             means = {k: float(torch.stack([s[k] for s in said]).mean()) for k in said[0]}

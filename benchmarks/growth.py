@@ -64,8 +64,8 @@ def measure(config: PretrainConfig, rounds: int, kind: str) -> dict[str, float]:
     ranking = statistics.median(_ranking(config, kind) for _ in range(rounds))
     grid = config.model.grid()
     return {
-        "tokens": grid.tokens,
-        "tubes": grid.tubes,
+        "tokens": grid.num_tokens,
+        "tubes": grid.num_tubes,
         "student ms": student * 1e3,
         "teacher ms": teacher * 1e3,
         "ranking ms": ranking * 1e3,
@@ -78,9 +78,9 @@ def measure(config: PretrainConfig, rounds: int, kind: str) -> dict[str, float]:
 
 def _ranking(config: PretrainConfig, kind: str) -> float:
     """Seconds of the relative objective, forward and backward."""
-    count = hpm.masked_count(config.model.grid().tubes, config.mask.ratio)
+    count = hpm.masked_count(config.model.grid().num_tubes, config.mask.ratio)
     device = config.engine.torch_device()
-    scores = torch.randn(config.optim.batch, count, device=device, requires_grad=True)
+    scores = torch.randn(config.optim.global_batch_size, count, device=device, requires_grad=True)
     losses = torch.rand_like(scores)
     clock = Clock(device, kind)
     clock.start()
@@ -91,10 +91,10 @@ def _ranking(config: PretrainConfig, kind: str) -> float:
 
 def _base(args: argparse.Namespace) -> PretrainConfig:
     return PretrainConfig(
-        model=ModelConfig(size=args.size),
+        model=ModelConfig(arch=args.size),
         mask=MaskConfig(ratio=0.9),
         engine=EngineConfig(device=args.device, precision=args.precision),
-        optim=OptimConfig(batch=args.batch),
+        optim=OptimConfig(global_batch_size=args.batch),
     )
 
 

@@ -25,11 +25,11 @@ def true_hardness(
         ratio: masked share.
     """
     grid = model.grid
-    total = torch.zeros(len(clips), grid.tubes)
+    total = torch.zeros(len(clips), grid.num_tubes)
     times = torch.zeros_like(total)
     for _ in range(masks):
-        priority = hpm.random_priority(len(clips), grid.tubes, generator)
-        mask = hpm.random_mask(grid, ratio, priority)
+        shuffle_ids = hpm.random_shuffle_ids(len(clips), grid.num_tubes, generator)
+        mask = hpm.random_mask(grid, ratio, shuffle_ids)
         pixels = model(clips, mask).pixels
         losses = hpm.reconstruction_loss(pixels, clips, mask, grid, model.target, std)
         total.scatter_add_(1, mask.tubes, hpm.loss_per_tube(losses, mask))

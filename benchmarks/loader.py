@@ -32,7 +32,7 @@ from videohpm.data import (
     collate,
     find_samples,
     make_loader,
-    probe,
+    read_video_info,
 )
 
 
@@ -98,7 +98,7 @@ def whole_loader(data: VideoDataset, batch: int, batches: int, first: int, worke
     for number, _ in enumerate(stream):
         arrivals.append(time.perf_counter())
         if number >= workers:
-            memory.append(resident([os.getpid(), *data.health.pids.tolist()]))
+            memory.append(resident([os.getpid(), *data.worker_state.pids.tolist()]))
         # The stream goes on behind the last batch that counts, so that no worker idles in it.
         if number == workers + batches - 1:
             break
@@ -133,9 +133,11 @@ def stages(data: VideoDataset, clips: int) -> dict[str, float]:
         cut = [data.transform(frames, rng).transpose(0, 1) for _ in repeats]
         clip = torch.stack(cut) if len(cut) > 1 else cut[0][None]
         marks.append(time.process_time())
-        priority = data._priority(0, index)
+        shuffle_ids = data._shuffle_ids(0, index)
         marks.append(time.process_time())
-        items.append({"clips": clip, "priority": priority, "label": -1, "index": 0, "bad": []})
+        items.append(
+            {"clips": clip, "shuffle_ids": shuffle_ids, "label": -1, "index": 0, "bad": []}
+        )
         for name, begun, ended in zip(spent, marks, marks[1:], strict=False):
             spent[name] += ended - begun
         if len(items) == 16:
@@ -148,11 +150,11 @@ def stages(data: VideoDataset, clips: int) -> dict[str, float]:
 
 def measure(settings: argparse.Namespace, manifest: Manifest) -> dict:
     config = DataConfig(
-        stride=settings.stride, repeats=settings.repeats, crop=settings.crop, short="repeat"
+        stride=settings.stride, repeats=settings.repeats, crop=settings.crop, short_videos="repeat"
     )
     size, units = (settings.size, settings.size), (settings.size // 16) ** 2
     data = VideoDataset(manifest, config, frames=settings.frames, size=size, units=units)
-    info = probe(manifest[0].path)
+    info = read_video_info(manifest[0].path)
     rounds, memory = [], []
     for number in range(settings.rounds):
         first = number * settings.batches

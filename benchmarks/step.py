@@ -24,10 +24,10 @@ from videohpm.engine import EngineConfig
 from videohpm.optim import OptimConfig
 
 CASES = {
-    "small": {"model": {"size": "vit_small"}, "batch": 8},
-    "base": {"model": {"size": "vit_base"}, "batch": 2},
-    "image": {"model": {"size": "vit_base", "frames": 1, "tubelet": 1}, "ratio": 0.75, "batch": 8},
-    "toy": {"model": {"size": "vit_tiny", "image_size": 64}, "batch": 2},
+    "small": {"model": {"arch": "vit_small"}, "batch": 8},
+    "base": {"model": {"arch": "vit_base"}, "batch": 2},
+    "image": {"model": {"arch": "vit_base", "frames": 1, "tubelet": 1}, "ratio": 0.75, "batch": 8},
+    "toy": {"model": {"arch": "vit_tiny", "image_size": 64}, "batch": 2},
 }
 ARMS = ("transformers", "plain", "hpm", "published")
 QUICK_SECONDS = 160.0
@@ -76,10 +76,10 @@ def make_case(name: str, precision: str, args: argparse.Namespace) -> Case:
         model=ModelConfig(**chosen["model"]),
         mask=MaskConfig(ratio=chosen.get("ratio", 0.9)),
         engine=EngineConfig(device=args.device, precision=precision, compile=args.compile),
-        optim=OptimConfig(batch=args.batch or chosen["batch"]),
+        optim=OptimConfig(global_batch_size=args.batch or chosen["batch"]),
         hpm=HPMConfig(),
     )
-    for field in ("teacher_steps", "predictor_depth"):
+    for field in ("teacher_samples_per_tube", "predictor_depth"):
         if getattr(args, field) is not None:
             config = replace(config, hpm=replace(config.hpm, **{field: getattr(args, field)}))
     return Case(f"{name} {precision}", config)
@@ -119,14 +119,14 @@ def measure(
             parts[name].append(spent)
             seconds[name].append(sum(spent.values()))
         rates.append(statistics.mean(around or [matmul_rate(device, case.dtype, clock)]))
-    batch = case.config.optim.batch
+    batch = case.config.optim.global_batch_size
     for name in arms:
         facts[name] |= _times(seconds[name], parts[name], batch)
         facts[name]["limit_seconds"] = facts[name]["flops"] / statistics.median(rates)
     model = case.config.model
     return {
         "case": case.name,
-        "size": model.size,
+        "arch": model.arch,
         "frames": model.frames,
         "image_size": model.image_size,
         "batch": batch,
@@ -236,7 +236,7 @@ def _arguments(arguments: list[str] | None) -> argparse.Namespace:
     add("--rounds", type=int, default=7)
     add("--seconds", type=float, help="begin no round later than this")
     add("--batch", type=int, help="clips of a step, instead of the case's")
-    add("--teacher-steps", type=int)
+    add("--teacher-samples-per-tube", type=int)
     add("--predictor-depth", type=int)
     add("--compile", action="store_true", help="our arms with engine.compile")
     add("--device", default="cuda" if torch.cuda.is_available() else "cpu")

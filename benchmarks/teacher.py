@@ -52,7 +52,7 @@ def load_clips(model: MaskedAutoencoder, args: argparse.Namespace) -> tuple[Tens
     grid = model.grid
     data = DataConfig(root=args.root, sampling="dense", stride=args.stride, crop_scales=[1.0])
     samples = make_dataset(
-        data, frames=grid.frames, size=(grid.height, grid.width), units=grid.tubes, seed=0
+        data, frames=grid.frames, size=(grid.height, grid.width), units=grid.num_tubes, seed=0
     )
     batch = collate([samples[0, i] for i in range(min(args.clips, len(samples)))])
     return normalise(batch.clips, data.mean, data.std), data.std

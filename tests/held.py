@@ -10,7 +10,7 @@ from torch import Tensor
 
 from videohpm import hpm
 from videohpm.config import ModelConfig, PretrainConfig
-from videohpm.engine import EngineConfig, make_engine, processes
+from videohpm.engine import EngineConfig, make_engine, process_group
 from videohpm.hpm import LossTeacher
 from videohpm.models import MaskedAutoencoder
 from videohpm.optim import OptimConfig
@@ -19,8 +19,8 @@ from videohpm.optim import OptimConfig
 def config_of(stage: int) -> PretrainConfig:
     """A model small enough to train here and large enough for its matrices to be most of it."""
     return PretrainConfig(
-        model=ModelConfig(size="vit_tiny", frames=4, image_size=64, depth=4),
-        optim=OptimConfig(batch=2),
+        model=ModelConfig(arch="vit_tiny", frames=4, image_size=64, depth=4),
+        optim=OptimConfig(global_batch_size=2),
         engine=EngineConfig(device="cpu", precision="fp32", zero_stage=stage),
     )
 
@@ -28,11 +28,11 @@ def config_of(stage: int) -> PretrainConfig:
 def measure(stage: int, out: str) -> None:
     """Write the bytes that this rank holds after a backward pass, by kind."""
     config = config_of(stage)
-    with processes(config.engine, config.optim.batch):
+    with process_group(config.engine, config.optim.global_batch_size):
         model = MaskedAutoencoder(**config.model_arguments())
-        teacher = LossTeacher(model, config.hpm.teacher_steps)
+        teacher = LossTeacher(model, config.hpm.teacher_samples_per_tube)
         engine = make_engine(model, config.engine, config.optim)
-        engine.adopt(teacher)
+        engine.attach_ema(teacher)
         for last in (False, True):
             backward(engine, teacher)
             if last:

@@ -25,7 +25,7 @@ from videohpm.models import MaskedAutoencoder
 from videohpm.optim import OptimConfig
 
 SIZES = {
-    "size": "vit_tiny", "frames": 2, "image_size": 16, "patch": 8, "dim": 8, "depth": 1, "heads": 1,
+    "arch": "vit_tiny", "frames": 2, "image_size": 16, "patch": 8, "dim": 8, "depth": 1, "heads": 1,
     "decoder_dim": 8, "decoder_depth": 1, "decoder_heads": 1, "target": "raw",
 }  # fmt: skip
 
@@ -41,7 +41,7 @@ class Run:
 
     def start(self):
         config = EngineConfig(device="cpu", precision="fp32")
-        self.engine = TorchEngine(self.model, config, OptimConfig(batch=1))
+        self.engine = TorchEngine(self.model, config, OptimConfig(global_batch_size=1))
         return self
 
     def step(self):
@@ -51,9 +51,9 @@ class Run:
         self.teacher.update(self.model, 0.9)
 
     def save(self, folder, step, keep=2):
-        followers = {"teacher": self.teacher}
+        ema_modules = {"teacher": self.teacher}
         about = {"samples": 3, "config": {"run": {"resume": self.wish}}}
-        checkpoint.save(folder, step, self.engine, followers, about, keep)
+        checkpoint.save(folder, step, self.engine, ema_modules, about, keep)
 
     def load(self, folder):
         saved = checkpoint.restore(folder, self.model, {"teacher": self.teacher})

@@ -23,8 +23,8 @@ import yaml
 import videohpm
 from videohpm import checkpoint
 from videohpm.data import find_samples
-from videohpm.engine import EngineConfig, StopRequest, processes
-from videohpm.engine.faults import explained
+from videohpm.engine import EngineConfig, StopRequest, process_group
+from videohpm.engine.preemption import translate_errors
 from videohpm.errors import Preempted, RunError
 
 STEPS = 50
@@ -36,14 +36,14 @@ def settings(shapes):
         "run": {"steps": STEPS, "log_every": 1, "picture_every": 0, "save_every": 3},
         "data": {"root": str(shapes / "train"), "workers": 0, "stride": 2},
         "model": {
-            "size": "vit_tiny", "frames": 4, "image_size": 32, "patch": 8, "dim": 24, "depth": 1,
+            "arch": "vit_tiny", "frames": 4, "image_size": 32, "patch": 8, "dim": 24, "depth": 1,
             "heads": 2, "decoder_dim": 16, "decoder_depth": 1, "decoder_heads": 2,
             "drop_path": 0.2, "target": "raw",
         },
         "mask": {"ratio": 0.75},
         "hpm": {"momentum_start": 0.9, "momentum_steps": 10},
-        "optim": {"batch": 8, "lr": 1e-2, "warmup_steps": 2},
-        "engine": {"device": "cpu", "precision": "fp32", "zero_stage": 2, "accumulation": 2},
+        "optim": {"global_batch_size": 8, "base_lr": 1e-2, "warmup_steps": 2},
+        "engine": {"device": "cpu", "precision": "fp32", "zero_stage": 2, "grad_accum_steps": 2},
     }  # fmt: skip
 
 
@@ -181,7 +181,7 @@ def test_a_stuck_rank_ends_the_others_after_the_timeout(start, tmp_path):
 
 def test_a_loss_that_is_not_finite_stops_every_rank_and_is_said_once(start, tmp_path):
     folder = tmp_path / "run"
-    wild = ("--optim.lr", 1e30, "--optim.warmup_steps", 8, "--run.log_every", 4)
+    wild = ("--optim.base_lr", 1e30, "--optim.warmup_steps", 8, "--run.log_every", 4)
     job = start(folder, *wild, "--run.save_every", 1, "--engine.zero_stage", 1)
     assert job.wait() == [1, 1], job.said()
     assert len(re.findall(r"step \d+: the loss is (nan|inf).*Samples.*\.mp4", job.said())) == 1
@@ -231,9 +231,9 @@ def test_a_full_disk_is_said_once_and_the_last_checkpoint_stays(start, whole, tm
 
 def test_other_files_on_a_full_disk_are_named_too(tmp_path):
     said = r"metrics\.jsonl: No space left on device; checkpoints"
-    with pytest.raises(RunError, match=said), explained():
+    with pytest.raises(RunError, match=said), translate_errors():
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "metrics.jsonl")
-    with pytest.raises(OSError), explained():  # not every error is a full disk
+    with pytest.raises(OSError), translate_errors():  # not every error is a full disk
         raise OSError(errno.ENOENT, os.strerror(errno.ENOENT), "metrics.jsonl")
 
 
@@ -249,7 +249,7 @@ def test_signals_are_as_before_once_a_run_is_over():
 def test_a_signal_outside_the_steps_ends_a_run_at_once_and_says_go_on():
     before = signal.getsignal(signal.SIGUSR1)
     said, cpu = "SIGUSR1.*same command goes on", EngineConfig(device="cpu")
-    with pytest.raises(Preempted, match=said), processes(cpu, batch=1):
+    with pytest.raises(Preempted, match=said), process_group(cpu, batch=1):
         with StopRequest() as request:
             os.kill(os.getpid(), signal.SIGUSR1)
             assert request.agreed()  # within them it is noted

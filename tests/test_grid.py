@@ -57,7 +57,7 @@ def test_only_the_named_tokens_are_cut_out(grid, data):
     index = torch.tensor(
         data.draw(
             st.lists(
-                st.lists(st.integers(0, grid.tokens - 1), min_size=3, max_size=3),
+                st.lists(st.integers(0, grid.num_tokens - 1), min_size=3, max_size=3),
                 min_size=2,
                 max_size=2,
             )
@@ -72,7 +72,7 @@ def test_only_the_named_tokens_are_cut_out(grid, data):
 @given(grids, st.data())
 def test_a_mask_says_the_same_in_all_its_forms(grid, data):
     unit = data.draw(st.sampled_from(["tube", "token"]))
-    size = grid.tubes if unit == "tube" else grid.tokens
+    size = grid.num_tubes if unit == "tube" else grid.num_tokens
     count = data.draw(st.integers(0, size))
     units = torch.stack([torch.randperm(size)[:count] for _ in range(3)])
     mask = Mask.from_units(units, grid, unit)
@@ -80,14 +80,14 @@ def test_a_mask_says_the_same_in_all_its_forms(grid, data):
         hidden = set()
         for number in units[sample].tolist():
             hidden |= (
-                {step * grid.tubes + number for step in range(grid.t)}
+                {step * grid.num_tubes + number for step in range(grid.t)}
                 if unit == "tube"
                 else {number}
             )
         assert mask.masked[sample].tolist() == sorted(hidden)
-        assert mask.visible[sample].tolist() == sorted(set(range(grid.tokens)) - hidden)
-        assert mask.tokens[sample].nonzero().flatten().tolist() == sorted(hidden)
-    again = Mask.from_bool(mask.tokens, grid)
+        assert mask.visible[sample].tolist() == sorted(set(range(grid.num_tokens)) - hidden)
+        assert mask.is_masked[sample].nonzero().flatten().tolist() == sorted(hidden)
+    again = Mask.from_bool(mask.is_masked, grid)
     assert torch.equal(again.masked, mask.masked)
     assert torch.equal(again.visible, mask.visible)
     if unit == "tube":

@@ -21,17 +21,21 @@ from videohpm.plan import STAGES, PlanConfig, flops_of, memory_of, parameters_of
 from videohpm.pretrain import train_step
 
 CLIPS = 2
-VIDEO = {"size": "vit_tiny", "frames": 8, "image_size": 64, "patch": 16}
+VIDEO = {"arch": "vit_tiny", "frames": 8, "image_size": 64, "patch": 16}
 IMAGE = VIDEO | {"frames": 1, "tubelet": 1, "class_token": True, "position": "sincos_2d"}
 CASES = {
     "default": {},
     "plain": {"hpm": HPMConfig(enabled=False)},
-    "published": {"hpm": HPMConfig(predictor="token", teacher_steps=0, teacher_read="visible")},
+    "published": {
+        "hpm": HPMConfig(
+            predictor_unit="token", teacher_samples_per_tube=0, score_readout="visible"
+        )
+    },
     "tokens": {
-        "hpm": HPMConfig(predictor="token", teacher_steps=0),
+        "hpm": HPMConfig(predictor_unit="token", teacher_samples_per_tube=0),
         "mask": MaskConfig(ratio=0.6, unit="token"),
     },
-    "shallow": {"hpm": HPMConfig(predictor_depth=1, teacher_steps=2)},
+    "shallow": {"hpm": HPMConfig(predictor_depth=1, teacher_samples_per_tube=2)},
     "half decoded": {"mask": MaskConfig(decode_ratio=0.5)},
     "image": {"model": ModelConfig(**IMAGE), "mask": MaskConfig(ratio=0.75)},
     "recomputed": {"engine": EngineConfig(device="cpu", checkpoint_activations=True)},
@@ -42,7 +46,7 @@ def a_plan(**sections) -> PlanConfig:
     said = {
         "model": ModelConfig(**VIDEO),
         "engine": EngineConfig(device="cpu", precision="fp32"),
-        "optim": OptimConfig(batch=CLIPS),
+        "optim": OptimConfig(global_batch_size=CLIPS),
         "gpus": 1,
     }
     return PlanConfig(**said | sections)
@@ -55,13 +59,15 @@ def real(request):
     model = MaskedAutoencoder(**config.model_arguments())
     teacher = None
     if config.hpm.enabled:
-        teacher = LossTeacher(model, config.hpm.teacher_steps or None, config.hpm.teacher_read)
+        teacher = LossTeacher(
+            model, config.hpm.teacher_samples_per_tube or None, config.hpm.score_readout
+        )
     grid = config.model.grid()
     size = (CLIPS, 3, grid.frames, grid.height, grid.width)
     units = hpm.unit_count(grid, config.mask.unit)
     nothing = torch.zeros(CLIPS, dtype=torch.long)
     batch = Batch(
-        torch.randint(256, size, dtype=torch.uint8), hpm.random_priority(CLIPS, units),
+        torch.randint(256, size, dtype=torch.uint8), hpm.random_shuffle_ids(CLIPS, units),
         nothing, nothing, [],
     )  # fmt: skip
     return config, make_engine(model, config.engine, config.optim), teacher, batch
@@ -76,7 +82,7 @@ def test_parameters_are_those_of_the_model_and_its_teacher(real):
 def test_flops_are_those_that_torch_counts(real):
     config, engine, teacher, batch = real
     with FlopCounterMode(display=False) as counter:
-        train_step(engine, teacher, [batch], config, hard_share=0.5, momentum=0.9, lr=1e-4)
+        train_step(engine, teacher, [batch], config, hard_ratio=0.5, momentum=0.9, lr=1e-4)
     counted = counter.get_total_flops() / CLIPS
     assert sum(flops_of(config).values()) == pytest.approx(counted, rel=0.01)
 
@@ -91,7 +97,7 @@ def test_memory_is_what_a_step_takes_at_its_fullest(precision, recompute, root, 
     config = a_plan(
         model=ModelConfig(**VIDEO | {"frames": 16, "image_size": 112, "depth": 4}),
         engine=EngineConfig(device="cpu", precision=precision, checkpoint_activations=recompute),
-        optim=OptimConfig(batch=8),
+        optim=OptimConfig(global_batch_size=8),
     )
     arm = Ours(config, "wall")
     arm.step()
@@ -130,7 +136,7 @@ def test_deepspeeds_own_estimates_are_ours():
     from deepspeed.runtime.zero.stage3 import estimate_zero3_model_states_mem_needs
     from deepspeed.runtime.zero.stage_1_and_2 import estimate_zero2_model_states_mem_needs
 
-    config = replace(a_plan(), gpus=8, optim=OptimConfig(batch=8))
+    config = replace(a_plan(), gpus=8, optim=OptimConfig(global_batch_size=8))
     student, _, largest = parameters_of(config)
     second, third = memory_of(config, 2), memory_of(config, 3)
     theirs = estimate_zero2_model_states_mem_needs(student, 8, 1, cpu_offload=False)[1]
@@ -143,7 +149,7 @@ def test_deepspeeds_own_estimates_are_ours():
 
 
 def test_higher_stages_hold_less_and_send_no_less():
-    config = replace(a_plan(), gpus=8, optim=OptimConfig(batch=8))
+    config = replace(a_plan(), gpus=8, optim=OptimConfig(global_batch_size=8))
     states = [memory_of(config, stage) for stage in STAGES]
     held_ = [m.weights + m.gradients + m.optimiser + m.teacher for m in states]
     assert held_[0] > held_[1] >= held_[2] > held_[3]
@@ -152,18 +158,18 @@ def test_higher_stages_hold_less_and_send_no_less():
 
 
 def test_a_plan_says_what_does_not_fit_and_what_would(capsys):
-    arguments = ["plan", "--model.size", "vit_huge", "--gpu", "rtx4090", "--gpus", "8"]
-    assert main([*arguments, "--optim.batch", "1024"]) == 0
+    arguments = ["plan", "--model.arch", "vit_huge", "--gpu", "rtx4090", "--gpus", "8"]
+    assert main([*arguments, "--optim.global_batch_size", "1024"]) == 0
     said = capsys.readouterr().out
-    assert "DOES NOT FIT" in said and "--engine.accumulation" in said
-    assert main([*arguments, "--optim.batch", "8"]) == 0
+    assert "DOES NOT FIT" in said and "--engine.grad_accum_steps" in said
+    assert main([*arguments, "--optim.global_batch_size", "8"]) == 0
     assert "DOES NOT FIT" not in capsys.readouterr().out
 
 
 def test_a_whole_run_takes_time_and_energy_in_proportion(capsys):
     def whole(samples):
         run = replace(a_plan().run, epochs=10.0)
-        text = plan(a_plan(run=run, samples=samples, optim=OptimConfig(batch=8)))
+        text = plan(a_plan(run=run, samples=samples, optim=OptimConfig(global_batch_size=8)))
         (line,) = (line for line in text.splitlines() if line.startswith("whole run"))
         words = line.split()
         return int(words[2]), float(words[4]), float(words[-2])
@@ -181,7 +187,7 @@ def test_a_whole_run_takes_time_and_energy_in_proportion(capsys):
     [
         (["--gpu", "abacus"], "gpu"),
         (["--gpus", "0"], "gpus"),
-        (["--gpus", "3", "--optim.batch", "8"], "optim.batch"),
+        (["--gpus", "3", "--optim.global_batch_size", "8"], "optim.global_batch_size"),
         (["--zero", "4"], "zero"),
         (["--utilisation", "2"], "utilisation"),
         (["--samples", "0"], "samples"),

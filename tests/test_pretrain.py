@@ -24,11 +24,11 @@ from videohpm.pretrain import pretrain
 from videohpm.tracking import RunConfig
 
 MODEL = ModelConfig(
-    size="vit_tiny", frames=4, image_size=32, patch=8, dim=48, depth=1, heads=2,
+    arch="vit_tiny", frames=4, image_size=32, patch=8, dim=48, depth=1, heads=2,
     decoder_dim=32, decoder_depth=1, decoder_heads=2, target="raw",
 )  # fmt: skip
 
-LEARNS = OptimConfig(batch=16, lr=6e-2, warmup_steps=4)
+LEARNS = OptimConfig(global_batch_size=16, base_lr=6e-2, warmup_steps=4)
 
 
 def settings(shapes, folder, steps=6, **changes) -> PretrainConfig:
@@ -38,8 +38,10 @@ def settings(shapes, folder, steps=6, **changes) -> PretrainConfig:
         data=DataConfig(root=str(shapes / "train"), workers=0, stride=2),
         model=MODEL,
         mask=MaskConfig(ratio=0.75),
-        hpm=HPMConfig(momentum_start=0.9, momentum_end=0.99, momentum_steps=10, teacher_steps=1),
-        optim=OptimConfig(batch=8, lr=3e-2, warmup_steps=2),
+        hpm=HPMConfig(
+            momentum_start=0.9, momentum_end=0.99, momentum_steps=10, teacher_samples_per_tube=1
+        ),
+        optim=OptimConfig(global_batch_size=8, base_lr=3e-2, warmup_steps=2),
         engine=EngineConfig(device="cpu", precision="fp32"),
     )
     return replace(default, **changes)
@@ -66,17 +68,17 @@ def test_a_run_learns_and_leaves_all_that_is_promised(finished):
     assert [line["step"] for line in logged] == list(range(1, 41))
     assert sum(losses(finished)[-5:]) < 0.85 * sum(losses(finished)[:5])
     promised = {
-        "step", "loss", "relative_loss", "hard_share", "lr", "clips_per_second", "data_wait",
+        "step", "loss", "relative_loss", "hard_ratio", "lr", "clips_per_second", "data_wait",
         "rank_correlation", "teacher_distance",
     }  # fmt: skip
     assert promised <= logged[0].keys()
-    assert logged[0]["hard_share"] == 0
-    assert logged[-1]["hard_share"] == pytest.approx(0.5 * 39 / 40)
+    assert logged[0]["hard_ratio"] == 0
+    assert logged[-1]["hard_ratio"] == pytest.approx(0.5 * 39 / 40)
     assert logged[-1]["teacher_distance"] > 0
     assert list((finished / "pictures").glob("*.png"))
     assert list((finished / "tensorboard").iterdir())
     resolved = yaml.safe_load((finished / "config.yaml").read_text())
-    assert resolved["optim"]["lr"] == 6e-2
+    assert resolved["optim"]["base_lr"] == 6e-2
     assert resolved["hpm"]["enabled"] is True
 
 
@@ -104,7 +106,7 @@ def test_a_finished_run_says_so_and_does_nothing(finished, shapes, capsys):
 
 def test_at_hard_share_zero_the_step_is_videomaes(shapes, tmp_path):
     plain = settings(shapes, tmp_path / "plain", hpm=HPMConfig(enabled=False))
-    mined = HPMConfig(hard_share_end=0.0, predictor_detach=True)
+    mined = HPMConfig(hard_ratio_end=0.0, predictor_detach=True)
     pretrain(plain)
     pretrain(settings(shapes, tmp_path / "mined", hpm=mined))
     assert losses(tmp_path / "plain") == losses(tmp_path / "mined")
@@ -115,15 +117,17 @@ def test_at_hard_share_zero_the_step_is_videomaes(shapes, tmp_path):
 
 def test_with_one_frame_the_mask_and_scores_are_image_hpms(shapes, tmp_path):
     image = replace(MODEL, frames=1, tubelet=1, class_token=True, position="sincos_2d")
-    said = HPMConfig(predictor="token", teacher_read="visible", momentum_steps=10)
+    said = HPMConfig(predictor_unit="token", score_readout="visible", momentum_steps=10)
     pretrain(settings(shapes, tmp_path / "tokens", model=image, hpm=said))
-    pretrain(settings(shapes, tmp_path / "tubes", model=image, hpm=replace(said, predictor="tube")))
+    pretrain(
+        settings(shapes, tmp_path / "tubes", model=image, hpm=replace(said, predictor_unit="tube"))
+    )
     assert losses(tmp_path / "tokens") == losses(tmp_path / "tubes")
 
 
 def test_accumulation_and_workers_change_nothing(shapes, tmp_path):
     pretrain(settings(shapes, tmp_path / "one"))
-    halves = EngineConfig(device="cpu", precision="fp32", accumulation=2)
+    halves = EngineConfig(device="cpu", precision="fp32", grad_accum_steps=2)
     data = DataConfig(root=str(shapes / "train"), workers=2, stride=2)
     pretrain(settings(shapes, tmp_path / "two", engine=halves, data=data))
     assert losses(tmp_path / "one") == pytest.approx(losses(tmp_path / "two"), rel=1e-5)
@@ -139,9 +143,14 @@ def test_bf16_follows_fp32(shapes, tmp_path):
 
 def test_token_masks_train_too(shapes, tmp_path):
     mask = MaskConfig(ratio=0.75, unit="token")
-    said = HPMConfig(predictor="token", teacher_steps=0, teacher_read="visible", momentum_steps=5)
+    said = HPMConfig(
+        predictor_unit="token",
+        teacher_samples_per_tube=0,
+        score_readout="visible",
+        momentum_steps=5,
+    )
     pretrain(settings(shapes, tmp_path / "run", mask=mask, hpm=said, steps=4))
-    assert metrics(tmp_path / "run")[-1]["hard_share"] > 0
+    assert metrics(tmp_path / "run")[-1]["hard_ratio"] > 0
 
 
 def test_the_absolute_objective_trains_too(shapes, tmp_path):
@@ -164,7 +173,7 @@ def test_the_mask_hides_what_the_teacher_scores_highest(finished):
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_samples(shapes, tmp_path):
-    wild = OptimConfig(batch=8, lr=1e30, warmup_steps=4)
+    wild = OptimConfig(global_batch_size=8, base_lr=1e30, warmup_steps=4)
     run = RunConfig(dir=str(tmp_path / "run"), steps=12, log_every=4, picture_every=0, save_every=1)
     with pytest.raises(RunError, match=r"step \d+: the loss is (nan|inf).*\.mp4"):
         pretrain(settings(shapes, tmp_path / "run", optim=wild, run=run))
@@ -190,14 +199,14 @@ def test_killed_and_restarted_gives_the_same_losses_bit_for_bit(shapes, tmp_path
         "run": {"steps": 11, "log_every": 1, "picture_every": 0, "save_every": 3},
         "data": {"root": str(shapes / "train"), "workers": 1, "stride": 2},
         "model": {
-            "size": "vit_tiny", "frames": 4, "image_size": 32, "patch": 8, "dim": 24, "depth": 1,
+            "arch": "vit_tiny", "frames": 4, "image_size": 32, "patch": 8, "dim": 24, "depth": 1,
             "heads": 2, "decoder_dim": 16, "decoder_depth": 1, "decoder_heads": 2,
             "drop_path": 0.2,
         },
         "mask": {"ratio": 0.75},
         "hpm": {"momentum_start": 0.9, "momentum_steps": 10},
-        "optim": {"batch": 6, "lr": 1e-2, "warmup_steps": 2},
-        "engine": {"device": "cpu", "precision": "fp32", "accumulation": 2},
+        "optim": {"global_batch_size": 6, "base_lr": 1e-2, "warmup_steps": 2},
+        "engine": {"device": "cpu", "precision": "fp32", "grad_accum_steps": 2},
     }  # fmt: skip
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
 
@@ -231,7 +240,16 @@ def test_real_clips_train(shared, root, tmp_path):
     code = main(
         ["pretrain", "--config", str(root / "configs/pretrain/demo.yaml")]
         + ["--data.root", str(shared / "videos"), "--run.dir", str(tmp_path / "real")]
-        + ["--run.steps", "2", "--optim.batch", "8", "--data.workers", "0", "--run.log_every", "1"]
+        + [
+            "--run.steps",
+            "2",
+            "--optim.global_batch_size",
+            "8",
+            "--data.workers",
+            "0",
+            "--run.log_every",
+            "1",
+        ]
     )
     assert code == 0
     assert len(losses(tmp_path / "real")) == 2

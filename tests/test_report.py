@@ -34,7 +34,7 @@ def make_run(folder, steps=300, hostile="plain", hpm=True):
             "loss": 1 / step,
             "lr": 0.1,
             "clips_per_second": 50.0,
-            "hard_share": step / 600,
+            "hard_ratio": step / 600,
         }
         for step in range(10, steps + 1, 10)
     ]

@@ -92,12 +92,14 @@ def checkout(tmp_path, root) -> Checkout:
     return Checkout(tmp_path, root)
 
 
-TRAIN = ".venv [-m] [videohpm] [pretrain] [--config] [my recipe.yaml] [--optim.lr] [1e-4]"
+TRAIN = ".venv [-m] [videohpm] [pretrain] [--config] [my recipe.yaml] [--optim.base_lr] [1e-4]"
 PIP = ".venv [-m] [pip] [install] [--progress-bar] [off] [--disable-pip-version-check] [-e] [{}]"
 
 
 def train(checkout: Checkout, **environment: str):
-    return checkout.run("run_pretrain.sh", checkout.config(), "--optim.lr", "1e-4", **environment)
+    return checkout.run(
+        "run_pretrain.sh", checkout.config(), "--optim.base_lr", "1e-4", **environment
+    )
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
@@ -110,7 +112,7 @@ def test_scripts_are_well_formed_and_can_be_started(root, script):
 def test_help_and_wrong_arguments_need_no_environment(checkout, script):
     said = checkout.run(script, "--help")
     assert said.returncode == 0 and f"./{script} CONFIG [OVERRIDES]" in said.stdout
-    for wrong in ("--optim.lr", "missing.yaml"):
+    for wrong in ("--optim.base_lr", "missing.yaml"):
         said = checkout.run(script, wrong)
         assert said.returncode == 2 and wrong in said.stderr
     assert checkout.calls() == [] and not (checkout.root / ".venv").exists()

@@ -17,7 +17,7 @@ from videohpm.cli import main
 from videohpm.config import HPMConfig, MaskConfig, ModelConfig, PretrainConfig
 from videohpm.data import Batch
 from videohpm.engine import EngineConfig, make_engine
-from videohpm.engine.speed import compile_blocks
+from videohpm.engine.compile import compile_blocks
 from videohpm.grid import TokenGrid
 from videohpm.hpm import LossTeacher
 from videohpm.models import MaskedAutoencoder, VideoViT
@@ -26,7 +26,7 @@ from videohpm.optim import OptimConfig
 from videohpm.pretrain import train_step
 
 MICRO = {
-    "size": "vit_tiny", "frames": 8, "image_size": 32, "patch": 8, "dim": 32, "depth": 2,
+    "arch": "vit_tiny", "frames": 8, "image_size": 32, "patch": 8, "dim": 32, "depth": 2,
     "heads": 2, "decoder_dim": 16, "decoder_depth": 2, "decoder_heads": 2,
 }  # fmt: skip
 
@@ -43,9 +43,9 @@ def test_embedding_the_visible_is_embedding_all_by_convolution_and_dropping_the_
     convolution.weight.data = embedding.weight.data.view(24, 3, 2, 8, 8)
     convolution.bias.data = embedding.bias.data
     clips = torch.randn(3, 3, 8, 32, 32)
-    mask = hpm.random_mask(encoder.grid, 0.75, hpm.random_priority(3, 16))
+    mask = hpm.random_mask(encoder.grid, 0.75, hpm.random_shuffle_ids(3, 16))
     everything = convolution(clips).flatten(2).transpose(1, 2) + encoder.positions
-    literal = encoder.norm(everything[~mask.tokens].view(3, -1, 24))
+    literal = encoder.norm(everything[~mask.is_masked].view(3, -1, 24))
     close(encoder(clips, mask.visible), literal)
 
 
@@ -54,7 +54,7 @@ def test_targets_of_the_masked_are_targets_of_all_that_are_masked(target):
     grid, std = TokenGrid(4, 4, 4, patch=8), (0.2, 0.3, 0.4)
     clips = torch.randn(2, 3, 8, 32, 32)
     clips[:, :, :2, :8, :8] = 0.1  # flat: where the deviation's epsilon counts
-    mask = hpm.random_mask(grid, 0.75, hpm.random_priority(2, 16))
+    mask = hpm.random_mask(grid, 0.75, hpm.random_shuffle_ids(2, 16))
     pixels = grid.patchify(clips).unflatten(-1, (-1, 3))
     if target == "per_channel":
         pixels = pixels * torch.tensor(std)
@@ -62,15 +62,15 @@ def test_targets_of_the_masked_are_targets_of_all_that_are_masked(target):
     elif target == "joint":
         variance, average = torch.var_mean(pixels, dim=(2, 3), keepdim=True)
         pixels = (pixels - average) / (variance + 1e-6).sqrt()
-    literal = pixels.flatten(2)[mask.tokens].view(2, -1, grid.values)
+    literal = pixels.flatten(2)[mask.is_masked].view(2, -1, grid.patch_dim)
     close(hpm.pixel_targets(clips, mask, grid, target, std), literal)
 
 
 def test_the_lean_loss_has_the_gradient_of_the_plain_one():
     grid = TokenGrid(2, 2, 2, patch=4)
     clips = torch.randn(3, 3, 4, 8, 8)
-    mask = hpm.random_mask(grid, 0.75, hpm.random_priority(3, 4))
-    predicted = torch.randn(3, 6, grid.values, requires_grad=True)
+    mask = hpm.random_mask(grid, 0.75, hpm.random_shuffle_ids(3, 4))
+    predicted = torch.randn(3, 6, grid.patch_dim, requires_grad=True)
     weights = torch.rand(3, 6)
     (hpm.reconstruction_loss(predicted, clips, mask, grid) * weights).sum().backward()
     plain = predicted.detach().clone().requires_grad_()
@@ -86,7 +86,7 @@ def test_a_last_block_that_ends_with_what_is_read_is_a_whole_one_cut(recompute):
     whole = copy.deepcopy(blocks)
     x = torch.randn(2, 9, 16, requires_grad=True)
     y = x.detach().clone().requires_grad_()
-    got, expected = run_blocks(blocks, x, recompute, last=4), y
+    got, expected = run_blocks(blocks, x, recompute, num_queries=4), y
     for block in whole:
         expected = block(expected)
     close(got, expected[:, 5:])
@@ -128,9 +128,9 @@ def test_the_teachers_foreach_update_is_one_parameter_after_another():
 @given(st.integers(2, 9), st.floats(0.05, 0.99), st.integers(0, 2**31))
 def test_of_each_tube_the_same_share_is_decoded(t, share, seed):
     grid = TokenGrid(t, 3, 4)
-    priority = hpm.random_priority(2, 12, torch.Generator().manual_seed(seed))
-    mask = hpm.random_mask(grid, 0.75, priority)
-    part = hpm.decode_part(mask, grid, share, priority)
+    shuffle_ids = hpm.random_shuffle_ids(2, 12, torch.Generator().manual_seed(seed))
+    mask = hpm.random_mask(grid, 0.75, shuffle_ids)
+    part = hpm.subsample_decoded(mask, grid, share, shuffle_ids)
     steps = max(1, round(share * t))
     for sample in range(2):
         chosen = part.decoded[sample].tolist()
@@ -147,21 +147,21 @@ def test_of_each_tube_the_same_share_is_decoded(t, share, seed):
 def test_a_part_is_scored_as_it_would_be_within_the_whole(unit):
     torch.manual_seed(0)
     grid = TokenGrid(4, 4, 4, patch=8)
-    priority = hpm.random_priority(2, hpm.unit_count(grid, unit))
-    mask = hpm.random_mask(grid, 0.75, priority, unit)
-    part = hpm.decode_part(mask, grid, 0.5, priority)
+    shuffle_ids = hpm.random_shuffle_ids(2, hpm.unit_count(grid, unit))
+    mask = hpm.random_mask(grid, 0.75, shuffle_ids, unit)
+    part = hpm.subsample_decoded(mask, grid, 0.5, shuffle_ids)
     clips = torch.randn(2, 3, 8, 32, 32)
-    whole = torch.zeros(2, grid.tokens, grid.values)
-    index = mask.masked[:, :, None].expand(-1, -1, grid.values)
+    whole = torch.zeros(2, grid.num_tokens, grid.patch_dim)
+    index = mask.masked[:, :, None].expand(-1, -1, grid.patch_dim)
     whole.scatter_(1, index, hpm.pixel_targets(clips, mask, grid))
-    index = part.decoded[:, :, None].expand(-1, -1, grid.values)
+    index = part.decoded[:, :, None].expand(-1, -1, grid.patch_dim)
     close(hpm.pixel_targets(clips, part, grid), whole.gather(1, index))
-    assert hpm.decode_part(mask, grid, 1.0, priority) is mask
+    assert hpm.subsample_decoded(mask, grid, 1.0, shuffle_ids) is mask
     if unit == "tube":
         losses = torch.rand(2, part.decoded.shape[1])
         per_tube = hpm.loss_per_tube(losses, part)
         for number, tube in enumerate(part.tubes[0].tolist()):
-            mean = losses[0][part.decoded[0] % grid.tubes == tube].mean()
+            mean = losses[0][part.decoded[0] % grid.num_tubes == tube].mean()
             close(per_tube[0, number], mean)
 
 
@@ -169,16 +169,19 @@ def test_a_part_is_scored_as_it_would_be_within_the_whole(unit):
     "sections",
     [
         {"mask": MaskConfig(ratio=0.75, decode_ratio=0.5)},
-        {"mask": MaskConfig(ratio=0.75, decode_ratio=0.5), "hpm": HPMConfig(predictor="token")},
+        {
+            "mask": MaskConfig(ratio=0.75, decode_ratio=0.5),
+            "hpm": HPMConfig(predictor_unit="token"),
+        },
         {
             "mask": MaskConfig(ratio=0.75, decode_ratio=0.5, unit="token"),
-            "hpm": HPMConfig(predictor="token", teacher_steps=0),
+            "hpm": HPMConfig(predictor_unit="token", teacher_samples_per_tube=0),
         },
     ],
 )
 def test_steps_on_a_part_learn(sections):
     config, engine, teacher, batch = a_step(**sections)
-    options = {"hard_share": 0.5, "momentum": 0.9, "lr": 3e-3}
+    options = {"hard_ratio": 0.5, "momentum": 0.9, "lr": 3e-3}
     losses = [
         float(train_step(engine, teacher, [batch], config, **options)["loss"]) for _ in range(30)
     ]
@@ -197,19 +200,19 @@ def a_step(device="cpu", **sections):
     said = {
         "model": ModelConfig(**MICRO, target="raw"),
         "mask": MaskConfig(ratio=0.75),
-        "optim": OptimConfig(batch=2),
+        "optim": OptimConfig(global_batch_size=2),
         "engine": EngineConfig(device=device, precision="fp32"),
     }
     config = PretrainConfig(**said | sections)
     model = MaskedAutoencoder(**config.model_arguments())
-    steps, read = config.hpm.teacher_steps or None, config.hpm.teacher_read
+    steps, read = config.hpm.teacher_samples_per_tube or None, config.hpm.score_readout
     teacher = LossTeacher(model, steps, read)
     engine = make_engine(model, config.engine, config.optim)
-    engine.adopt(teacher)
+    engine.attach_ema(teacher)
     units = hpm.unit_count(model.grid, config.mask.unit)
     nothing = torch.zeros(2, dtype=torch.long)
     smooth = functional.interpolate(torch.rand(2, 3, 2, 4, 4), (8, 32, 32)) * 255
-    batch = Batch(smooth.byte(), hpm.random_priority(2, units), nothing, nothing, [])
+    batch = Batch(smooth.byte(), hpm.random_shuffle_ids(2, units), nothing, nothing, [])
     return config, engine, teacher, batch
 
 
@@ -239,7 +242,7 @@ def test_freed_memory_is_kept_for_the_next_step():
     """In a process of its own: what this one does with its memory is nobody's business here."""
     code = """
 import resource, torch
-from videohpm.engine.speed import keep_freed_memory
+from videohpm.engine.compile import keep_freed_memory
 kept = keep_freed_memory()
 faults = []
 for _ in range(10):
@@ -262,8 +265,10 @@ def test_nothing_in_a_step_waits_for_the_gpu(decode_ratio):
     config, engine, teacher, batch = a_step(
         "cuda", mask=MaskConfig(ratio=0.75, decode_ratio=decode_ratio)
     )
-    batch = batch._replace(clips=batch.clips.pin_memory(), priority=batch.priority.pin_memory())
-    options = {"hard_share": 0.5, "momentum": 0.9, "lr": 1e-3}
+    batch = batch._replace(
+        clips=batch.clips.pin_memory(), shuffle_ids=batch.shuffle_ids.pin_memory()
+    )
+    options = {"hard_ratio": 0.5, "momentum": 0.9, "lr": 1e-3}
     train_step(engine, teacher, [batch], config, **options)  # first times may wait
     torch.cuda.synchronize()
     torch.cuda.set_sync_debug_mode("error")

@@ -203,7 +203,7 @@ def test_films_are_kept_as_they_are(tmp_path):
     gif = io.BytesIO()
     first.save(gif, format="GIF", save_all=True, append_images=[second])
     with Tracker(tmp_path, total_steps=10, console=False) as tracker:
-        tracker.film(4, "masks", gif.getvalue(), (5, 7))
+        tracker.animation(4, "masks", gif.getvalue(), (5, 7))
     events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
     (film,) = events.Images("masks")
     assert (film.step, film.height, film.width) == (4, 5, 7)

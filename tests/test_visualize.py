@@ -20,11 +20,11 @@ from videohpm.models import MaskedAutoencoder
 from videohpm.models.mae import Output
 from videohpm.visualize import pictures
 from videohpm.visualize.files import write
-from videohpm.visualize.pictures import GAP, LABELS, ranks, row_frames
+from videohpm.visualize.pictures import GAP, LABELS, rank_order, row_frames
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
 TINY = {
-    "size": "vit_tiny", "frames": 4, "image_size": (16, 24), "patch": 8, "tubelet": 2,
+    "arch": "vit_tiny", "frames": 4, "image_size": (16, 24), "patch": 8, "tubelet": 2,
     "dim": 12, "depth": 1, "heads": 2, "decoder_dim": 12, "decoder_depth": 1, "decoder_heads": 2,
 }  # fmt: skip
 
@@ -57,8 +57,8 @@ def some_clips(grid, count=2, seed=0):
 
 def some_mask(grid, count=2, ratio=0.5, unit="tube", seed=0):
     generator = torch.Generator().manual_seed(seed)
-    priority = hpm.random_priority(count, hpm.unit_count(grid, unit), generator)
-    return hpm.random_mask(grid, ratio, priority, unit)
+    shuffle_ids = hpm.random_shuffle_ids(count, hpm.unit_count(grid, unit), generator)
+    return hpm.random_mask(grid, ratio, shuffle_ids, unit)
 
 
 def look(model, mask, clips, teacher=None, **more):
@@ -70,7 +70,7 @@ def planted(grid, count=1, **fields):
     grey = np.full((count, grid.frames, grid.height, grid.width, 3), 90, np.uint8)
     blank = np.full((count, grid.t, grid.h, grid.w), np.nan)
     plain = visualize.Inspection(
-        grid=grid, input=grey, masked=grey, pure=grey, pasted=grey,
+        grid=grid, input=grey, masked=grey, reconstruction=grey, reconstruction_with_visible=grey,
         mask=np.zeros_like(blank, bool), loss=blank, scores=None, hardness=None, hard=None,
         uses_true_statistics=False,
     )  # fmt: skip
@@ -130,7 +130,7 @@ def test_a_chosen_tube_that_is_hidden_is_painted_more_strongly():
 
 @pytest.mark.parametrize("unit", ["tube", "token"])
 def test_the_mask_falls_where_it_says(unit):
-    model = MaskedAutoencoder(**TINY, predictor="tube" if unit == "tube" else "token")
+    model = MaskedAutoencoder(**TINY, predictor_unit="tube" if unit == "tube" else "token")
     grid = model.grid
     pixels, clips = some_clips(grid)
     mask = some_mask(grid, unit=unit)
@@ -138,25 +138,29 @@ def test_the_mask_falls_where_it_says(unit):
     for clip in range(2):
         hidden = np.zeros((grid.frames, grid.height, grid.width), bool)
         for token in mask.masked[clip].tolist():
-            step, place = divmod(token, grid.tubes)
+            step, place = divmod(token, grid.num_tubes)
             hidden |= pixels_of(grid, step, *divmod(place, grid.w))
         frames = pixels[clip].permute(1, 2, 3, 0).numpy()
         np.testing.assert_array_equal(seen.masked[clip][hidden], 128)
         np.testing.assert_array_equal(seen.masked[clip][~hidden], frames[~hidden])
-        np.testing.assert_array_equal(seen.pure[clip][~hidden], 255)
-        np.testing.assert_array_equal(seen.pasted[clip][~hidden], frames[~hidden])
-        np.testing.assert_array_equal(seen.pasted[clip][hidden], seen.pure[clip][hidden])
+        np.testing.assert_array_equal(seen.reconstruction[clip][~hidden], 255)
+        np.testing.assert_array_equal(
+            seen.reconstruction_with_visible[clip][~hidden], frames[~hidden]
+        )
+        np.testing.assert_array_equal(
+            seen.reconstruction_with_visible[clip][hidden], seen.reconstruction[clip][hidden]
+        )
         np.testing.assert_array_equal(np.isnan(seen.loss[clip]), ~seen.mask[clip])
         np.testing.assert_array_equal(np.isnan(seen.scores[clip]) | seen.mask[clip], True)
 
 
 @pytest.mark.parametrize("target", ["raw", "per_channel", "joint"])
 def test_a_perfect_prediction_gives_the_input_back_exactly(target):
-    model = Oracle(**TINY, predictor=None, target=target)
+    model = Oracle(**TINY, predictor_unit=None, target=target)
     pixels, clips = some_clips(model.grid)
     seen = look(model, some_mask(model.grid), clips)
     np.testing.assert_array_equal(seen.input, pixels.permute(0, 2, 3, 4, 1).numpy())
-    np.testing.assert_array_equal(seen.pasted, seen.input)
+    np.testing.assert_array_equal(seen.reconstruction_with_visible, seen.input)
     assert np.nanmax(seen.loss) < 1e-9
     assert seen.uses_true_statistics == (target != "raw")
     stated = "ground truth used" if target != "raw" else "no ground truth"
@@ -165,18 +169,18 @@ def test_a_perfect_prediction_gives_the_input_back_exactly(target):
 
 def test_raw_pixels_are_the_models_own():
     """A model that says nothing but zeros shows the mean colour, whatever the clip."""
-    model = MaskedAutoencoder(**TINY, predictor=None, target="raw")
+    model = MaskedAutoencoder(**TINY, predictor_unit=None, target="raw")
     for parameter in model.decoder.head.parameters():
         torch.nn.init.zeros_(parameter)
     mask = some_mask(model.grid)
     seen = look(model, mask, some_clips(model.grid)[1])
     hidden = pictures.spread(seen.mask, model.grid, list(range(model.grid.frames)))
-    mean_colour = np.broadcast_to(np.array(MEAN) * 255, seen.pure[hidden].shape)
-    np.testing.assert_allclose(seen.pure[hidden], mean_colour, atol=0.51)
+    mean_colour = np.broadcast_to(np.array(MEAN) * 255, seen.reconstruction[hidden].shape)
+    np.testing.assert_allclose(seen.reconstruction[hidden], mean_colour, atol=0.51)
 
 
 def test_the_loss_of_each_token_is_in_its_place():
-    model = MaskedAutoencoder(**TINY, predictor=None, target="raw")
+    model = MaskedAutoencoder(**TINY, predictor_unit=None, target="raw")
     grid, mask = model.grid, some_mask(model.grid)
     _, clips = some_clips(grid)
     seen = look(model, mask, clips)
@@ -185,7 +189,7 @@ def test_the_loss_of_each_token_is_in_its_place():
     losses = hpm.reconstruction_loss(out.pixels, clips, mask, grid, "raw", STD)
     for clip in range(2):
         for number, token in enumerate(mask.masked[clip].tolist()):
-            step, place = divmod(token, grid.tubes)
+            step, place = divmod(token, grid.num_tubes)
             row, column = divmod(place, grid.w)
             assert seen.loss[clip, step, row, column] == pytest.approx(
                 float(losses[clip, number]), rel=1e-5
@@ -193,7 +197,7 @@ def test_the_loss_of_each_token_is_in_its_place():
 
 
 def test_scores_are_placed_by_tube_or_by_token():
-    model = Oracle(**TINY, predictor=None)
+    model = Oracle(**TINY, predictor_unit=None)
     grid = model.grid
     _, clips = some_clips(grid)
     mask = some_mask(grid)
@@ -214,12 +218,12 @@ def test_scores_are_placed_by_tube_or_by_token():
 @pytest.mark.parametrize("unit", ["tube", "token"])
 @pytest.mark.parametrize("share", [0.0, 0.4, 1.0])
 def test_hard_marks_what_the_teacher_forced_into_the_mask(unit, share):
-    model = MaskedAutoencoder(**TINY, predictor=None)
+    model = MaskedAutoencoder(**TINY, predictor_unit=None)
     grid, (_, clips) = model.grid, some_clips(model.grid)
     units = hpm.unit_count(grid, unit)
     scores = torch.rand(2, units, generator=torch.Generator().manual_seed(1))
     mask = hpm.hard_mask(scores, grid, 0.5, share, unit=unit)
-    seen = look(model, mask, clips, Chooser(scores), hard_share=share)
+    seen = look(model, mask, clips, Chooser(scores), hard_ratio=share)
     expected = int(share * (units // 2))
     np.testing.assert_array_equal(seen.hard.sum((1, 2, 3)), expected)
     assert not (seen.hard & ~seen.mask).any()
@@ -228,9 +232,9 @@ def test_hard_marks_what_the_teacher_forced_into_the_mask(unit, share):
 
 
 def test_token_scores_are_averaged_where_tubes_are_hidden():
-    model = MaskedAutoencoder(**TINY, predictor=None)
+    model = MaskedAutoencoder(**TINY, predictor_unit=None)
     grid, (_, clips) = model.grid, some_clips(model.grid)
-    scores = torch.rand(2, grid.tokens, generator=torch.Generator().manual_seed(1))
+    scores = torch.rand(2, grid.num_tokens, generator=torch.Generator().manual_seed(1))
     seen = look(model, some_mask(grid), clips, Chooser(scores))
     expected = scores.view(2, grid.t, grid.h, grid.w).mean(1, keepdim=True)
     np.testing.assert_allclose(seen.hardness, expected.numpy())
@@ -243,7 +247,7 @@ def test_looking_changes_nothing():
     assert model.training
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert all(parameter.grad is None for parameter in model.parameters())
-    visualize.sheet(seen)
+    visualize.image_grid(seen)
     assert not seen.input.any() or seen.input.max() <= 255
 
 
@@ -251,20 +255,20 @@ def test_looking_changes_nothing():
     ("changes", "teacher"),
     [
         ({}, True),
-        ({"predictor": None}, False),
+        ({"predictor_unit": None}, False),
         ({"frames": 1, "tubelet": 1}, True),
-        ({"frames": 1, "tubelet": 1, "image_size": (40, 8), "predictor": None}, False),
+        ({"frames": 1, "tubelet": 1, "image_size": (40, 8), "predictor_unit": None}, False),
         ({"frames": 40, "image_size": 8}, True),
         ({"image_size": 128, "patch": 16}, True),
     ],
 )
 def test_sheets_and_films_of_any_shape(changes, teacher):
     model = MaskedAutoencoder(**TINY | changes)
-    ratio = 0.5 if model.grid.tubes > 1 else None
+    ratio = 0.5 if model.grid.num_tubes > 1 else None
     mask = (
         some_mask(model.grid, ratio=ratio)
         if ratio
-        else Mask.from_bool(torch.arange(model.grid.tokens).expand(2, -1) % 2 == 0, model.grid)
+        else Mask.from_bool(torch.arange(model.grid.num_tokens).expand(2, -1) % 2 == 0, model.grid)
     )
     if ratio is None:
         model.predictor = None
@@ -273,7 +277,7 @@ def test_sheets_and_films_of_any_shape(changes, teacher):
     )
     page = visualize.training_picture(seen)
     assert page.dtype == np.uint8 and page.ndim == 3
-    play = visualize.training_film(seen)
+    play = visualize.training_animation(seen)
     assert len(play) == model.grid.frames
     names = pictures.rows_of(seen)
     assert ("scores" in names) == (model.predictor is not None)
@@ -285,7 +289,7 @@ def test_frames_lie_in_the_sheet_to_the_pixel():
     rng = np.random.default_rng(0)
     clip = rng.integers(0, 256, (2, 6, 40, 60, 3), dtype=np.uint8)
     seen = planted(grid, 2, input=clip)
-    page = visualize.sheet(seen, ["input", "masked"], cell=40)
+    page = visualize.image_grid(seen, ["input", "masked"], cell=40)
     found = []
     for y in range(page.shape[0] - 40):
         if np.array_equal(page[y, LABELS : LABELS + 60], clip[0, 0, 0]):
@@ -302,7 +306,7 @@ def test_frames_lie_in_the_sheet_to_the_pixel():
 def test_small_frames_are_enlarged_by_a_whole_number():
     grid = TokenGrid(1, 2, 2, tubelet=1, patch=8)
     clip = np.random.default_rng(0).integers(0, 256, (1, 1, 16, 16, 3), dtype=np.uint8)
-    page = visualize.sheet(planted(grid, input=clip), ["input"], cell=112)
+    page = visualize.image_grid(planted(grid, input=clip), ["input"], cell=112)
     large = clip[0, 0].repeat(7, 0).repeat(7, 1)
     np.testing.assert_array_equal(page[2:114, LABELS : LABELS + 112], large)
 
@@ -311,7 +315,7 @@ def test_a_film_plays_every_frame():
     grid = TokenGrid(2, 1, 1, tubelet=3, patch=16)
     clip = np.arange(6, dtype=np.uint8).reshape(1, 6, 1, 1, 1) * 40
     clip = np.broadcast_to(clip, (1, 6, 16, 16, 3)).copy()
-    play = visualize.film(planted(grid, input=clip), ["input"], cell=16)
+    play = visualize.animation(planted(grid, input=clip), ["input"], cell=16)
     for frame in range(6):
         assert (play[frame] == frame * 40).all(-1).sum() >= 256
 
@@ -319,8 +323,8 @@ def test_a_film_plays_every_frame():
 def test_a_loss_that_is_not_finite_is_drawn():
     grid = TokenGrid(1, 2, 2, tubelet=1, patch=8)
     loss = np.array([np.inf, np.nan, np.nan, np.nan]).reshape(1, 1, 2, 2)
-    visualize.sheet(planted(grid, loss=loss))
-    visualize.sheet(planted(grid, loss=np.full_like(loss, np.nan)))
+    visualize.image_grid(planted(grid, loss=loss))
+    visualize.image_grid(planted(grid, loss=np.full_like(loss, np.nan)))
 
 
 @given(st.lists(st.one_of(st.just(float("nan")), st.floats(-5, 5)), min_size=1, max_size=20))
@@ -328,7 +332,7 @@ def test_a_loss_that_is_not_finite_is_drawn():
 def test_ranks_count_how_many_are_lower(values):
     values = np.array(values)
     known = values[~np.isnan(values)]
-    placed = ranks(values[None])[0]
+    placed = rank_order(values[None])[0]
     np.testing.assert_array_equal(np.isnan(placed), np.isnan(values))
     for value, rank in zip(values, placed, strict=True):
         if not np.isnan(value) and len(known) > 1:
@@ -338,9 +342,9 @@ def test_ranks_count_how_many_are_lower(values):
 
 def test_titles_of_any_letters_and_length_fit():
     grid = TokenGrid(1, 1, 1, tubelet=1, patch=16)
-    narrow = visualize.sheet(planted(grid))
+    narrow = visualize.image_grid(planted(grid))
     for title in ("видео 動画 🎞.mp4", "x" * 5000, "a\nb\tc", "\u202egnp.exe"):
-        page = visualize.sheet(planted(grid), titles=[title])
+        page = visualize.image_grid(planted(grid), titles=[title])
         assert page.shape[1] == narrow.shape[1]
 
 
@@ -419,7 +423,7 @@ def test_the_command_writes_what_the_suffix_says(tmp_path):
     sizes = {}
     for suffix in ("png", "gif", "mp4"):
         out = tmp_path / "out" / f"seen.{suffix}"
-        visualize.visualize(weights, [video, video], str(out), ratio=0.5, hard_share=0.5, stride=1)
+        visualize.visualize(weights, [video, video], str(out), ratio=0.5, hard_ratio=0.5, stride=1)
         if suffix == "mp4":
             sizes[suffix] = read_frames(str(out), [0, 1, 2, 3]).shape
         else:
@@ -458,7 +462,7 @@ def test_the_recipe_comes_from_the_checkpoint(tmp_path):
             "mean": list(MEAN), "std": list(STD),
         },
         "mask": {"ratio": 0.67, "unit": "tube"},
-        "hpm": {"hard_share_start": 0.0, "hard_share_end": 0.5},
+        "hpm": {"hard_ratio_start": 0.0, "hard_ratio_end": 0.5},
     }  # fmt: skip
     folder = tmp_path / "run" / "checkpoints" / "step_00000050"
     save(folder, model, LossTeacher(model))
@@ -480,7 +484,7 @@ def test_the_recipe_comes_from_the_checkpoint(tmp_path):
     [
         ({"output": "seen.jpg"}, "output"),
         ({"ratio": 1.0}, "ratio"),
-        ({"hard_share": 2.0}, "hard_share"),
+        ({"hard_ratio": 2.0}, "hard_ratio"),
         ({"videos": ["missing.mp4"]}, "missing.mp4"),
         ({"videos": ["picture.png"]}, "picture.png"),
         ({"videos": ["text.mp4"]}, "text.mp4"),
@@ -508,7 +512,7 @@ def test_real_clips_are_shown_as_they_are(shared, tmp_path):
     model = MaskedAutoencoder(**TINY | {"image_size": (64, 96)})
     weights = save(tmp_path / "run", model, LossTeacher(model))
     video = str(shared / "videos" / "demo.mp4")
-    seen = visualize.inspect_videos(weights, [video], ratio=0.75, hard_share=0.5, stride=2)
+    seen = visualize.inspect_videos(weights, [video], ratio=0.75, hard_ratio=0.5, stride=2)
     from videohpm.data import Sample, count_frames, load_clip
     from videohpm.data.transforms import CentreCrop
 
@@ -516,4 +520,4 @@ def test_real_clips_are_shown_as_they_are(shared, tmp_path):
     frames = load_clip(sample, dense_indices(count_frames(sample), 4, 2))
     expected = CentreCrop((64, 96))(frames).permute(0, 2, 3, 1).numpy()
     np.testing.assert_array_equal(seen.input[0], expected)
-    assert visualize.sheet(seen, titles=["demo.mp4"]).shape[1] > 96 * 2
+    assert visualize.image_grid(seen, titles=["demo.mp4"]).shape[1] > 96 * 2

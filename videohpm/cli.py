@@ -21,6 +21,7 @@ from typing import get_origin, get_type_hints
 
 from jsonargparse import ActionConfigFile, ArgumentParser, set_parsing_settings
 
+from videohpm.compat import RENAMED_FIELDS
 from videohpm.errors import Preempted, RunError, UserError
 
 COMMANDS = {
@@ -123,9 +124,9 @@ def _speaks() -> bool:
     """Whether this process says why it ends: of several that do, one."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         return True
-    from videohpm.engine import ranks
+    from videohpm.engine import distributed
 
-    return ranks.first_to_speak()
+    return distributed.first_to_report()
 
 
 def _config_of(function: Callable) -> type | None:
@@ -160,6 +161,8 @@ def _explain(error: ArgumentError, parser: ArgumentParser, arguments: list[str])
     inside = re.search(r"Group '([\w.]+)' does not accept option '([\w.]+)'", text)
     typed = re.search(r"(?:unrecognized arguments: --|(?:option|[Kk]ey) ')([\w.]+)", text)
     field = f"{inside[1]}.{inside[2]}" if inside else typed[1] if typed else None
+    if field in RENAMED_FIELDS:
+        return f"{field}: was renamed to {RENAMED_FIELDS[field]}; use that name"
     if field and field not in known:
         return f"{field}: no such field{_nearest(field, known)}"
     if "onfig" in text.partition(":")[0]:  # a file that is no YAML, or no mapping

@@ -12,8 +12,8 @@ from videohpm.hpm import masked_count, unit_count
 from videohpm.hpm.losses import TARGETS
 from videohpm.hpm.masking import UNITS
 from videohpm.models.mae import PREDICTORS
+from videohpm.models.sizes import SIZES
 from videohpm.models.vit import POSITIONS
-from videohpm.models.zoo import SIZES
 from videohpm.optim import OptimConfig
 from videohpm.tracking import RunConfig
 
@@ -23,7 +23,7 @@ class ModelConfig:
     """The masked autoencoder.
 
     Args:
-        size: vit_tiny, vit_small, vit_base, vit_large, vit_huge or vit_giant.
+        arch: vit_tiny, vit_small, vit_base, vit_large, vit_huge or vit_giant.
         frames: frames of a clip; 1, with tubelet 1, is the image mode.
         image_size: pixels; one number for squares, or [height, width].
         patch: pixels, side of a patch.
@@ -43,7 +43,7 @@ class ModelConfig:
             with normalised pixels).
     """
 
-    size: str = "vit_base"
+    arch: str = "vit_base"
     frames: int = 16
     image_size: int | list[int] = 224
     patch: int = 16
@@ -62,7 +62,7 @@ class ModelConfig:
     target: str = "per_channel"
 
     def __post_init__(self):
-        _choice("model.size", self.size, SIZES)
+        _choice("model.arch", self.arch, SIZES)
         _choice("model.position", self.position, POSITIONS)
         _choice("model.target", self.target, TARGETS)
         _choice("model.patch_init", self.patch_init, ("default", "xavier"))
@@ -74,7 +74,7 @@ class ModelConfig:
             raise ValueError(f"model.drop_path: {self.drop_path}; give 0 or more, below 1")
         if not isinstance(self.image_size, int) and len(self.image_size) != 2:
             raise ValueError("model.image_size: give one number, or [height, width]")
-        size = SIZES[self.size]
+        size = SIZES[self.arch]
         for width, heads in (("dim", "heads"), ("decoder_dim", "decoder_heads")):
             wide = getattr(self, width) or getattr(size, width)
             many = getattr(self, heads) or getattr(size, heads)
@@ -124,16 +124,16 @@ class HPMConfig:
 
     Args:
         enabled: false is VideoMAE (in image mode MAE): no predictor, no teacher, random masks.
-        predictor: one score a tube, or one a token (as published).
+        predictor_unit: one score a tube, or one a token (as published).
         predictor_depth: blocks of the predictor; empty for as many as the pixel decoder.
         predictor_detach: keep the predictor's gradient from the encoder (the paper does not).
         objective: relative (which of two is harder) or absolute (how hard).
         weight: of the predictor's loss beside the reconstruction loss.
-        hard_share_start: share of the masked units that the teacher chooses, at the start.
-        hard_share_end: the same at the end; linear in between.
-        teacher_steps: at how many of its time steps the teacher looks at each tube; 0 for all (as
-            published).
-        teacher_read: scores read at a mask query for each tube, or at its visible tokens (as
+        hard_ratio_start: share of the masked units that the teacher chooses, at the start.
+        hard_ratio_end: the same at the end; linear in between.
+        teacher_samples_per_tube: at how many of its time steps the teacher sees each tube; 0 for
+            all of them (as published).
+        score_readout: scores read at a mask query for each tube, or at its visible tokens (as
             published).
         momentum_start: of the teacher's moving average, at the start.
         momentum_end: the same once the ramp is over.
@@ -142,31 +142,31 @@ class HPMConfig:
     """
 
     enabled: bool = True
-    predictor: str = "tube"
+    predictor_unit: str = "tube"
     predictor_depth: int | None = None
     predictor_detach: bool = False
     objective: str = "relative"
     weight: float = 1.0
-    hard_share_start: float = 0.0
-    hard_share_end: float = 0.5
-    teacher_steps: int = 1
-    teacher_read: str = "query"
+    hard_ratio_start: float = 0.0
+    hard_ratio_end: float = 0.5
+    teacher_samples_per_tube: int = 1
+    score_readout: str = "query"
     momentum_start: float = 0.999
     momentum_end: float = 0.9999
     momentum_epochs: float = 100.0
     momentum_steps: int | None = None
 
     def __post_init__(self):
-        _choice("hpm.predictor", self.predictor, PREDICTORS)
+        _choice("hpm.predictor_unit", self.predictor_unit, PREDICTORS)
         _choice("hpm.objective", self.objective, ("relative", "absolute"))
-        _choice("hpm.teacher_read", self.teacher_read, ("query", "visible"))
+        _choice("hpm.score_readout", self.score_readout, ("query", "visible"))
         _at_least_one("hpm.predictor_depth", self.predictor_depth)
         _at_least_one("hpm.momentum_steps", self.momentum_steps)
-        names = ("hard_share_start", "hard_share_end", "momentum_start", "momentum_end")
+        names = ("hard_ratio_start", "hard_ratio_end", "momentum_start", "momentum_end")
         for name in names:
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"hpm.{name}: {getattr(self, name)}; give 0 to 1")
-        for name in ("weight", "teacher_steps", "momentum_epochs"):
+        for name in ("weight", "teacher_samples_per_tube", "momentum_epochs"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"hpm.{name}: {getattr(self, name)}; give 0 or more")
 
@@ -195,26 +195,28 @@ class PretrainConfig:
             masked_count(unit_count(grid, self.mask.unit), self.mask.ratio)
         except ValueError as error:
             raise UserError(f"mask.{error}") from None
-        micro_batches = self.engine.accumulation
-        if self.optim.batch % micro_batches:
+        micro_batches = self.engine.grad_accum_steps
+        if self.optim.global_batch_size % micro_batches:
             raise UserError(
-                f"optim.batch: {self.optim.batch} clips cannot be divided into "
-                f"engine.accumulation = {micro_batches} equal parts"
+                f"optim.global_batch_size: {self.optim.global_batch_size} clips cannot be "
+                "divided into "
+                f"engine.grad_accum_steps = {micro_batches} equal parts"
             )
         if self.mask.decode_ratio < 1 and grid.t == 1 and self.mask.unit == "tube":
             raise UserError(
                 "mask.decode_ratio: a tube of one time step is decoded whole or not at all; give 1"
             )
         by_token = hpm.enabled and self.mask.unit == "token" and grid.t > 1
-        if by_token and hpm.predictor == "tube":
+        if by_token and hpm.predictor_unit == "tube":
             raise UserError(
-                "hpm.predictor: a score a tube cannot choose tokens; with mask.unit token set "
-                "hpm.predictor token"
+                "hpm.predictor_unit: a score a tube cannot choose tokens; with mask.unit token set "
+                "hpm.predictor_unit token"
             )
-        if by_token and 0 < hpm.teacher_steps < grid.t:
+        if by_token and 0 < hpm.teacher_samples_per_tube < grid.t:
             raise UserError(
-                "hpm.teacher_steps: with mask.unit token the teacher must see every time step; "
-                "set hpm.teacher_steps 0"
+                "hpm.teacher_samples_per_tube: with mask.unit token the teacher must see "
+                "every time step; "
+                "set hpm.teacher_samples_per_tube 0"
             )
 
     def model_arguments(self) -> dict:
@@ -224,7 +226,7 @@ class PretrainConfig:
         # In image mode tube and token are one: the published, token-level form covers both.
         return asdict(self.model) | {
             "image_size": size if isinstance(size, int) else tuple(size),
-            "predictor": hpm.predictor if hpm.enabled else None,
+            "predictor_unit": hpm.predictor_unit if hpm.enabled else None,
             "predictor_depth": hpm.predictor_depth,
             "predictor_detach": hpm.predictor_detach,
             "checkpoint": self.engine.checkpoint_activations,

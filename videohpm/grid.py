@@ -44,12 +44,12 @@ class TokenGrid:
         return cls(frames // tubelet, height // patch, width // patch, tubelet, patch)
 
     @property
-    def tokens(self) -> int:
+    def num_tokens(self) -> int:
         """N."""
         return self.t * self.h * self.w
 
     @property
-    def tubes(self) -> int:
+    def num_tubes(self) -> int:
         """L."""
         return self.h * self.w
 
@@ -69,11 +69,11 @@ class TokenGrid:
         return self.w * self.patch
 
     @property
-    def values(self) -> int:
+    def patch_dim(self) -> int:
         """P, the pixel values one token holds."""
         return self.tubelet * self.patch * self.patch * 3
 
-    def blocks(self, clips: Tensor, index: Tensor | None = None) -> Tensor:
+    def gather_patches(self, clips: Tensor, index: Tensor | None = None) -> Tensor:
         """The pixel blocks of the tokens that ``index`` names, and of no others.
 
         Args:
@@ -95,11 +95,11 @@ class TokenGrid:
         if index is None:
             return grid.flatten(1, 3)
         row = torch.arange(batch, device=clips.device)[:, None]
-        return grid[row, index // self.tubes, index // self.w % self.h, index % self.w]
+        return grid[row, index // self.num_tubes, index // self.w % self.h, index % self.w]
 
     def patchify(self, clips: Tensor, index: Tensor | None = None) -> Tensor:
         """(B, C, T, H, W) → (B, K, P), values in (t, h, w, c) order, c fastest (VideoMAE, MAE)."""
-        return self.blocks(clips, index).permute(0, 1, 3, 4, 5, 2).flatten(2)
+        return self.gather_patches(clips, index).permute(0, 1, 3, 4, 5, 2).flatten(2)
 
     def unpatchify(self, tokens: Tensor) -> Tensor:
         """The inverse of :meth:`patchify` over all N tokens: (B, N, P) → (B, C, T, H, W)."""
@@ -112,10 +112,10 @@ class TokenGrid:
 
     def tokens_of_tubes(self, tubes: Tensor) -> Tensor:
         """(B, K) tube numbers → (B, t·K) numbers of their tokens; ascending if ``tubes`` is."""
-        step = torch.arange(self.t, device=tubes.device) * self.tubes
+        step = torch.arange(self.t, device=tubes.device) * self.num_tubes
         return (step[:, None] + tubes[:, None, :]).flatten(1)
 
-    def tokens_of_looks(self, count: int, device: torch.device | None = None) -> Tensor:
+    def staggered_tokens(self, count: int, device: torch.device | None = None) -> Tensor:
         """Numbers of the tokens seen by looking at each tube at ``count`` of its t steps.
 
         A tube's looks are spread evenly over time, and neighbours are looked at at different steps,
@@ -125,11 +125,11 @@ class TokenGrid:
         Returns:
             (count·L,), look by look, the L tubes in order in each.
         """
-        tube = torch.arange(self.tubes, device=device)
+        tube = torch.arange(self.num_tubes, device=device)
         shift = max(1, round(0.382 * self.t))  # the golden section: rows do not line up soon
         first = tube % self.w + tube // self.w * shift
         apart = torch.arange(count, device=device)[:, None] * self.t // count
-        return ((first + apart) % self.t * self.tubes + tube).flatten()
+        return ((first + apart) % self.t * self.num_tubes + tube).flatten()
 
 
 @dataclass(frozen=True)
@@ -139,7 +139,7 @@ class Mask:
     The counts live in the shapes, so nothing that follows has to ask the device for them.
     """
 
-    tokens: Tensor
+    is_masked: Tensor
     """(B, N) bool."""
     visible: Tensor
     """(B, V) token numbers, ascending."""
@@ -147,18 +147,18 @@ class Mask:
     """(B, M) token numbers, ascending."""
     tubes: Tensor | None = None
     """(B, M/t) masked tube numbers, ascending, where the unit of masking is the tube."""
-    some: Tensor | None = None
+    decoded_subset: Tensor | None = None
     """(B, K) those of ``masked`` that the decoder reconstructs, where it is not all of them."""
 
     @property
     def decoded(self) -> Tensor:
         """(B, K) numbers of the tokens to reconstruct: all M that are masked, or some."""
-        return self.masked if self.some is None else self.some
+        return self.masked if self.decoded_subset is None else self.decoded_subset
 
     @classmethod
     def from_units(cls, masked: Tensor, grid: TokenGrid, unit: str = "tube") -> Mask:
         """From (B, K) numbers of masked tubes (or tokens), all different, in any order."""
-        size = grid.tubes if unit == "tube" else grid.tokens
+        size = grid.num_tubes if unit == "tube" else grid.num_tokens
         hidden = torch.zeros(len(masked), size, dtype=torch.bool, device=masked.device)
         hidden = hidden.scatter(1, masked, True)
         order = hidden.byte().argsort(dim=1, stable=True)
@@ -180,7 +180,7 @@ class Mask:
         count = int(counts[0])
         if not bool((counts == count).all()):
             raise ValueError("mask: every sample must hide the same number of tokens")
-        tubes = tokens.view(-1, grid.t, grid.tubes)
+        tubes = tokens.view(-1, grid.t, grid.num_tubes)
         if bool((tubes == tubes[:, :1]).all()):
             per_tube = tubes[:, 0].byte().argsort(dim=1, stable=True, descending=True)
             return cls.from_units(per_tube[:, : count // grid.t], grid)

@@ -17,9 +17,9 @@ class OptimConfig:
     """AdamW with a cosine schedule.
 
     Args:
-        batch: clips of one optimiser step over all GPUs and accumulation steps.
-        lr: learning rate for a batch of 256; multiplied by batch/256.
-        final_lr: learning rate at the end for a batch of 256; multiplied likewise.
+        global_batch_size: clips of one optimiser step over all GPUs and accumulation steps.
+        base_lr: learning rate for a batch of 256; multiplied by batch/256.
+        min_lr: learning rate at the end for a batch of 256; multiplied likewise.
         warmup_epochs: epochs of linear warm-up from 0.
         warmup_steps: the same in optimiser steps; wins over warmup_epochs where given.
         weight_decay: of matrices; biases, norms and tokens have none.
@@ -29,9 +29,9 @@ class OptimConfig:
         eps: AdamW's term against division by zero.
     """
 
-    batch: int = 256
-    lr: float = 1.5e-4
-    final_lr: float = 1e-5
+    global_batch_size: int = 256
+    base_lr: float = 1.5e-4
+    min_lr: float = 1e-5
     warmup_epochs: float = 40.0
     warmup_steps: int | None = None
     weight_decay: float = 0.05
@@ -40,9 +40,11 @@ class OptimConfig:
     eps: float = 1e-8
 
     def __post_init__(self):
-        if self.batch < 1:
-            raise ValueError(f"optim.batch: {self.batch} clips; give at least 1")
-        for name in ("lr", "final_lr", "warmup_epochs", "weight_decay"):
+        if self.global_batch_size < 1:
+            raise ValueError(
+                f"optim.global_batch_size: {self.global_batch_size} clips; give at least 1"
+            )
+        for name in ("base_lr", "min_lr", "warmup_epochs", "weight_decay"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"optim.{name}: {getattr(self, name)}; give 0 or more")
         if self.warmup_steps is not None and self.warmup_steps < 0:
@@ -59,8 +61,8 @@ class OptimConfig:
         warmup = self.warmup_steps
         if warmup is None:
             warmup = round(self.warmup_epochs * steps_per_epoch)
-        scale = self.batch / 256
-        return cosine(step, steps, min(warmup, steps), self.lr * scale, self.final_lr * scale)
+        scale = self.global_batch_size / 256
+        return cosine(step, steps, min(warmup, steps), self.base_lr * scale, self.min_lr * scale)
 
 
 def cosine(step: int, steps: int, warmup: int, peak: float, final: float) -> float:
@@ -127,5 +129,5 @@ def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
 def adamw(groups: list[dict], config: OptimConfig) -> torch.optim.AdamW:
     """Fused AdamW over ``groups``; the learning rate is set anew before every step."""
     return torch.optim.AdamW(
-        groups, lr=config.lr, betas=tuple(config.betas), eps=config.eps, fused=True
+        groups, lr=config.base_lr, betas=tuple(config.betas), eps=config.eps, fused=True
     )

@@ -11,8 +11,15 @@ from torch import Tensor
 
 from videohpm import checkpoint, hpm, training, visualize
 from videohpm.config import PretrainConfig
-from videohpm.data import BadFileLedger, Batch, collate, make_dataset, normalise
-from videohpm.engine import StopRequest, TorchEngine, make_engine, processes, ranks, seed_step
+from videohpm.data import BadFileTracker, Batch, collate, make_dataset, normalise
+from videohpm.engine import (
+    StopRequest,
+    TorchEngine,
+    distributed,
+    make_engine,
+    process_group,
+    seed_step,
+)
 from videohpm.hpm import LossTeacher
 from videohpm.models import MaskedAutoencoder
 from videohpm.tracking import Stopwatch, Tracker
@@ -26,7 +33,7 @@ def train_step(
     batches: list[Batch],
     config: PretrainConfig,
     *,
-    hard_share: float,
+    hard_ratio: float,
     momentum: float,
     lr: float,
 ) -> dict[str, Tensor]:
@@ -34,7 +41,7 @@ def train_step(
 
     Args:
         batches: the micro-batches of the step.
-        hard_share: α, the share of masked units that the teacher chooses.
+        hard_ratio: α, the share of masked units that the teacher chooses.
         momentum: of the teacher's moving average.
 
     Returns:
@@ -45,10 +52,10 @@ def train_step(
     said = []
     for batch in batches:
         clips = normalise(batch.clips.to(engine.device, non_blocking=True), *statistics)
-        priority = batch.priority.to(engine.device, non_blocking=True)
+        shuffle_ids = batch.shuffle_ids.to(engine.device, non_blocking=True)
         with engine.autocast():
-            mask = choose_mask(teacher, clips, priority, config, hard_share)
-            mask = hpm.decode_part(mask, grid, config.mask.decode_ratio, priority)
+            mask = choose_mask(teacher, clips, shuffle_ids, config, hard_ratio)
+            mask = hpm.subsample_decoded(mask, grid, config.mask.decode_ratio, shuffle_ids)
             out = engine(clips, mask)
         losses = hpm.reconstruction_loss(
             out.pixels, clips, mask, grid, config.model.target, config.data.std
@@ -57,7 +64,7 @@ def train_step(
         said.append({"loss": loss.detach()})
         if teacher is not None:
             hardness = losses.detach()
-            if config.hpm.predictor == "tube":
+            if config.hpm.predictor_unit == "tube":
                 hardness = hpm.loss_per_tube(hardness, mask)
             objective = hpm.OBJECTIVES[config.hpm.objective](out.scores, hardness)
             loss = loss + config.hpm.weight * objective
@@ -65,7 +72,7 @@ def train_step(
             said[-1]["rank_correlation"] = hpm.rank_correlation(out.scores, hardness)
         engine.backward(loss)
     norm = engine.step(lr)
-    if teacher is not None and engine.moved:
+    if teacher is not None and engine.step_applied:
         teacher.update(engine.model, momentum)
     means = {name: torch.stack([part[name] for part in said]).mean() for name in said[0]}
     return means if norm is None else means | {"gradient_norm": norm}
@@ -74,20 +81,20 @@ def train_step(
 def choose_mask(
     teacher: LossTeacher | None,
     clips: Tensor,
-    priority: Tensor,
+    shuffle_ids: Tensor,
     config: PretrainConfig,
-    hard_share: float,
+    hard_ratio: float,
 ) -> hpm.Mask:
-    """Hide what the teacher finds hard, as far as ``hard_share`` says, and random units besides.
+    """Hide what the teacher finds hard, as far as ``hard_ratio`` says, and random units besides.
 
     A teacher whose share comes to less than one unit is not asked.
     """
     grid, ratio, unit = config.model.grid(), config.mask.ratio, config.mask.unit
-    priority = priority.to(clips.device, non_blocking=True)
+    shuffle_ids = shuffle_ids.to(clips.device, non_blocking=True)
     masked = hpm.masked_count(hpm.unit_count(grid, unit), ratio)
-    if teacher is None or hpm.hard_count(masked, hard_share) == 0:
-        return hpm.random_mask(grid, ratio, priority, unit)
-    return hpm.hard_mask(teacher(clips), grid, ratio, hard_share, priority, unit)
+    if teacher is None or hpm.hard_count(masked, hard_ratio) == 0:
+        return hpm.random_mask(grid, ratio, shuffle_ids, unit)
+    return hpm.hard_mask(teacher(clips), grid, ratio, hard_ratio, shuffle_ids, unit)
 
 
 def schedule(
@@ -97,7 +104,7 @@ def schedule(
     said = config.hpm
     ramp = said.momentum_progress(step, steps_per_epoch)
     return {
-        "hard_share": hpm.hard_share(step / steps, said.hard_share_start, said.hard_share_end),
+        "hard_ratio": hpm.hard_ratio(step / steps, said.hard_ratio_start, said.hard_ratio_end),
         "momentum": hpm.teacher_momentum(ramp, said.momentum_start, said.momentum_end),
         "lr": config.optim.lr_at(step, steps, steps_per_epoch),
     }
@@ -120,18 +127,18 @@ class Pretraining:
             units=hpm.unit_count(grid, config.mask.unit),
             seed=config.run.seed,
         )
-        self.steps_per_epoch = len(self.data) / config.optim.batch
+        self.steps_per_epoch = len(self.data) / config.optim.global_batch_size
         self.steps = config.run.total_steps(self.steps_per_epoch)
         seed_step(config.run.seed, 0)
         model = MaskedAutoencoder(**config.model_arguments())
         self.teacher = None
         if config.hpm.enabled:
-            steps = config.hpm.teacher_steps or None
-            self.teacher = LossTeacher(model, steps, config.hpm.teacher_read)
-        saved = training.restore(config.run, len(self.data), model, self._followers())
+            steps = config.hpm.teacher_samples_per_tube or None
+            self.teacher = LossTeacher(model, steps, config.hpm.score_readout)
+        saved = training.restore(config.run, len(self.data), model, self._ema_modules())
         self.engine = make_engine(model, config.engine, config.optim)
         if self.teacher is not None:
-            self.engine.adopt(self.teacher)
+            self.engine.attach_ema(self.teacher)
         if saved is not None:
             checkpoint.restore_moments(saved, self.engine)
         self.done = 0 if saved is None else saved.step
@@ -144,16 +151,16 @@ class Pretraining:
         if first:
             training.write_settings(config)
         loader = training.training_batches(self.data, config, engine, self.done, self.steps)
-        ledger = BadFileLedger(len(self.data), config.data.max_bad_share)
+        ledger = BadFileTracker(len(self.data), config.data.max_bad_fraction)
         recent = training.RecentLosses(self.data.manifest)
         fixed = collate([self.data[0, i % len(self.data)] for i in range(FIXED_CLIPS)])
         tracker = Tracker(self.folder, total_steps=self.steps, start_step=self.done, enabled=first)
-        watch = Stopwatch(config.optim.batch)
+        watch = Stopwatch(config.optim.global_batch_size)
         with tracker, StopRequest() as request:
             batches = iter(loader)
             for step in range(self.done, self.steps):
                 with watch.waiting():
-                    micro = list(itertools.islice(batches, config.engine.accumulation))
+                    micro = list(itertools.islice(batches, config.engine.grad_accum_steps))
                 training.name_bad_files(self.folder, ledger, micro)
                 seed_step(config.run.seed, step + 1, engine.rank)
                 schedule = self.schedule(step - engine.skipped)
@@ -167,7 +174,7 @@ class Pretraining:
                     faults = training.reading_faults(ledger, loader)
                     tracker.log(self.done, self._metrics(said, schedule) | faults)
                 if self._due(config.run.picture_every):
-                    self._picture(tracker, fixed, schedule["hard_share"])
+                    self._picture(tracker, fixed, schedule["hard_ratio"])
                 stopped = request.agreed() and self.done < self.steps
                 if stopped or self._due(config.run.save_every):
                     recent.check()
@@ -182,9 +189,9 @@ class Pretraining:
     def save(self) -> None:
         """Write a checkpoint of the steps done so far."""
         about = {"steps": self.steps, "samples": len(self.data)}
-        training.save(self.config, self.done, self.engine, self._followers(), about)
+        training.save(self.config, self.done, self.engine, self._ema_modules(), about)
 
-    def _followers(self) -> dict[str, LossTeacher]:
+    def _ema_modules(self) -> dict[str, LossTeacher]:
         return {} if self.teacher is None else {"teacher": self.teacher}
 
     def _due(self, every: int) -> bool:
@@ -192,9 +199,9 @@ class Pretraining:
 
     def _metrics(self, said: dict, schedule: dict) -> dict[str, float | None]:
         """Means over all ranks."""
-        metrics = ranks.means(said) | schedule
+        metrics = distributed.all_reduce_mean(said) | schedule
         if self.teacher is None:
-            metrics |= {"hard_share": 0.0, "relative_loss": None}
+            metrics |= {"hard_ratio": 0.0, "relative_loss": None}
             del metrics["momentum"]
         else:
             metrics["teacher_distance"] = float(self.teacher.distance(self.engine.model))
@@ -202,22 +209,22 @@ class Pretraining:
             metrics["skipped_steps"] = self.engine.skipped
         return metrics | {"epoch": self.done / self.steps_per_epoch}
 
-    def _picture(self, tracker: Tracker, fixed: Batch, hard_share: float) -> None:
+    def _picture(self, tracker: Tracker, fixed: Batch, hard_ratio: float) -> None:
         """The same clips every time, so that one can watch them being learnt."""
         config = self.config
         statistics = {"mean": config.data.mean, "std": config.data.std}
         clips = normalise(fixed.clips.to(self.engine.device), **statistics)
-        with self.engine.looking() as model, self.engine.autocast():
-            mask = choose_mask(self.teacher, clips, fixed.priority, config, hard_share)
+        with self.engine.eval_mode() as model, self.engine.autocast():
+            mask = choose_mask(self.teacher, clips, fixed.shuffle_ids, config, hard_ratio)
             seen = visualize.inspect(
-                model, clips, mask, self.teacher, **statistics, hard_share=hard_share
+                model, clips, mask, self.teacher, **statistics, hard_ratio=hard_ratio
             )
         if self.engine.rank > 0:  # it was needed only where the weights are divided
             return
         drawn = seen.first(DRAWN_CLIPS)
         tracker.picture(self.done, "reconstruction", visualize.training_picture(drawn))
-        film = visualize.training_film(drawn)
-        tracker.film(self.done, "loss_map", visualize.gif_bytes(film), film.shape[1:3])
+        film = visualize.training_animation(drawn)
+        tracker.animation(self.done, "loss_map", visualize.gif_bytes(film), film.shape[1:3])
         folder = self.folder / "diagnostics"
         folder.mkdir(exist_ok=True)
         text = json.dumps(visualize.diagnostics(seen))
@@ -226,7 +233,7 @@ class Pretraining:
 
 def pretrain(config: PretrainConfig) -> Path:
     """Train as ``config`` says and return the run folder; a run that was stopped goes on."""
-    with processes(config.engine, config.optim.batch):
+    with process_group(config.engine, config.optim.global_batch_size):
         run = Pretraining(config)
         if run.done < run.steps:
             run.run()

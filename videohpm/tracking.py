@@ -212,7 +212,7 @@ class Tracker:
         unfinished.replace(file)
         self.curves.add_image(name, image, step, dataformats="HWC")
 
-    def film(self, step: int, name: str, gif: bytes, size: tuple[int, int]) -> None:
+    def animation(self, step: int, name: str, gif: bytes, size: tuple[int, int]) -> None:
         """Show an animated GIF of ``size`` (height, width) pixels in TensorBoard."""
         if not self.enabled:
             return

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from videohpm import checkpoint
 from videohpm.config import as_plain
-from videohpm.data import BadFileLedger, Batch, ClipDataset, GlobalBatchSampler, make_loader
-from videohpm.data.workers import Loader
-from videohpm.engine import TorchEngine, ranks
+from videohpm.data import BadFileTracker, Batch, ClipDataset, GlobalBatchSampler, make_loader
+from videohpm.data.loader import Loader
+from videohpm.engine import TorchEngine, distributed
 from videohpm.errors import Preempted, RunError, UserError
 from videohpm.tracking import RunConfig, describe_machine
 
@@ -21,27 +21,27 @@ from videohpm.tracking import RunConfig, describe_machine
 
 
 def restore(
-    run: RunConfig, samples: int, model: nn.Module, followers: dict[str, nn.Module]
+    run: RunConfig, samples: int, model: nn.Module, ema_modules: dict[str, nn.Module]
 ) -> checkpoint.Saved | None:
     """Load the weights of the checkpoint that run.resume means, where there is one.
 
     Args:
         samples: of the data set; UserError where the checkpoint was trained on another number.
-        followers: what is saved beside the model, by name.
+        ema_modules: what is saved beside the model, by name.
 
     Raises UserError where run.dir cannot be written to, too.
     """
     failure = None
-    if ranks.rank() == 0:
+    if distributed.rank() == 0:
         try:
             checkpoint.check_writable(Path(run.dir), "run.dir")
             checkpoint.tidy(Path(run.dir))
         except UserError as error:
             failure = error
-    ranks.agree(failure)  # and wait until that is done
+    distributed.raise_on_all_ranks(failure)  # and wait until that is done
     folder = checkpoint.to_resume(Path(run.dir), run.resume)
-    saved = folder and checkpoint.restore(folder, model, followers)
-    ranks.same("run.dir: steps done", saved.step if saved else 0)
+    saved = folder and checkpoint.restore(folder, model, ema_modules)
+    distributed.assert_equal_across_ranks("run.dir: steps done", saved.step if saved else 0)
     if saved and saved.state["samples"] != samples:
         raise UserError(
             f"data.root: {samples} samples, but {folder} was trained on "
@@ -56,10 +56,10 @@ def training_batches(
     """This rank's micro-batches of steps ``first`` (from 0) up to ``last``, not included."""
     sampler = GlobalBatchSampler(
         len(data),
-        config.optim.batch,
+        config.optim.global_batch_size,
         rank=engine.rank,
         world=engine.world,
-        accumulation=config.engine.accumulation,
+        grad_accum_steps=config.engine.grad_accum_steps,
         seed=config.run.seed,
         start_step=first,
         steps=last,
@@ -69,16 +69,16 @@ def training_batches(
 
 
 def save(
-    config, step: int, engine: TorchEngine, followers: dict[str, nn.Module], about: dict
+    config, step: int, engine: TorchEngine, ema_modules: dict[str, nn.Module], about: dict
 ) -> None:
     """Write a checkpoint; RunError on every rank where one cannot."""
     failure = None
     about = about | {"config": as_plain(config)}
     try:
-        checkpoint.save(Path(config.run.dir), step, engine, followers, about, config.run.keep)
+        checkpoint.save(Path(config.run.dir), step, engine, ema_modules, about, config.run.keep)
     except RunError as error:
         failure = error
-    ranks.agree(failure)
+    distributed.raise_on_all_ranks(failure)
 
 
 def write_settings(config) -> None:
@@ -89,14 +89,14 @@ def write_settings(config) -> None:
     describe_machine(folder / "environment.json")
 
 
-def reading_faults(ledger: BadFileLedger, loader: Loader) -> dict[str, int]:
+def reading_faults(ledger: BadFileTracker, loader: Loader) -> dict[str, int]:
     """Metrics over all ranks: files found unreadable, and, if any, readers that died."""
-    found = {"bad_files": int(ranks.united(ledger.bad_files).sum())}
-    deaths = ranks.total(loader.deaths)
+    found = {"bad_files": int(distributed.all_reduce_any(ledger.bad_files).sum())}
+    deaths = distributed.all_reduce_sum(loader.deaths)
     return found | {"reader_deaths": deaths} if deaths else found
 
 
-def name_bad_files(folder: Path, ledger: BadFileLedger, batches: list[Batch]) -> None:
+def name_bad_files(folder: Path, ledger: BadFileTracker, batches: list[Batch]) -> None:
     """New unreadable files, in bad_files.jsonl; UserError where they are too many."""
     for batch in batches:
         for bad in ledger.update(batch):
@@ -138,7 +138,7 @@ class RecentLosses:
     def check(self) -> None:
         """RunError on every rank, naming the step and its samples, where a loss is not finite."""
         failures = [self._failure(*kept) for kept in self.kept if not torch.isfinite(kept[1])]
-        ranks.agree(failures[0] if failures else None)
+        distributed.raise_on_all_ranks(failures[0] if failures else None)
         self.kept.clear()
 
     def _failure(self, step: int, loss: Tensor, indices: list[Tensor]) -> RunError:

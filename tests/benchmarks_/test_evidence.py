@@ -153,8 +153,8 @@ def test_arms_of_a_seed_begin_alike_and_see_the_same_clips(tools, data):
             ours, theirs = (getattr(m, part).state_dict() for m in (models[0], model))
             assert all(torch.equal(ours[key], theirs[key]) for key in ours)
     assert all(torch.equal(b.clips, batches[0].clips) for b in batches)
-    assert torch.equal(batches[0].priority, batches[1].priority)
-    assert not torch.equal(batches[0].priority, batches[3].priority)
+    assert torch.equal(batches[0].shuffle_ids, batches[1].shuffle_ids)
+    assert not torch.equal(batches[0].shuffle_ids, batches[3].shuffle_ids)
 
 
 def test_crops_are_whole_clips_or_seven_eighths_of_them(tools):
@@ -211,15 +211,15 @@ def test_noise_hides_neighbours_together(tools):
     grid = TokenGrid.of_clip(8, 64, 64, 2, 8)
     generator = torch.Generator().manual_seed(0)
 
-    def like_right_neighbour(priority):
-        hidden = hpm.random_mask(grid, 0.5, priority).tubes
-        flags = torch.zeros(len(priority), grid.tubes).scatter(1, hidden, 1.0).view(-1, 8, 8)
+    def like_right_neighbour(shuffle_ids):
+        hidden = hpm.random_mask(grid, 0.5, shuffle_ids).tubes
+        flags = torch.zeros(len(shuffle_ids), grid.num_tubes).scatter(1, hidden, 1.0).view(-1, 8, 8)
         return float((flags == flags.roll(1, 2)).float().mean())
 
     noise = tools["arms"].noise_priority(200, grid, generator)
     assert torch.equal(noise.sort(1).values, torch.arange(64).expand(200, -1))
     assert like_right_neighbour(noise) > 0.65
-    assert abs(like_right_neighbour(hpm.random_priority(200, 64, generator)) - 0.5) < 0.02
+    assert abs(like_right_neighbour(hpm.random_shuffle_ids(200, 64, generator)) - 0.5) < 0.02
     share = torch.zeros(64).index_add(0, noise.argsort(1)[:, 32:].flatten(), torch.ones(200 * 32))
     assert share.min() > 60  # 100 times each, on average: no place is favoured
 
@@ -303,8 +303,8 @@ def test_true_hardness_equals_a_loop(tools, data):
         generator.manual_seed(0)
         losses = [[[] for _ in range(64)] for _ in range(2)]
         for _ in range(5):
-            priority = hpm.random_priority(2, 64, generator)
-            mask = hpm.random_mask(model.grid, 0.75, priority)
+            shuffle_ids = hpm.random_shuffle_ids(2, 64, generator)
+            mask = hpm.random_mask(model.grid, 0.75, shuffle_ids)
             out = model(clips, mask).pixels
             targets = model.grid.patchify(clips, mask.masked)
             tokens = (out - targets).square().mean(2)

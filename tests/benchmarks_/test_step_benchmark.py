@@ -75,14 +75,14 @@ def test_the_arms_do_what_they_are_said_to(result):
 
 def test_the_published_teacher_answers_as_ours_would_and_decodes_besides(tools):
     torch.manual_seed(0)
-    student = MaskedAutoencoder("vit_tiny", image_size=64, predictor="token")
+    student = MaskedAutoencoder("vit_tiny", image_size=64, predictor_unit="token")
     teacher = LossTeacher(student, None, "visible")
     theirs = tools["arms"].PixelTeacher(student, None, "visible")
     theirs.clock = tools["clock"].Clock(torch.device("cpu"))
     theirs.clock.start()
     clips = torch.randn(1, 3, 16, 64, 64)
     torch.testing.assert_close(theirs(clips), teacher(clips), atol=1e-5, rtol=1e-5)
-    count, tokens = tools["clock"].count_flops, student.grid.tokens
+    count, tokens = tools["clock"].count_flops, student.grid.num_tokens
     context = torch.randn(1, tokens, student.mask_token.shape[-1])
     decoding = count(lambda: theirs.decoder(context, tokens))
     assert count(lambda: theirs(clips)) == count(lambda: teacher(clips)) + decoding > decoding > 0
@@ -121,7 +121,7 @@ def test_times_are_compared_within_their_round(tools):
 def test_the_teacher_does_not_grow_faster_than_the_student(section, kind, field, values):
     shares = []
     for value in values:
-        size = {"size": "vit_small"} if kind is ModelConfig else {}
+        size = {"arch": "vit_small"} if kind is ModelConfig else {}
         config = PlanConfig(**{section: kind(**size, **{field: value})}, gpus=1)
         flops = flops_of(config)
         shares.append(flops["teacher"] / flops["student"])

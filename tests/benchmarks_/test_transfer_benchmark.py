@@ -43,7 +43,7 @@ def ran(transfer, shapes, tmp_path, monkeypatch):
     monkeypatch.setattr(transfer, "videohpm", stand_in)
     arguments = ["--init", "pre", "--seeds", "0", "2", "--steps", "7"]
     arguments += ["--out", str(tmp_path / "out")]
-    arguments += ["--validation", str(shapes / "validation.csv"), "--optim.lr", "0.5"]
+    arguments += ["--validation", str(shapes / "validation.csv"), "--optim.base_lr", "0.5"]
     monkeypatch.setattr(sys, "argv", ["transfer.py", *arguments])
     transfer.main()
     transfer.main()  # what is done is not done again
@@ -57,7 +57,7 @@ def test_both_columns_get_the_same_budget(ran):
         names = [name.removeprefix("--") for name in trained[1::2]]
         differ = {n for n in names if option(trained, n) != option(untrained, n)}
         assert len(trained) == len(untrained) and len(differ) == 2 and differ <= own
-    assert option(ran[1], "run.steps") == "7" and option(ran[1], "optim.lr") == "0.5"
+    assert option(ran[1], "run.steps") == "7" and option(ran[1], "optim.base_lr") == "0.5"
 
 
 def test_what_is_kept_is_what_the_runs_said(ran, tmp_path):

@@ -25,7 +25,7 @@ from videohpm.data import (
     training_transform,
 )
 from videohpm.data.clips import needed_side
-from videohpm.data.deadline import within
+from videohpm.data.timeout import call_with_timeout
 from videohpm.errors import UserError
 
 SHORT = ("refuse", "repeat")
@@ -44,7 +44,7 @@ def videos(tmp_path_factory):
 
 
 def dataset(root, *, frames=4, size=SIZE, units=0, seed=0, labels=False, transform=None, **config):
-    config = {"crop": "centre", "stride": 2, "short": "repeat"} | config
+    config = {"crop": "centre", "stride": 2, "short_videos": "repeat"} | config
     return make_dataset(
         DataConfig(root=str(root), **config),
         frames=frames,
@@ -74,7 +74,7 @@ def test_clips_show_the_frames_that_were_sampled(videos):
 
 def test_short_videos_are_replaced_unless_asked_for(videos):
     """Of 24, 16, 40, 9 and 1 frames, for clips of 12."""
-    refusing, repeating = (dataset(videos, frames=12, short=short) for short in SHORT)
+    refusing, repeating = (dataset(videos, frames=12, short_videos=short) for short in SHORT)
     for index, short in enumerate((False, False, False, True, True)):
         item = refusing[0, index]
         assert (item["index"] != index) == bool(item["bad"]) == short
@@ -98,21 +98,21 @@ def test_items_depend_on_seed_epoch_and_index_only(videos):
     for key in reversed(keys):
         again = second[key]
         assert torch.equal(again["clips"], items[key]["clips"])
-        assert torch.equal(again["priority"], items[key]["priority"])
+        assert torch.equal(again["shuffle_ids"], items[key]["shuffle_ids"])
     other = dataset(videos, **arguments, seed=1)
     assert not torch.equal(other[0, 2]["clips"], items[0, 2]["clips"])
     assert not torch.equal(items[1, 2]["clips"], items[0, 2]["clips"])
-    assert not torch.equal(items[1, 2]["priority"], items[0, 2]["priority"])
+    assert not torch.equal(items[1, 2]["shuffle_ids"], items[0, 2]["shuffle_ids"])
 
 
 def test_repeats_differ_in_crop_and_priority_but_not_in_frames(videos):
     data = dataset(videos, crop="random_resized", crop_area=(0.2, 0.6), repeats=3, units=50)
     item = data[0, 2]
-    assert item["clips"].shape[0] == 3 and item["priority"].shape == (3, 50)
+    assert item["clips"].shape[0] == 3 and item["shuffle_ids"].shape == (3, 50)
     for a, b in ((0, 1), (1, 2)):
         assert not torch.equal(item["clips"][a], item["clips"][b])
-        assert not torch.equal(item["priority"][a], item["priority"][b])
-    assert (item["priority"].sort(1).values == torch.arange(50)).all()
+        assert not torch.equal(item["shuffle_ids"][a], item["shuffle_ids"][b])
+    assert (item["shuffle_ids"].sort(1).values == torch.arange(50)).all()
     item = dataset(videos, repeats=3)[0, 2]  # centre crop: only the frames are left to differ
     assert (item["clips"] == item["clips"][0]).all()
 
@@ -122,7 +122,7 @@ def test_priority_does_not_change_with_the_crop(videos):
         dataset(videos, units=9),
         dataset(videos, units=9, crop="multiscale", flip=True),
     )
-    assert torch.equal(plain[0, 2]["priority"], cropped[0, 2]["priority"])
+    assert torch.equal(plain[0, 2]["shuffle_ids"], cropped[0, 2]["shuffle_ids"])
 
 
 def test_labels_come_from_folders(videos):
@@ -165,13 +165,13 @@ def test_nothing_but_bad_files_is_an_error(tmp_path):
     for name in "abc":
         (tmp_path / f"{name}.mp4").write_text("not a video")
     with pytest.raises(UserError, match=r"4 files in a row") as caught:
-        dataset(tmp_path, tries=4)[0, 0]
+        dataset(tmp_path, max_retries=4)[0, 0]
     assert "\n" not in str(caught.value)
 
 
 def test_a_file_that_hangs_is_replaced(spoilt):
     os.mkfifo(spoilt / "bad2.mp4")  # opening it waits for a writer that never comes
-    data = dataset(spoilt, sample_seconds=2)
+    data = dataset(spoilt, decode_timeout=2)
     item = data[0, 2]
     assert item["index"] != 2 and "within 2 seconds" in item["bad"][0].reason
     threads = threading.active_count()
@@ -180,12 +180,12 @@ def test_a_file_that_hangs_is_replaced(spoilt):
 
 
 def test_the_deadline_passes_results_and_errors_on():
-    assert within(0, divmod, 7, 2) == within(5, divmod, 7, 2) == (3, 1)
+    assert call_with_timeout(0, divmod, 7, 2) == call_with_timeout(5, divmod, 7, 2) == (3, 1)
     for seconds in (0, 5):
         with pytest.raises(ZeroDivisionError):
-            within(seconds, divmod, 7, 0)
+            call_with_timeout(seconds, divmod, 7, 0)
     with pytest.raises(TimeoutError):
-        within(0.05, threading.Event().wait)
+        call_with_timeout(0.05, threading.Event().wait)
 
 
 def test_reading_without_replacement(spoilt):
@@ -246,7 +246,7 @@ def test_an_empty_table_is_a_mistake():
         ("stride", 0),
         ("repeats", 0),
         ("workers", -1),
-        ("kind", "film"),
+        ("kind", "animation"),
         ("sampling", "sparse"),
         ("crop", "none"),
         ("crop_scales", ()),
@@ -257,9 +257,9 @@ def test_an_empty_table_is_a_mistake():
         ("mean", (0.5, 0.5)),
         ("std", (0.2, 0.0, 0.2)),
         ("std", (0.2, float("nan"), 0.2)),
-        ("max_bad_share", 1.5),
-        ("sample_seconds", -1.0),
-        ("tries", 0),
+        ("max_bad_fraction", 1.5),
+        ("decode_timeout", -1.0),
+        ("max_retries", 0),
         ("prefetch", 0),
     ],
 )
@@ -304,7 +304,7 @@ def test_no_crop_is_enlarged_for_frames_scaled_down(crop, size):
 def test_frames_are_left_as_they_are_where_that_is_asked_or_unknown(spoilt):
     manifest = find_samples(spoilt)
     arguments = {"frames": 4, "size": (32, 32)}
-    assert needed_side(DataConfig(reduce=False), (32, 32)) is None
+    assert needed_side(DataConfig(downscale_on_decode=False), (32, 32)) is None
     given = VideoDataset(manifest, DataConfig(), transform=lambda clip, rng: clip, **arguments)
     assert given.min_side is None
     assert VideoDataset(manifest, DataConfig(), **arguments).min_side == math.ceil(32 / 0.66)

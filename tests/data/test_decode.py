@@ -9,7 +9,7 @@ import pytest
 from painted import copy_packets, decode_all, encode, numbers, painted_frame
 
 from videohpm.data import decode
-from videohpm.data.decode import DecodeError, probe, read_frames, verify
+from videohpm.data.decode import DecodeError, read_frames, read_video_info, verify
 
 needs_decord = pytest.mark.skipif(
     importlib.util.find_spec("decord") is None, reason="decord is not installed"
@@ -84,7 +84,7 @@ def index_lists(count: int) -> list[list[int]]:
 @pytest.mark.parametrize("name", FILES)
 def test_frames_are_those_of_a_sequential_decode(make, name):
     path, frames = make(name), decode_all(make(name))
-    assert probe(path).frames == len(frames)
+    assert read_video_info(path).frames == len(frames)
     for indices in index_lists(len(frames)):
         read = read_frames(path, indices)
         assert read.dtype == np.uint8 and read.flags.c_contiguous
@@ -96,9 +96,12 @@ def test_frames_are_those_of_a_sequential_decode(make, name):
 
 @pytest.mark.parametrize("name", FILES)
 def test_frames_show_their_number(make, name):
-    first = {"two_streams.mp4": 500 * (probe(make(name)).width > 96), "cut_by_edit_list.mp4": 9}
+    first = {
+        "two_streams.mp4": 500 * (read_video_info(make(name)).width > 96),
+        "cut_by_edit_list.mp4": 9,
+    }
     shift = first.get(name, 0)
-    count = probe(make(name)).frames
+    count = read_video_info(make(name)).frames
     for indices in index_lists(count):
         assert numbers(read_frames(make(name), indices)) == [i + shift for i in indices]
 
@@ -106,14 +109,14 @@ def test_frames_show_their_number(make, name):
 @pytest.mark.parametrize("name", FILES)
 def test_past_the_end_is_an_error(make, name):
     with pytest.raises(DecodeError, match=name):
-        read_frames(make(name), [0, probe(make(name)).frames])
+        read_frames(make(name), [0, read_video_info(make(name)).frames])
 
 
 @needs_decord
 @pytest.mark.parametrize("name", FILES)
 def test_the_reader_is_the_fast_one_only_where_it_is_right(make, name):
-    assert probe(make(name)).reader == FILES[name][2]
-    assert verify(make(name)) == (probe(make(name)), None)
+    assert read_video_info(make(name)).reader == FILES[name][2]
+    assert verify(make(name)) == (read_video_info(make(name)), None)
 
 
 @needs_decord
@@ -138,7 +141,7 @@ def test_sparse_reads_seek(make, name, monkeypatch):
 def test_without_decord_everything_still_reads(make, monkeypatch):
     monkeypatch.setattr(decode, "_has_decord", lambda: False)
     decode._demux.cache_clear()
-    assert probe(make("closed.mp4")).reader == "pyav"
+    assert read_video_info(make("closed.mp4")).reader == "pyav"
     assert numbers(read_frames(make("closed.mp4"), [3, 30], reader="decord")) == [3, 30]
     decode._demux.cache_clear()
 
@@ -147,7 +150,7 @@ def test_without_decord_everything_still_reads(make, monkeypatch):
 @pytest.mark.parametrize("suffix", ["mp4", "mkv"])
 def test_rotated_files_are_turned_upright(tmp_path, rotation, suffix):
     path = encode(tmp_path / f"turned.{suffix}", "libx264", 15, rotation=rotation, **x264())
-    info, (frame,) = probe(path), read_frames(path, [5])
+    info, (frame,) = read_video_info(path), read_frames(path, [5])
     upright = np.rot90(painted_frame(5), rotation // 90)
     assert frame.shape == upright.shape == (info.height, info.width, 3)
     assert np.abs(frame.astype(int) - upright).mean() < 12
@@ -160,7 +163,7 @@ def test_files_cut_without_encoding(make, tmp_path, name, skip):
     """The first group lacks what its leading frames refer to: fewer frames decode than stored."""
     path = copy_packets(make(name), tmp_path / "cut.mp4", skip=skip)
     frames = decode_all(path)
-    assert probe(path).frames == len(frames) > 0
+    assert read_video_info(path).frames == len(frames) > 0
     for indices in index_lists(len(frames)):
         read = read_frames(path, indices)
         assert all(np.array_equal(f, frames[i]) for f, i in zip(read, indices, strict=True))
@@ -176,7 +179,7 @@ def test_truncated_files_give_what_decodes(make, tmp_path, name, share):
     path = tmp_path / f"part_{name}"
     path.write_bytes(source.read_bytes()[: int(source.stat().st_size * share)])
     try:
-        count = probe(path).frames
+        count = read_video_info(path).frames
     except DecodeError as error:
         assert error.path == str(path) and "\n" not in error.reason
         return
@@ -216,10 +219,10 @@ def test_verify_finds_truncation(make, tmp_path, share):
 
 def test_a_replaced_file_is_not_read_by_the_old_index(tmp_path):
     path = encode(tmp_path / "a.mp4", "libx264", 20, **x264())
-    assert probe(path).frames == 20
+    assert read_video_info(path).frames == 20
     encode(path, "libx264", 30, **x264())
     os.utime(path, ns=(1, 1))
-    assert probe(path).frames == 30
+    assert read_video_info(path).frames == 30
 
 
 def test_what_is_no_video(tmp_path):
@@ -227,7 +230,7 @@ def test_what_is_no_video(tmp_path):
     text.write_text("not a video")
     empty.write_bytes(b"")
     for path in (missing, text, empty, tmp_path):
-        for function in (probe, verify, lambda path: read_frames(path, [0])):
+        for function in (read_video_info, verify, lambda path: read_frames(path, [0])):
             with pytest.raises(DecodeError) as caught:
                 function(path)
             assert caught.value.path == str(path)
@@ -244,7 +247,7 @@ def test_sound_alone_is_no_video(tmp_path):
         container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
     with pytest.raises(DecodeError, match="no video stream"):
-        probe(tmp_path / "sound.mp4")
+        read_video_info(tmp_path / "sound.mp4")
 
 
 def test_wrong_requests(make):
@@ -277,7 +280,7 @@ def test_errors_pass_between_processes():
 def test_real_clips(shared, name, reader):
     path = shared / "videos" / name
     frames = decode_all(path)
-    info = probe(path)
+    info = read_video_info(path)
     assert (info.frames, info.height, info.width) == (len(frames), *frames[0].shape[:2])
     if importlib.util.find_spec("decord"):
         assert info.reader == reader
@@ -345,7 +348,7 @@ def test_a_bomb_costs_no_memory(tmp_path, header_lies):
     path = tmp_path / "bomb.avi"
     path.write_bytes(data)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    for function in (probe, verify, lambda path: read_frames(path, [0])):
+    for function in (read_video_info, verify, lambda path: read_frames(path, [0])):
         with pytest.raises(DecodeError):
             function(path)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 400_000  # kB

@@ -22,8 +22,8 @@ from videohpm.data import (
     GlobalBatchSampler,
     VideoDataset,
     find_samples,
+    loader,
     make_loader,
-    workers,
 )
 from videohpm.engine import EngineConfig
 from videohpm.errors import RunError, UserError
@@ -84,20 +84,20 @@ def sound(folder):
 
 
 def test_a_decoder_that_hangs_is_left_behind(folder, sound):
-    batches, loader = load(faulty(folder, "hang", sample_seconds=2))
+    batches, loader = load(faulty(folder, "hang", decode_timeout=2))
     assert len(batches) == 4 and loader.deaths == 0
     assert {name for name, _ in bad_files(batches)} == {"3.mp4"}
     for batch, right in zip(batches, sound, strict=True):
         untouched = right.index != 3
         assert torch.equal(batch.clips[untouched], right.clips[untouched])
-        assert torch.equal(batch.priority, right.priority) and 3 not in batch.index
+        assert torch.equal(batch.shuffle_ids, right.shuffle_ids) and 3 not in batch.index
 
 
 @linux
 @pytest.mark.parametrize("fault", ["hang in native code", "die"])
 def test_a_decoder_that_takes_its_process_along_is_given_up(folder, fault):
     """It hangs without letting any thread run, or crashes: twice, then the file is known."""
-    batches, loader = load(faulty(folder, fault, sample_seconds=2), count=1)
+    batches, loader = load(faulty(folder, fault, decode_timeout=2), count=1)
     assert len(batches) == 4 and loader.deaths == 2
     assert bad_files(batches) == {("3.mp4", "two reading processes died while reading it")}
 
@@ -111,7 +111,7 @@ def test_a_killed_worker_costs_no_batch_and_changes_none(folder, sound):
         batches.append(batch)
         if len(batches) == 1:
             # A worker that has not begun yet has no number; 0 would be all processes of the test.
-            for pid in filter(None, data.health.pids.tolist()):
+            for pid in filter(None, data.worker_state.pids.tolist()):
                 os.kill(pid, signal.SIGKILL)
     assert loader.deaths == 1
     assert len(batches) == 4 and all(map(same, batches, sound))
@@ -120,7 +120,7 @@ def test_a_killed_worker_costs_no_batch_and_changes_none(folder, sound):
 
 @linux
 def test_workers_that_keep_dying_end_the_run(folder, monkeypatch):
-    monkeypatch.setattr(workers, "MOST_DEATHS", 1)
+    monkeypatch.setattr(loader, "MOST_DEATHS", 1)
     with pytest.raises(RunError, match=r"died 1 times.*3\.mp4.*data scan") as caught:
         load(faulty(folder, "die"), count=1)
     assert "\n" not in str(caught.value)
@@ -160,11 +160,11 @@ def test_repeats_decode_once_and_cut_several_clips(folder):
     config = DataConfig(root=str(folder), stride=2, repeats=3, crop_scales=(0.9, 0.5))
     data = Counted(find_samples(folder), config, frames=4, size=(24, 24), units=9)
     (batch,) = make_loader(data, GlobalBatchSampler(8, 4, steps=1), workers=0)
-    assert len(reads) == 4 and batch.clips.shape[0] == len(batch.priority) == 12
+    assert len(reads) == 4 and batch.clips.shape[0] == len(batch.shuffle_ids) == 12
     assert batch.index.view(4, 3).eq(batch.index[::3, None]).all()
-    for clips, priority in zip(batch.clips.split(3), batch.priority.split(3), strict=True):
+    for clips, shuffle_ids in zip(batch.clips.split(3), batch.shuffle_ids.split(3), strict=True):
         assert len({clip.numpy().tobytes() for clip in clips}) > 1
-        assert len({tuple(row) for row in priority.tolist()}) == 3
+        assert len({tuple(row) for row in shuffle_ids.tolist()}) == 3
 
 
 # --- whole runs ----------------------------------------------------------------------------------
@@ -172,7 +172,7 @@ def test_repeats_decode_once_and_cut_several_clips(folder):
 
 def settings(root, out, steps, **data) -> PretrainConfig:
     model = ModelConfig(
-        size="vit_tiny", frames=4, image_size=32, patch=8, dim=48, depth=1, heads=2,
+        arch="vit_tiny", frames=4, image_size=32, patch=8, dim=48, depth=1, heads=2,
         decoder_dim=32, decoder_depth=1, decoder_heads=2, target="raw",
     )  # fmt: skip
     return PretrainConfig(
@@ -180,8 +180,10 @@ def settings(root, out, steps, **data) -> PretrainConfig:
         data=DataConfig(root=str(root), stride=2, **data),
         model=model,
         mask=MaskConfig(ratio=0.75),
-        hpm=HPMConfig(momentum_start=0.9, momentum_end=0.99, momentum_steps=10, teacher_steps=1),
-        optim=OptimConfig(batch=8, warmup_steps=1),
+        hpm=HPMConfig(
+            momentum_start=0.9, momentum_end=0.99, momentum_steps=10, teacher_samples_per_tube=1
+        ),
+        optim=OptimConfig(global_batch_size=8, warmup_steps=1),
         engine=EngineConfig(device="cpu", precision="fp32"),
     )
 
@@ -197,7 +199,7 @@ def test_training_goes_on_when_its_workers_are_killed(folder, tmp_path):
 
         def _due(self, every):
             if self.done == 2:
-                for pid in filter(None, self.data.health.pids.tolist()):
+                for pid in filter(None, self.data.worker_state.pids.tolist()):
                     os.kill(pid, signal.SIGKILL)
             return super()._due(every)
 
@@ -227,7 +229,7 @@ def fill(folder, good_files, copies):
 
 def check_run(root, out, copies, steps):
     """A run over all files ends, having counted the unreadable ones and no good one."""
-    pretrain(settings(root, out, steps, workers=1, short="repeat", max_bad_share=0.5))
+    pretrain(settings(root, out, steps, workers=1, short_videos="repeat", max_bad_fraction=0.5))
     bad = [json.loads(line) for line in (out / "bad_files.jsonl").read_text().splitlines()]
     named = {Path(line["path"]).name for line in bad}
     for kind in ("empty", "text", "zeros", "sound", "bomb"):
@@ -240,7 +242,7 @@ def check_run(root, out, copies, steps):
 def test_training_without_a_scan_ends_among_damaged_files(tmp_path):
     root = fill(tmp_path, 66, copies=2)
     check_run(root, tmp_path / "run", copies=2, steps=11)
-    with pytest.raises(UserError, match="max_bad_share"):
+    with pytest.raises(UserError, match="max_bad_fraction"):
         pretrain(settings(root, tmp_path / "strict", 11, workers=0))
 
 

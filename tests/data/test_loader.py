@@ -11,7 +11,7 @@ from painted import encode
 
 from videohpm.data import (
     BadFile,
-    BadFileLedger,
+    BadFileTracker,
     Batch,
     DataConfig,
     GlobalBatchSampler,
@@ -26,7 +26,7 @@ divisions = st.sampled_from([(1, 1), (2, 1), (1, 2), (4, 1), (2, 2), (1, 4), (3,
 
 def stream(n, batch, steps, *, world=1, accumulation=1, **arguments):
     """Global batches as (rank, micro-batch) pieces in order."""
-    shape = {"world": world, "accumulation": accumulation}
+    shape = {"world": world, "grad_accum_steps": accumulation}
     ranks = [
         list(GlobalBatchSampler(n, batch, rank=rank, steps=steps, **shape, **arguments))
         for rank in range(world)
@@ -75,7 +75,7 @@ def test_epochs_and_seeds_shuffle_differently():
 
 
 def test_length_and_end():
-    sampler = GlobalBatchSampler(9, 4, accumulation=2, start_step=3, steps=8)
+    sampler = GlobalBatchSampler(9, 4, grad_accum_steps=2, start_step=3, steps=8)
     assert len(sampler) == len(list(sampler)) == 10 and sampler.micro_batch == 2
     assert len(list(islice(GlobalBatchSampler(9, 4), 30))) == 30
     assert len(GlobalBatchSampler(9, 4, start_step=9, steps=8)) == 0
@@ -87,7 +87,7 @@ def test_length_and_end():
         {"n_samples": 0},
         {"global_batch": 0},
         {"global_batch": 9, "world": 2},
-        {"global_batch": 4, "world": 2, "accumulation": 4},
+        {"global_batch": 4, "world": 2, "grad_accum_steps": 4},
         {"rank": 2, "world": 2},
     ],
 )
@@ -137,7 +137,7 @@ def test_batches_are_the_same_however_the_work_is_divided(folder):
     (whole,) = batches(folder)
     assert len(whole) == 3 and whole[0].clips.shape == (4, 3, 4, 32, 32)
     for workers, world, accumulation in ((2, 1, 1), (0, 2, 1), (0, 1, 4), (2, 2, 2)):
-        ranks = batches(folder, workers=workers, world=world, accumulation=accumulation)
+        ranks = batches(folder, workers=workers, world=world, grad_accum_steps=accumulation)
         found = list(joined(ranks, accumulation))
         assert len(found) == 3 and all(map(same, found, whole))
     # Two epochs of six files: the bad one twice, and again where it was drawn to replace itself.
@@ -152,9 +152,9 @@ def test_a_resumed_loader_goes_on_with_the_same_batches(folder):
 
 def test_repeats_lie_side_by_side(folder):
     ((batch, *_),) = batches(folder, repeats=3)
-    assert len(batch.clips) == len(batch.priority) == len(batch.labels) == 12
+    assert len(batch.clips) == len(batch.shuffle_ids) == len(batch.labels) == 12
     assert (batch.index.view(4, 3) == batch.index.view(4, 3)[:, :1]).all()
-    assert not torch.equal(batch.priority[0], batch.priority[1])
+    assert not torch.equal(batch.shuffle_ids[0], batch.shuffle_ids[1])
 
 
 def test_names_come_back_from_the_index(folder):
@@ -182,7 +182,7 @@ def made(index, bad=()):
 
 
 def test_the_ledger_counts_distinct_files_and_names_each_once(caplog):
-    ledger = BadFileLedger(100, 0.05)
+    ledger = BadFileTracker(100, 0.05)
     with caplog.at_level(logging.WARNING):
         assert [file.index for file in ledger.update(made([1, 2, 3], [7, 7]))] == [7]
         assert ledger.update(made([3, 4], [7])) == []
@@ -191,9 +191,9 @@ def test_the_ledger_counts_distinct_files_and_names_each_once(caplog):
 
 
 def test_the_ledger_stops_at_the_share():
-    ledger = BadFileLedger(100, 0.02)
+    ledger = BadFileTracker(100, 0.02)
     ledger.update(made([0], [1, 2]))  # 2 of 100
-    with pytest.raises(UserError, match=r"max_bad_share: 3 of 100 .*9\.mp4") as caught:
+    with pytest.raises(UserError, match=r"max_bad_fraction: 3 of 100 .*9\.mp4") as caught:
         ledger.update(made([0], [9]))
     assert "\n" not in str(caught.value)
 
@@ -202,7 +202,7 @@ def test_the_ledger_stops_at_the_share():
 @given(st.integers(1, 40), st.floats(0, 1), st.data())
 def test_the_ledger_never_stops_below_the_share(n, share, data):
     bad = data.draw(st.sets(st.integers(0, n - 1)))
-    ledger = BadFileLedger(n, share)
+    ledger = BadFileTracker(n, share)
     for index in range(n):
         try:
             ledger.update(made([index], [index] if index in bad else []))
@@ -214,9 +214,9 @@ def test_the_ledger_never_stops_below_the_share(n, share, data):
 
 
 def test_one_bad_file_of_many_stops_nothing():
-    BadFileLedger(240_000, 0.01).update(made([0], [1]))
+    BadFileTracker(240_000, 0.01).update(made([0], [1]))
 
 
 def test_no_bad_file_allowed():
     with pytest.raises(UserError):
-        BadFileLedger(10, 0.0).update(made([0], [1]))
+        BadFileTracker(10, 0.0).update(made([0], [1]))

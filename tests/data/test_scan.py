@@ -13,7 +13,7 @@ from PIL import Image
 from videohpm import cli
 from videohpm.data import find_samples
 from videohpm.data import scan as scanning
-from videohpm.data.pool import Failed, run_killable
+from videohpm.data.killable_pool import Failed, run_killable
 
 
 def test_a_bad_item_costs_only_itself():

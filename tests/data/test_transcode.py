@@ -8,9 +8,9 @@ import pytest
 from painted import encode, numbers
 
 from videohpm import cli
-from videohpm.data import find_samples, probe, read_frames
+from videohpm.data import find_samples, read_frames, read_video_info
 from videohpm.data import transcode as transcoding
-from videohpm.data.pool import run_killable
+from videohpm.data.killable_pool import run_killable
 
 
 def run(*arguments):
@@ -54,7 +54,7 @@ def test_copies_hold_the_same_frames(videos, copies):
     for name in found:
         source = next(p for p in videos.rglob("*") if str(p.relative_to(videos))[:-4] == name[:-4])
         copy, indices = copies / name, [0, 13, 29]
-        assert found[name]["frames"] == "30" == str(probe(source).frames)
+        assert found[name]["frames"] == "30" == str(read_video_info(source).frames)
         right, read = read_frames(source, indices), read_frames(copy, indices)
         assert right.shape == read.shape
         assert np.abs(right.astype(int).mean((1, 2)) - read.mean((1, 2))).max() < 4, name
@@ -70,7 +70,7 @@ def test_copies_are_fast_to_read_and_keep_their_times(videos, copies):
             packets = [packet for packet in file.demux(video=0) if packet.size]
         assert [p.is_keyframe for p in packets] == [i % 12 == 0 for i in range(30)]
         assert [p.pts for p in packets] == sorted(p.pts for p in packets)
-        assert probe(path).reader in ("decord", "pyav")
+        assert read_video_info(path).reader in ("decord", "pyav")
     for name in ("uneven.mp4", "hevc.mp4"):
         times = []
         for folder in (videos, copies):
@@ -100,7 +100,7 @@ def test_a_run_that_was_stopped_goes_on(videos, tmp_path, monkeypatch):
     run(manifest, out, *small)
     rows = [(row["path"], row["label"], row["frames"]) for row in table(out / "manifest.csv")]
     assert rows == [("open.mp4", "walk", "30"), ("b.mp4", "run", "30")]
-    info = probe(out / "b.mp4")
+    info = read_video_info(out / "b.mp4")
     assert (info.height, info.width) == (32, 64)
     (out / "b.mp4").rename(out / ".b.mp4.partial")  # as if stopped there
     run(manifest, out, *small)

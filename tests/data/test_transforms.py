@@ -9,7 +9,7 @@ from torchvision.transforms import v2
 
 from videohpm.data.transforms import (
     CentreCrop,
-    Chain,
+    Compose,
     Flip,
     MultiScaleCrop,
     RandomResizedCrop,
@@ -118,13 +118,13 @@ def test_flip_mirrors_about_half_of_the_clips():
     clip, flip = ramp(4, 6), Flip()
     seen = [torch.equal(flip(clip, rng(seed)), clip.flip(-1)) for seed in range(200)]
     assert 70 < sum(seen) < 130
-    assert all(torch.equal(Chain((flip,))(clip, rng(s)), flip(clip, rng(s))) for s in range(9))
+    assert all(torch.equal(Compose((flip,))(clip, rng(s)), flip(clip, rng(s))) for s in range(9))
 
 
 def test_chains_share_one_stream():
     clip, crop = ramp(40, 60), MultiScaleCrop((8, 8))
     draw = rng(3)
-    assert torch.equal(Chain((crop, Flip()))(clip, rng(3)), Flip()(crop(clip, draw), draw))
+    assert torch.equal(Compose((crop, Flip()))(clip, rng(3)), Flip()(crop(clip, draw), draw))
 
 
 @pytest.mark.parametrize("strided", [False, True])

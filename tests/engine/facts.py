@@ -13,7 +13,7 @@ from videohpm import pretrain
 from videohpm.cli import main
 from videohpm.config import HPMConfig, MaskConfig, ModelConfig, PretrainConfig
 from videohpm.data import DataConfig
-from videohpm.engine import EngineConfig, processes
+from videohpm.engine import EngineConfig, process_group
 from videohpm.engine.settings import WHOLE_BELOW
 from videohpm.optim import OptimConfig
 from videohpm.pretrain import train_step
@@ -62,7 +62,7 @@ class Watch:
         said = train_step(engine, teacher, batches, config, **schedule)
         engine.__dict__.pop("backward", None)
         same = map(torch.equal, before, all_weights(engine, teacher))
-        self.spoilt = {"moved": engine.moved, "same": all(same)}
+        self.spoilt = {"moved": engine.step_applied, "same": all(same)}
         return said
 
     def look(self, engine, teacher) -> None:
@@ -91,20 +91,20 @@ def live_tensors(shapes: list[torch.Size]) -> int:
 
 def all_weights(engine, teacher) -> list[torch.Tensor]:
     """Student's and teacher's, whole. Every rank must ask."""
-    return [engine.whole(p) for p in (*engine.model.parameters(), *teacher.parameters())]
+    return [engine.full_tensor(p) for p in (*engine.model.parameters(), *teacher.parameters())]
 
 
 def between_steps(plain: dict, out: str) -> None:
     """Train as ``plain`` says; write what :class:`Watch` saw, and the encoder's features."""
     config = read(plain)
     pretrain.train_step = watch = Watch()
-    with processes(config.engine, config.optim.batch):
+    with process_group(config.engine, config.optim.global_batch_size):
         training = pretrain.Pretraining(config)
         training.run()
         engine = training.engine
         watch.look(engine, training.teacher)
         clips = torch.load(Path(out) / "clips.pt")
-        with engine.looking() as model:
+        with engine.eval_mode() as model:
             features = model.encoder(clips)
         torch.save(features, Path(out) / f"features{engine.rank}.pt")
         facts = watch.spoilt | {"kept": watch.kept, "schedules": watch.schedules}

@@ -5,13 +5,15 @@ import json
 import pytest
 
 from videohpm.engine import EngineConfig
-from videohpm.engine.settings import deepspeed_settings, for_follower
+from videohpm.engine.settings import deepspeed_settings, for_ema_module
 from videohpm.errors import UserError
 from videohpm.optim import OptimConfig
 
 
 def settings(engine, precision="fp32"):
-    return deepspeed_settings(engine, OptimConfig(batch=48), world=2, precision=precision)
+    return deepspeed_settings(
+        engine, OptimConfig(global_batch_size=48), world=2, precision=precision
+    )
 
 
 @pytest.fixture
@@ -25,14 +27,14 @@ def file(tmp_path):
 
 
 def test_all_that_we_decide_is_said():
-    said = settings(EngineConfig(accumulation=3, zero_stage=2))
+    said = settings(EngineConfig(grad_accum_steps=3, zero_stage=2))
     assert said["train_batch_size"] == 48
     assert said["train_micro_batch_size_per_gpu"] * 2 * 3 == 48
     assert said["gradient_accumulation_steps"] == 3
     assert said["gradient_clipping"] == 0  # not DeepSpeed's default
     assert said["zero_optimization"]["stage"] == 2
     assert said["torch_autocast"]["enabled"] is False
-    assert settings(EngineConfig(clip=0.3))["gradient_clipping"] == 0.3
+    assert settings(EngineConfig(grad_clip=0.3))["gradient_clipping"] == 0.3
     assert settings(EngineConfig(), "bf16")["torch_autocast"] == {
         "enabled": True, "dtype": "bfloat16",
     }  # fmt: skip
@@ -61,11 +63,14 @@ def test_a_stage_that_only_the_file_names_counts(file):
 @pytest.mark.parametrize(
     ("mine", "both"),
     [
-        ({"train_batch_size": 64}, ("train_batch_size = 64", "optim.batch makes it 48")),
-        ({"gradient_clipping": 1.0}, ("gradient_clipping = 1.0", "engine.clip makes it 0")),
+        (
+            {"train_batch_size": 64},
+            ("train_batch_size = 64", "optim.global_batch_size makes it 48"),
+        ),
+        ({"gradient_clipping": 1.0}, ("gradient_clipping = 1.0", "engine.grad_clip makes it 0")),
         (
             {"gradient_accumulation_steps": 4},
-            ("gradient_accumulation_steps = 4", "engine.accumulation makes it 1"),
+            ("gradient_accumulation_steps = 4", "engine.grad_accum_steps makes it 1"),
         ),
         (
             {"zero_optimization": {"stage": 3}},
@@ -81,7 +86,7 @@ def test_a_stage_that_only_the_file_names_counts(file):
         ({"scheduler": {"type": "WarmupLR"}}, ("section scheduler", "optim")),
         ({"bfloat16": {"enabled": True}}, ("section bfloat16", "engine.precision")),
         ({"amp": {"enabled": True}}, ("section amp", "engine.precision")),
-        ({"elasticity": {"enabled": True}}, ("section elasticity", "optim.batch")),
+        ({"elasticity": {"enabled": True}}, ("section elasticity", "optim.global_batch_size")),
         (
             {"zero_optimization": {"cpu_offload": True}},
             ("section zero_optimization.cpu_offload", "engine.offload"),
@@ -128,14 +133,20 @@ def test_a_file_that_is_no_json_object_is_named(file, content):
 def test_what_is_never_trained_has_no_optimiser_to_offload():
     ours = settings(EngineConfig(zero_stage=3, offload=True))
     assert ours["zero_optimization"]["offload_optimizer"]["device"] == "cpu"
-    theirs = for_follower(ours)["zero_optimization"]
+    theirs = for_ema_module(ours)["zero_optimization"]
     assert "offload_optimizer" not in theirs
     assert theirs["stage"] == 3
 
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("zero_stage", 4), ("timeout", 0.0), ("accumulation", 0), ("clip", -1.0), ("device", "tpu")],
+    [
+        ("zero_stage", 4),
+        ("timeout", 0.0),
+        ("grad_accum_steps", 0),
+        ("grad_clip", -1.0),
+        ("device", "tpu"),
+    ],
 )
 def test_impossible_values_name_their_field(field, value):
     with pytest.raises(ValueError, match=rf"engine\.{field}: "):

@@ -16,7 +16,7 @@ from videohpm import checkpoint
 from videohpm.cli import main
 
 MODEL = {
-    "size": "vit_tiny", "frames": 4, "image_size": 32, "patch": 8, "dim": 96, "depth": 1,
+    "arch": "vit_tiny", "frames": 4, "image_size": 32, "patch": 8, "dim": 96, "depth": 1,
     "heads": 2, "decoder_dim": 48, "decoder_depth": 1, "decoder_heads": 2, "target": "raw",
 }  # fmt: skip
 STEPS = 20
@@ -31,9 +31,9 @@ def settings(shapes) -> dict:
         "model": MODEL,
         "mask": {"ratio": 0.75},
         "hpm": {"momentum_start": 0.9, "momentum_end": 0.99, "momentum_steps": 10,
-                "hard_share_start": 0.3, "teacher_steps": 1},
-        "optim": {"batch": 8, "lr": 3e-2, "warmup_steps": 2},
-        "engine": {"device": "cpu", "precision": "fp32", "clip": 0.5},
+                "hard_ratio_start": 0.3, "teacher_samples_per_tube": 1},
+        "optim": {"global_batch_size": 8, "base_lr": 3e-2, "warmup_steps": 2},
+        "engine": {"device": "cpu", "precision": "fp32", "grad_clip": 0.5},
     }  # fmt: skip
 
 
@@ -80,10 +80,10 @@ def seen(name: str, weight: torch.Tensor) -> torch.Tensor | None:
 @pytest.mark.parametrize("stage", [0, 1, 2, 3])
 def test_two_ranks_at_any_stage_give_the_losses_of_one_process(train, stage, accumulation):
     one = train(1)
-    two = train(2, "--engine.zero_stage", stage, "--engine.accumulation", accumulation)
+    two = train(2, "--engine.zero_stage", stage, "--engine.grad_accum_steps", accumulation)
     for name in ("loss", "relative_loss", "gradient_norm", "teacher_distance"):
         assert column(two, name) == pytest.approx(column(one, name), rel=1e-4), name
-    assert metrics(one)[-1]["hard_share"] > 0.45  # the teacher did choose
+    assert metrics(one)[-1]["hard_ratio"] > 0.45  # the teacher did choose
     here, there = videohpm.load_teacher(one), videohpm.load_teacher(two)
     theirs = there.model.state_dict()
     for name, mine in here.model.state_dict().items():
@@ -109,7 +109,7 @@ def watched(starter, settings, tmp_path_factory):
             said = {"dir": str(place / "run"), "steps": 5, "picture_every": 2, "save_every": 2}
             plain = settings | {
                 "run": settings["run"] | said,
-                "engine": settings["engine"] | {"zero_stage": stage, "accumulation": 2},
+                "engine": settings["engine"] | {"zero_stage": stage, "grad_accum_steps": 2},
             }
             job = starter.start(2, "facts:between_steps", plain, str(place), logs=place / "logs")
             assert job.wait() == [0, 0], job.said()
@@ -177,7 +177,7 @@ def test_a_skipped_step_moves_neither_weights_nor_teacher_nor_schedules(watched,
 )
 def test_a_run_goes_on_with_other_ranks_and_stages(train, before, after, tmp_path):
     if before[0] == 2:
-        before = (*before, "--engine.accumulation", 1)
+        before = (*before, "--engine.grad_accum_steps", 1)
     whole, half = train(*before), tmp_path / "half"
     shutil.copytree(whole, half)
     shutil.rmtree(half / "checkpoints" / f"step_{STEPS:08d}")
@@ -207,7 +207,9 @@ def test_bf16_keeps_the_weights_and_the_teacher_in_fp32(train, stage):
     slow += ("--engine.precision", "bf16")
     one, two = train(1, *slow), train(2, *slow, "--engine.zero_stage", stage)
     assert column(two) == pytest.approx(column(one), rel=0.02)
-    assert column(two) != column(train(2, "--engine.zero_stage", stage, "--engine.accumulation", 1))
+    assert column(two) != column(
+        train(2, "--engine.zero_stage", stage, "--engine.grad_accum_steps", 1)
+    )
     for run in (one, two):
         first, last = checkpoint.checkpoints(run)
         early, late = videohpm.load_teacher(first).model, videohpm.load_teacher(last).model
@@ -230,10 +232,15 @@ def test_a_batch_that_cannot_be_divided_is_said_once(starter, settings, tmp_path
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(settings))
     job = starter.videohpm(
         2, "pretrain", "--config", tmp_path / "config.yaml", "--run.dir", tmp_path / "run",
-        "--optim.batch", 9, logs=tmp_path,
+        "--optim.global_batch_size", 9, logs=tmp_path,
     )  # fmt: skip
     assert job.wait() == [2, 2]
-    assert job.said().count("optim.batch: 9 clips cannot be divided equally among 2 processes") == 1
+    assert (
+        job.said().count(
+            "optim.global_batch_size: 9 clips cannot be divided equally among 2 processes"
+        )
+        == 1
+    )
     assert "Traceback" not in job.said()
     assert not (tmp_path / "run").exists()
 
@@ -249,7 +256,7 @@ def test_fine_tuning_divides_and_validates_too(starter, train, shapes, tmp_path)
                  "stride": 2, "sampling": "dense"},
         "model": {"init": str(train(1)), "drop_path": 0.0},
         "augment": {"mixup": 0.0, "cutmix": 0.0},
-        "optim": {"batch": 8, "lr": 0.1, "warmup_steps": 1, "layer_decay": 0.75},
+        "optim": {"global_batch_size": 8, "base_lr": 0.1, "warmup_steps": 1, "layer_decay": 0.75},
         "engine": {"device": "cpu", "precision": "fp32"},
         "validation": {"root": str(shapes), "manifest": str(few), "every_steps": 2},
         "test": {"clips": 1, "crops": 1, "batch": 2},

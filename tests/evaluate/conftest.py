@@ -23,7 +23,7 @@ def tiny_classifier(classes=32, head_scale=20.0, **changes) -> VideoClassifier:
 def classifier_folder(tmp_path_factory) -> Path:
     """A run folder with best weights only."""
     folder = tmp_path_factory.mktemp("run")
-    protocol = evaluate.Protocol(frames=4, size=(32, 32), sampling="dense", stride=2, clips=2)
+    protocol = evaluate.EvalProtocol(frames=4, size=(32, 32), sampling="dense", stride=2, clips=2)
     save_weights(
         folder / "best", tiny_classifier(), extra=evaluate.about_classifier(protocol, CLASSES)
     )

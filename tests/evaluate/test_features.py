@@ -143,11 +143,11 @@ def test_a_config_that_says_no_model(encoder_folder, tmp_path, capsys):
 
 
 class Threads:
-    """Ranks that are threads of this process."""
+    """EvalProcesses that are threads of this process."""
 
     def __init__(self, world: int):
         self.barrier, self.values = threading.Barrier(world), [None] * world
-        self.ranks = [evaluate.Ranks(rank, world) for rank in range(world)]
+        self.ranks = [evaluate.EvalProcesses(rank, world) for rank in range(world)]
         for ranks in self.ranks:
             ranks.gather = partial(self.gather, ranks.rank)
 
@@ -165,10 +165,16 @@ def test_two_ranks_share_the_shards(encoder_folder, shapes, tmp_path):
 
     def write(ranks):
         evaluate.write_features(
-            tmp_path / str(ranks.world), loaded, manifest, protocol, about={}, shard=5, ranks=ranks
+            tmp_path / str(ranks.world),
+            loaded,
+            manifest,
+            protocol,
+            about={},
+            shard=5,
+            processes=ranks,
         )
 
-    write(evaluate.Ranks())
+    write(evaluate.EvalProcesses())
     together = Threads(2)
     threads = [threading.Thread(target=write, args=(ranks,)) for ranks in together.ranks]
     for thread in threads:

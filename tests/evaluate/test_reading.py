@@ -13,27 +13,27 @@ import torch
 
 from videohpm import cli
 from videohpm.data import find_samples
-from videohpm.evaluate import UNREADABLE, Protocol, Ranks, views
+from videohpm.evaluate import UNREADABLE, EvalProcesses, EvalProtocol, views
 
 pytestmark = pytest.mark.skipif(
     sys.platform != "linux", reason="what is patched reaches forked workers"
 )
-PROTOCOL = Protocol(frames=4, size=(32, 32), stride=2, clips=2)
+PROTOCOL = EvalProtocol(frames=4, size=(32, 32), stride=2, clips=2)
 READ_VIEWS = views.read_views
 
 
-def look(manifest, workers):
+def run_views(manifest, workers):
     """What an evaluation sees, a video at a time, and the pixels as its output."""
-    return views.look(
+    return views.run_views(
         lambda clips: clips.flatten(1), manifest, np.arange(len(manifest)), PROTOCOL,
-        ranks=Ranks(), device=torch.device("cpu"), batch=4, workers=workers,
+        processes=EvalProcesses(), device=torch.device("cpu"), batch=4, workers=workers,
     )  # fmt: skip
 
 
 def test_killed_workers_are_replaced(shapes):
     manifest = find_samples(None, shapes / "validation.csv", labels=True)
-    sound, found = list(look(manifest, 0)), []
-    for seen in look(manifest, 2):
+    sound, found = list(run_views(manifest, 0)), []
+    for seen in run_views(manifest, 2):
         found.append(seen)
         if len(found) == 1:
             for child in multiprocessing.active_children():
@@ -72,7 +72,7 @@ def test_workers_that_keep_dying_end_it_with_one_line(
     shapes, classifier_folder, tmp_path, monkeypatch, capsys
 ):
     monkeypatch.setattr(views, "read_views", deadly)
-    monkeypatch.setattr("videohpm.data.workers.MOST_DEATHS", 1)
+    monkeypatch.setattr("videohpm.data.loader.MOST_DEATHS", 1)
     assert evaluate(classifier_folder, shapes, tmp_path) == 1
     said = capsys.readouterr().err.splitlines()[-1]
     assert "reading processes died 1 times" in said and "00003.mp4" in said

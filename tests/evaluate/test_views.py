@@ -10,15 +10,15 @@ import torch
 from videohpm.data import Sample, find_samples
 from videohpm.data.decode import read_frames
 from videohpm.errors import UserError
-from videohpm.evaluate import Protocol, Ranks
+from videohpm.evaluate import EvalProcesses, EvalProtocol
 from videohpm.evaluate.multiview import score
-from videohpm.evaluate.views import look, read_views
+from videohpm.evaluate.views import read_views, run_views
 
 CPU = torch.device("cpu")
 
 
-def protocol(**changes) -> Protocol:
-    return Protocol(**{"frames": 4, "size": (32, 32), "stride": 2, "clips": 2} | changes)
+def protocol(**changes) -> EvalProtocol:
+    return EvalProtocol(**{"frames": 4, "size": (32, 32), "stride": 2, "clips": 2} | changes)
 
 
 @pytest.fixture(scope="module")
@@ -35,10 +35,10 @@ def test_published_views(reference):
     ssv2, kinetics = reference["ssv2_test"], reference["k400_test"]
     size = (224, 224)
     for length, wanted in ssv2["cases"].items():
-        found = Protocol(frames=16, size=size, sampling="segments", clips=2)
+        found = EvalProtocol(frames=16, size=size, sampling="segments", clips=2)
         assert found.indices(int(length)).tolist() == wanted
     for length, wanted in kinetics["cases"].items():
-        found = Protocol(frames=16, size=size, sampling="dense", stride=4, clips=5)
+        found = EvalProtocol(frames=16, size=size, sampling="dense", stride=4, clips=5)
         assert found.indices(int(length)).tolist() == wanted
 
 
@@ -48,7 +48,7 @@ def test_published_crops(reference):
     for name, offsets in crops["cases"].items():
         height, width = map(int, name.split("x"))
         frames = torch.randint(0, 256, (1, 3, height, width), dtype=torch.uint8)
-        cut = Protocol(frames=1, size=(side, side), crops=3).cut(frames)
+        cut = EvalProtocol(frames=1, size=(side, side), crops=3).cut(frames)
         for piece, offset in zip(cut, offsets, strict=True):
             tall = height > width
             top, left = (offset, 0) if tall else (0, offset)
@@ -58,7 +58,7 @@ def test_published_crops(reference):
 @pytest.mark.parametrize("sampling", ["dense", "segments"])
 def test_every_length_has_views(sampling):
     for clips in (1, 2, 5):
-        test = Protocol(frames=16, size=(224, 224), sampling=sampling, clips=clips)
+        test = EvalProtocol(frames=16, size=(224, 224), sampling=sampling, clips=clips)
         for length in range(1, 401):
             found = test.indices(length)
             assert found.shape == (clips, 16)
@@ -99,9 +99,9 @@ def test_every_view_once_whatever_ranks_and_batches(videos, world, batch):
             shapes.add(tuple(clips.shape))
             return clips.flatten(1)
 
-        for video in look(
+        for video in run_views(
             call, videos, rows, protocol(mean=(0,) * 3, std=(1,) * 3),
-            ranks=Ranks(rank, world), device=CPU, batch=batch,
+            processes=EvalProcesses(rank, world), device=CPU, batch=batch,
         ):  # fmt: skip
             assert video.index not in told
             told[video.index] = rank
@@ -118,7 +118,12 @@ def test_probabilities_are_averaged_over_views(videos):
     weight = torch.randn(3 * 4 * 32 * 32, 32) / 20
     test = protocol(clips=3)
     scores = score(
-        lambda clips: clips.flatten(1) @ weight, 32, videos, test, ranks=Ranks(), device=CPU
+        lambda clips: clips.flatten(1) @ weight,
+        32,
+        videos,
+        test,
+        processes=EvalProcesses(),
+        device=CPU,
     )
     for row in (0, 7, 15):
         views, _ = read_views(videos[row], test, "video")

@@ -16,7 +16,7 @@ def pretrained(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("pretrained")
     torch.manual_seed(3)
     model = MaskedAutoencoder(
-        **TINY, decoder_dim=24, decoder_depth=1, decoder_heads=2, predictor=None
+        **TINY, decoder_dim=24, decoder_depth=1, decoder_heads=2, predictor_unit=None
     )
     save_weights(folder, model)
     return folder

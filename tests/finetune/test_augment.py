@@ -16,9 +16,9 @@ from videohpm.finetune.augment import (
     Erase,
     RandAugment,
     augmented,
-    drawing,
     mix,
     pair_order,
+    temporary_seed,
 )
 
 SIZE = 24
@@ -125,7 +125,9 @@ def test_global_generators_are_left_as_they_were():
     random.seed(1), np.random.seed(1), torch.manual_seed(1)
     before = random.random(), np.random.rand(), torch.rand(1).item()
     random.seed(1), np.random.seed(1), torch.manual_seed(1)
-    chain = augmented(CentreCrop((SIZE, SIZE)), AugmentConfig(erase=1.0), (0.5,) * 3, (0.2,) * 3)
+    chain = augmented(
+        CentreCrop((SIZE, SIZE)), AugmentConfig(random_erasing=1.0), (0.5,) * 3, (0.2,) * 3
+    )
     chain(moving(), generator())
     mix(torch.rand(4, 3, 2, 8, 8), torch.arange(4), AugmentConfig(), **mixing(step=1))
     torch.manual_seed(1)  # the clips above were drawn from it
@@ -223,7 +225,12 @@ def test_an_odd_batch_cannot_be_paired():
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("rand_augment", "ran-m7"), ("rand_augment", "rand-zz9"), ("erase", 1.5), ("mixup", -1.0)],
+    [
+        ("rand_augment", "ran-m7"),
+        ("rand_augment", "rand-zz9"),
+        ("random_erasing", 1.5),
+        ("mixup", -1.0),
+    ],
 )
 def test_what_cannot_be_is_refused_by_name(field, value):
     with pytest.raises(ValueError, match=f"augment.{field}"):
@@ -241,7 +248,7 @@ def test_mixing_a_clip_is_timms_mixing_of_each_of_its_frames(which):
         seed = int(np.random.SeedSequence([0, step, 2]).generate_state(1)[0])
         for frame in range(4):
             mixer = Mixup(config.mixup, config.cutmix, label_smoothing=0.1, num_classes=5)
-            with drawing(seed):
+            with temporary_seed(seed):
                 pictures, targets = mixer(clips[order][:, :, frame].clone(), labels[order])
             torch.testing.assert_close(out[:, :, frame], pictures)
             torch.testing.assert_close(soft, targets)

@@ -8,7 +8,7 @@ import torch
 from videohpm.checkpoint import load_model, save_weights
 from videohpm.cli import main
 from videohpm.models import VideoViT
-from videohpm.models.refit import refit
+from videohpm.models.adapt import adapt_encoder
 
 TINY = {"image_size": 32, "patch": 8, "dim": 24, "depth": 2, "heads": 2}
 
@@ -30,12 +30,13 @@ def chain(images, tmp_path_factory):
     """Pre-train, fine-tune, evaluate and probe on images, all by command."""
     runs = tmp_path_factory.mktemp("runs")
     common = flags(run__steps=4, run__log_every=2, data__workers=0, engine__device="cpu",
-                   optim__batch=8, optim__warmup_steps=1)  # fmt: skip
-    model = flags(model__size="vit_tiny", model__frames=1, model__tubelet=1, model__image_size=32,
+                   optim__global_batch_size=8, optim__warmup_steps=1)  # fmt: skip
+    model = flags(model__arch="vit_tiny", model__frames=1, model__tubelet=1, model__image_size=32,
                   model__patch=8, model__dim=24, model__depth=2, model__heads=2)  # fmt: skip
     pretrain = flags(
         data__root=images / "train", run__dir=runs / "pre", model__decoder_dim=24,
-        model__decoder_depth=1, model__decoder_heads=2, mask__ratio=0.75, hpm__predictor="token",
+        model__decoder_depth=1, model__decoder_heads=2, mask__ratio=0.75,
+        hpm__predictor_unit="token",
         hpm__momentum_steps=4, model__position="sincos_2d", model__class_token="true",
         model__projection_bias="true",
     )  # fmt: skip
@@ -86,8 +87,8 @@ def test_a_video_encoder_starts_on_images_and_back(images, shapes, tmp_path):
     torch.manual_seed(0)
     video = VideoViT(frames=4, tubelet=2, **TINY)
     save_weights(tmp_path / "video", video)
-    common = flags(run__steps=2, data__workers=0, engine__device="cpu", optim__batch=4,
-                   optim__lr=0, optim__final_lr=0)  # fmt: skip
+    common = flags(run__steps=2, data__workers=0, engine__device="cpu", optim__global_batch_size=4,
+                   optim__base_lr=0, optim__min_lr=0)  # fmt: skip
     onto_images = flags(
         model__init=tmp_path / "video", model__frames=1, model__tubelet=1,
         data__root=images / "train", run__dir=tmp_path / "images",
@@ -112,22 +113,22 @@ def test_a_repeated_frame_is_embedded_as_the_image(tmp_path):
     picture = torch.randn(2, 3, 1, 32, 32)
     for position in ("sincos_2d", "learned"):
         image = VideoViT(frames=1, tubelet=1, position=position, **TINY).eval()
-        video = refit(image, frames=2, tubelet=2)
+        video = adapt_encoder(image, frames=2, tubelet=2)
         torch.testing.assert_close(video(picture.expand(-1, -1, 2, -1, -1)), image(picture))
-        back = refit(video, frames=1, tubelet=1)
+        back = adapt_encoder(video, frames=1, tubelet=1)
         torch.testing.assert_close(back(picture), image(picture))
 
 
 def test_another_length_or_size_keeps_the_weights():
     torch.manual_seed(0)
     encoder = VideoViT(frames=4, tubelet=2, **TINY)
-    longer = refit(encoder, frames=8, image_size=(32, 48), drop_path=0.2, final_norm=False)
-    assert longer.grid.tokens == 4 * 4 * 6 and longer.config["drop_path"] == 0.2
+    longer = adapt_encoder(encoder, frames=8, image_size=(32, 48), drop_path=0.2, final_norm=False)
+    assert longer.grid.num_tokens == 4 * 4 * 6 and longer.config["drop_path"] == 0.2
     mine, theirs = longer.state_dict(), encoder.state_dict()
     assert set(theirs) - set(mine) == {"norm.weight", "norm.bias"}
     assert all(torch.equal(value, theirs[name]) for name, value in mine.items())
     learned = VideoViT(frames=4, tubelet=2, position="learned", **TINY)
     with pytest.raises(ValueError, match="image_size: the weights have learned positions"):
-        refit(learned, image_size=64)
+        adapt_encoder(learned, image_size=64)
     with pytest.raises(ValueError, match="frames: the weights have learned positions"):
-        refit(learned, frames=8)
+        adapt_encoder(learned, frames=8)

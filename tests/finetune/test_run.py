@@ -46,7 +46,7 @@ def finished(shapes, tmp_path_factory):
         data=data,
         validation=replace(config.validation, manifest=data.manifest, every_steps=20),
         model=replace(config.model, drop_path=0.0),
-        optim=replace(config.optim, batch=16, lr=0.15, layer_decay=1.0),
+        optim=replace(config.optim, global_batch_size=16, base_lr=0.15, layer_decay=1.0),
     )
     finetune(config)
     return folder
@@ -133,7 +133,7 @@ def test_batch_and_accumulation_do_not_change_what_is_learnt(shapes, tmp_path):
         config = replace(
             config,
             model=replace(config.model, drop_path=0.0),  # drawn anew for every micro-batch
-            engine=replace(config.engine, accumulation=parts),
+            engine=replace(config.engine, grad_accum_steps=parts),
         )
         finetune(config)
         found[parts] = losses(tmp_path / str(parts))
@@ -303,9 +303,9 @@ def test_validation_labels_must_be_among_the_classes(shapes, tmp_path):
 
 def test_an_odd_batch_cannot_be_mixed(shapes, tmp_path):
     config = settings(shapes, tmp_path)
-    with pytest.raises(UserError, match="optim.batch: 7 .* in pairs for mixup"):
-        replace(config, optim=replace(config.optim, batch=7))
-    replace(config, optim=replace(config.optim, batch=7), augment=PLAIN)
+    with pytest.raises(UserError, match="optim.global_batch_size: 7 .* in pairs for mixup"):
+        replace(config, optim=replace(config.optim, global_batch_size=7))
+    replace(config, optim=replace(config.optim, global_batch_size=7), augment=PLAIN)
 
 
 @pytest.mark.parametrize("wish", ["sometimes", [0.0, 0.0], [-1.0, 1.0]])

@@ -11,7 +11,7 @@ from videohpm.finetune.config import ClassifierConfig, FinetuneConfig, Validatio
 from videohpm.optim import OptimConfig
 from videohpm.tracking import RunConfig
 
-PLAIN = AugmentConfig(rand_augment="", erase=0.0, mixup=0.0, cutmix=0.0)
+PLAIN = AugmentConfig(rand_augment="", random_erasing=0.0, mixup=0.0, cutmix=0.0)
 TINY = {"frames": 4, "image_size": 32, "patch": 8, "tubelet": 2, "dim": 24, "depth": 2, "heads": 2}
 
 
@@ -27,9 +27,10 @@ def settings(shapes: Path, folder: Path, steps: int = 6, **changes) -> FinetuneC
             manifest=str(shapes / "validation-shape.csv"), every_steps=4
         ),
         test=ViewConfig(clips=2, batch=8),
-        model=ClassifierConfig(size="vit_tiny", drop_path=0.1, **TINY),
+        model=ClassifierConfig(arch="vit_tiny", drop_path=0.1, **TINY),
         optim=OptimConfig(
-            batch=8, lr=3e-2, final_lr=1e-4, warmup_steps=2, layer_decay=0.75, betas=(0.9, 0.999)
+            global_batch_size=8, base_lr=3e-2, min_lr=1e-4, warmup_steps=2,
+            layer_decay=0.75, betas=(0.9, 0.999),
         ),
         engine=EngineConfig(device="cpu", precision="fp32"),
     )  # fmt: skip

@@ -87,7 +87,7 @@ def test_absolute_loss_is_the_literal_one():
 def literal_target(clip, grid, token, target, mean, std):
     """The values of one token, (tubelet, patch, patch, channel) flattened."""
     step, row, column = (
-        token // grid.tubes,
+        token // grid.num_tubes,
         token // grid.w % grid.h,
         token % grid.w,
     )
@@ -112,7 +112,7 @@ def test_loss_of_each_token_is_the_literal_one(target):
     mean, std = (0.4, 0.5, 0.6), (0.2, 0.3, 0.1)
     clips = torch.randn(2, 3, 4, 8, 12)
     mask = Mask.from_units(torch.tensor([[0, 4], [2, 3]]), grid)
-    predicted = torch.randn(2, 4, grid.values)
+    predicted = torch.randn(2, 4, grid.patch_dim)
     got = hpm.reconstruction_loss(predicted, clips, mask, grid, target, std)
     for sample in range(2):
         for place, token in enumerate(mask.masked[sample].tolist()):
@@ -122,7 +122,7 @@ def test_loss_of_each_token_is_the_literal_one(target):
     tubes = hpm.loss_per_tube(got, mask)
     for sample in range(2):
         for place, tube in enumerate(mask.tubes[sample].tolist()):
-            tokens = [tube, tube + grid.tubes]
+            tokens = [tube, tube + grid.num_tubes]
             of_tube = [got[sample, mask.masked[sample].tolist().index(n)] for n in tokens]
             torch.testing.assert_close(tubes[sample, place], sum(of_tube) / 2)
 

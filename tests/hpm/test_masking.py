@@ -11,12 +11,12 @@ from videohpm import hpm
 from videohpm.grid import TokenGrid
 
 
-def literal_hard_mask(scores, priority, masked, share):
+def literal_hard_mask(scores, shuffle_ids, masked, share):
     """One sample: the hardest first, then whoever the permutation ranks highest."""
     hard = int(share * masked)
     by_score = sorted(range(len(scores)), key=lambda unit: -scores[unit])
     chosen = by_score[:hard]
-    for unit in sorted(range(len(scores)), key=lambda unit: -priority[unit]):
+    for unit in sorted(range(len(scores)), key=lambda unit: -shuffle_ids[unit]):
         if len(chosen) < masked and unit not in chosen:
             chosen.append(unit)
     return sorted(chosen)
@@ -38,12 +38,12 @@ def test_hard_mask_is_the_literal_one(t, h, w, ratio, share, unit, seed):
     units = hpm.unit_count(grid, unit)
     if int(ratio * units) == 0:
         return
-    priority = hpm.random_priority(2, units, generator)
+    shuffle_ids = hpm.random_shuffle_ids(2, units, generator)
     scores = torch.randn(2, units, generator=generator)
-    mask = hpm.hard_mask(scores, grid, ratio, share, priority, unit)
+    mask = hpm.hard_mask(scores, grid, ratio, share, shuffle_ids, unit)
     for sample in range(2):
         expected = literal_hard_mask(
-            scores[sample].tolist(), priority[sample].tolist(), int(ratio * units), share
+            scores[sample].tolist(), shuffle_ids[sample].tolist(), int(ratio * units), share
         )
         got = mask.tubes if unit == "tube" else mask.masked
         assert got[sample].tolist() == expected
@@ -55,11 +55,11 @@ def test_share_zero_is_random_masking_bit_for_bit(unit, seed):
     grid = TokenGrid(2, 4, 4)
     generator = torch.Generator().manual_seed(seed)
     units = hpm.unit_count(grid, unit)
-    priority = hpm.random_priority(3, units, generator)
+    shuffle_ids = hpm.random_shuffle_ids(3, units, generator)
     scores = torch.randn(3, units, generator=generator)
-    plain = hpm.random_mask(grid, 0.75, priority, unit)
-    mined = hpm.hard_mask(scores, grid, 0.75, 0.0, priority, unit)
-    assert torch.equal(plain.tokens, mined.tokens)
+    plain = hpm.random_mask(grid, 0.75, shuffle_ids, unit)
+    mined = hpm.hard_mask(scores, grid, 0.75, 0.0, shuffle_ids, unit)
+    assert torch.equal(plain.is_masked, mined.is_masked)
     assert torch.equal(plain.masked, mined.masked)
 
 
@@ -75,7 +75,7 @@ def test_counts_are_the_published_ones(shared):
     meta = json.loads((shared / "reference" / "meta.json").read_text())
     for epoch, wanted in meta["hpm_image"]["hard_share_at_196_tokens_ratio_0.75"].items():
         done, epochs = map(int, epoch.split("/"))
-        share = hpm.hard_share((done + 1) / epochs)
+        share = hpm.hard_ratio((done + 1) / epochs)
         assert share == pytest.approx(wanted["alpha"], abs=1e-12)
         masked = hpm.masked_count(196, 0.75)
         assert masked == wanted["masked"]
@@ -90,11 +90,11 @@ def test_momentum_is_the_published_one(shared):
 
 def test_the_random_part_is_uniform():
     grid = TokenGrid(1, 4, 4)
-    priority = hpm.random_priority(4000, 16, torch.Generator().manual_seed(0))
+    shuffle_ids = hpm.random_shuffle_ids(4000, 16, torch.Generator().manual_seed(0))
     scores = torch.zeros(4000, 16)
     scores[:, 5] = 1.0
-    mask = hpm.hard_mask(scores, grid, 0.5, 0.125, priority)  # 1 of 8 is forced: number 5
-    share = mask.tokens.float().mean(0)
+    mask = hpm.hard_mask(scores, grid, 0.5, 0.125, shuffle_ids)  # 1 of 8 is forced: number 5
+    share = mask.is_masked.float().mean(0)
     assert share[5] == 1
     others = torch.cat([share[:5], share[6:]])
     assert (others - 7 / 15).abs().max() < 5 * (7 / 15 * 8 / 15 / 4000) ** 0.5

@@ -62,10 +62,10 @@ def test_distance_is_zero_at_first_and_then_the_relative_norm():
 @pytest.mark.parametrize(("t", "count"), [(8, 1), (8, 2), (8, 3), (4, 1), (2, 1), (5, 5), (1, 1)])
 def test_each_tube_is_looked_at_equally_often_and_each_step_somewhere(t, count):
     grid = TokenGrid(t, 14, 14)
-    looks = grid.tokens_of_looks(count)
-    assert len(looks.unique()) == len(looks) == count * grid.tubes
-    assert torch.equal(looks.view(count, -1) % grid.tubes, torch.arange(196).expand(count, -1))
-    for neighbourhood in (looks // grid.tubes).view(count, 14, 14)[:, 3:5, 3:11].flatten(1):
+    looks = grid.staggered_tokens(count)
+    assert len(looks.unique()) == len(looks) == count * grid.num_tubes
+    assert torch.equal(looks.view(count, -1) % grid.num_tubes, torch.arange(196).expand(count, -1))
+    for neighbourhood in (looks // grid.num_tubes).view(count, 14, 14)[:, 3:5, 3:11].flatten(1):
         assert set(neighbourhood.tolist()) == set(range(t))
 
 
@@ -76,8 +76,8 @@ def test_a_thinned_teacher_sees_only_where_it_looks(read):
     clips = torch.randn(2, 3, 8, 32, 32)
     scores = teacher(clips)
     assert scores.shape == (2, 16)
-    seen = model.grid.tokens_of_looks(2)
-    tokens = torch.randn(2, model.grid.tokens, model.grid.values)
+    seen = model.grid.staggered_tokens(2)
+    tokens = torch.randn(2, model.grid.num_tokens, model.grid.patch_dim)
     tokens[:, seen] = model.grid.patchify(clips)[:, seen]
     torch.testing.assert_close(teacher(model.grid.unpatchify(tokens)), scores)
     tokens[:, seen[0]] += 1
@@ -86,7 +86,7 @@ def test_a_thinned_teacher_sees_only_where_it_looks(read):
 
 def test_token_and_tube_level_are_one_in_image_mode():
     image = {"frames": 1, "tubelet": 1}
-    tube, token = micro(predictor="tube", **image), micro(predictor="token", **image)
+    tube, token = micro(predictor_unit="tube", **image), micro(predictor_unit="token", **image)
     token.load_state_dict(tube.state_dict())
     clips = torch.randn(2, 3, 1, 32, 32)
     for read in ("query", "visible"):
@@ -96,7 +96,7 @@ def test_token_and_tube_level_are_one_in_image_mode():
 
 
 def test_the_published_read_scores_visible_tokens_without_any_query():
-    model = micro(predictor="token")
+    model = micro(predictor_unit="token")
     clips = torch.randn(2, 3, 8, 32, 32)
     scores = LossTeacher(model, read="visible")(clips)
     with torch.no_grad():
@@ -107,4 +107,4 @@ def test_the_published_read_scores_visible_tokens_without_any_query():
 
 def test_a_student_without_predictor_has_no_teacher():
     with pytest.raises(ValueError, match="predictor"):
-        LossTeacher(micro(predictor=None))
+        LossTeacher(micro(predictor_unit=None))

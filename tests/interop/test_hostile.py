@@ -31,7 +31,7 @@ def refused(micro, source, tmp_path, match, **options):
 @pytest.fixture
 def good(micro, tmp_path):
     """A good VideoMAE file and its tree."""
-    micro.save(micro.make("MaskedAutoencoder", predictor=None), tmp_path / "ours")
+    micro.save(micro.make("MaskedAutoencoder", predictor_unit=None), tmp_path / "ours")
     micro.convert(tmp_path / "ours", tmp_path / "good", "videomae")
     file = tmp_path / "good/checkpoint.pth"
     return file, torch.load(file, weights_only=True)

@@ -6,12 +6,12 @@ import torch
 ARCHITECTURE = {
     "dim", "depth", "heads", "frames", "image_size", "patch", "tubelet", "position",
     "class_token", "decoder_dim", "decoder_depth", "decoder_heads", "projection_bias", "target",
-    "classes", "pool", "norm_eps", "final_norm", "predictor",
+    "classes", "pool", "norm_eps", "final_norm", "predictor_unit",
 }  # fmt: skip
 IMAGE = {"frames": 1, "tubelet": 1, "position": "sincos_2d", "class_token": True}
-HPM = IMAGE | {"projection_bias": True, "target": "raw", "predictor": "tube"}
-MAE = HPM | {"target": "joint", "predictor": None}
-PLAIN = {"predictor": None}
+HPM = IMAGE | {"projection_bias": True, "target": "raw", "predictor_unit": "tube"}
+MAE = HPM | {"target": "joint", "predictor_unit": None}
+PLAIN = {"predictor_unit": None}
 LEARNED = {"position": "learned"}
 WIDE = PLAIN | {"decoder_mlp_ratio": 48 / 11, "mlp_ratio": 48 / 11}
 

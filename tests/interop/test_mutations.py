@@ -9,7 +9,7 @@ from videohpm.errors import UserError
 IMAGE = {"frames": 1, "tubelet": 1, "position": "sincos_2d", "class_token": True}
 HPM = IMAGE | {"projection_bias": True, "depth": 1}
 CASES = [
-    ("videomae", "MaskedAutoencoder", {"predictor": None, "depth": 1}),
+    ("videomae", "MaskedAutoencoder", {"predictor_unit": None, "depth": 1}),
     ("videomae", "VideoClassifier", {"position": "learned", "depth": 1}),
     ("huggingface", "VideoClassifier", {"depth": 1}),
     ("timm", "VideoClassifier", IMAGE | {"position": "learned", "depth": 1}),

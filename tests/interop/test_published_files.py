@@ -16,9 +16,9 @@ GIVEN = {"frames": 4, "image_size": 32, "heads": 3}
 
 
 def their_names(micro, model, kind):
-    from videohpm.interop import Report
+    from videohpm.interop import ConversionReport
 
-    return write_by(rules_for(kind), model.state_dict(), model.grid, Report(""))
+    return write_by(rules_for(kind), model.state_dict(), model.grid, ConversionReport(""))
 
 
 @pytest.mark.parametrize("prefix", [
@@ -85,7 +85,9 @@ def test_half_precision_becomes_single(micro, tmp_path):
 
 
 def test_mae_with_moved_positions_is_refused(micro, tmp_path):
-    model = micro.make("MaskedAutoencoder", projection_bias=True, predictor=None, **micro.IMAGE)
+    model = micro.make(
+        "MaskedAutoencoder", projection_bias=True, predictor_unit=None, **micro.IMAGE
+    )
     micro.convert(micro.save(model, tmp_path / "ours"), tmp_path / "mae", "mae")
     tree = torch.load(tmp_path / "mae/checkpoint.pth", weights_only=True)
     tree["model"]["decoder_pos_embed"][0, 1, 0] += 0.01
@@ -96,11 +98,11 @@ def test_mae_with_moved_positions_is_refused(micro, tmp_path):
 
 def test_mae_encoder_alone(micro, tmp_path):
     """As MAE publishes its encoders: under ``model``, without a decoder."""
-    from videohpm.interop import Report
+    from videohpm.interop import ConversionReport
 
     model = micro.make("VideoViT", **micro.IMAGE)
     weights = micro.Weights("VideoViT", model.config, model.state_dict())
-    names = encoder_tensors(weights, "mae", Report(""))
+    names = encoder_tensors(weights, "mae", ConversionReport(""))
     torch.save({"model": names}, tmp_path / "a.pth")
     found, report = micro.read(tmp_path / "a.pth", heads=3)
     assert report.layout == "MAE image encoder" and "pos_embed" in report.left_over

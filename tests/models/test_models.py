@@ -22,8 +22,8 @@ def clips_and_mask(model, ratio=0.5, unit="tube", seed=0):
     generator = torch.Generator().manual_seed(seed)
     grid = model.grid
     clips = torch.randn(2, 3, grid.frames, grid.height, grid.width, generator=generator)
-    priority = hpm.random_priority(2, hpm.unit_count(grid, unit), generator)
-    return clips, hpm.random_mask(grid, ratio, priority, unit)
+    shuffle_ids = hpm.random_shuffle_ids(2, hpm.unit_count(grid, unit), generator)
+    return clips, hpm.random_mask(grid, ratio, shuffle_ids, unit)
 
 
 def test_embedding_is_the_strided_convolution():
@@ -33,7 +33,7 @@ def test_embedding_is_the_strided_convolution():
     wanted = torch.nn.functional.conv3d(
         clips, weight, encoder.patch_embed.proj.bias, stride=(2, 8, 8)
     )
-    got = encoder.patch_embed(encoder.grid.blocks(clips))
+    got = encoder.patch_embed(encoder.grid.gather_patches(clips))
     torch.testing.assert_close(got, wanted.flatten(2).transpose(1, 2), atol=1e-5, rtol=1e-4)
 
 
@@ -43,7 +43,7 @@ def test_encoding_visible_tokens_never_sees_the_masked_ones():
     out = model(clips, mask)
     values = model.grid.patchify(clips)
     noise = torch.randn_like(values)
-    spoilt = model.grid.unpatchify(torch.where(mask.tokens[..., None], noise, values))
+    spoilt = model.grid.unpatchify(torch.where(mask.is_masked[..., None], noise, values))
     again = model(spoilt, mask)
     assert torch.equal(again.pixels, out.pixels)
     assert torch.equal(again.scores, out.scores)
@@ -52,7 +52,7 @@ def test_encoding_visible_tokens_never_sees_the_masked_ones():
 def test_order_of_visible_tokens_does_not_matter_and_all_is_the_default():
     encoder = VideoViT(**MICRO).eval()
     clips = torch.randn(2, 3, 4, 32, 48)
-    order = torch.stack([torch.randperm(encoder.grid.tokens) for _ in range(2)])
+    order = torch.stack([torch.randperm(encoder.grid.num_tokens) for _ in range(2)])
     every = encoder(clips)
     shuffled = encoder(clips, order)
     expected = torch.stack([every[i][order[i]] for i in range(2)])
@@ -71,7 +71,7 @@ def test_class_token_comes_first_and_has_no_place():
 @pytest.mark.parametrize("level", ["tube", "token"])
 def test_detaching_keeps_the_predictor_from_the_rest(level):
     for detach in (True, False):
-        model = autoencoder(predictor=level, predictor_detach=detach)
+        model = autoencoder(predictor_unit=level, predictor_detach=detach)
         clips, mask = clips_and_mask(model)
         model(clips, mask).scores.sum().backward()
         trained = {n.split(".")[0] for n, p in model.named_parameters() if p.grad is not None}
@@ -80,7 +80,7 @@ def test_detaching_keeps_the_predictor_from_the_rest(level):
 
 
 def test_predictor_changes_nothing_for_the_pixels():
-    plain, mining = autoencoder(predictor=None), autoencoder(predictor="tube")
+    plain, mining = autoencoder(predictor_unit=None), autoencoder(predictor_unit="tube")
     clips, mask = clips_and_mask(plain)
     assert torch.equal(plain(clips, mask).pixels, mining(clips, mask).pixels)
     assert plain(clips, mask).scores is None
@@ -88,12 +88,12 @@ def test_predictor_changes_nothing_for_the_pixels():
 
 def test_scores_are_of_tubes_or_tokens():
     for level, count in (("tube", 12), ("token", 24)):
-        model = autoencoder(predictor=level)
+        model = autoencoder(predictor_unit=level)
         clips, mask = clips_and_mask(model)
         assert model(clips, mask).scores.shape == (2, count)
     clips, mask = clips_and_mask(model, unit="token")
     with pytest.raises(ValueError, match="tube"):
-        autoencoder(predictor="tube")(clips, mask)
+        autoencoder(predictor_unit="tube")(clips, mask)
 
 
 def test_recomputing_blocks_gives_the_same_gradients():
@@ -113,7 +113,7 @@ def test_position_tables_tell_all_tokens_apart_and_extend_images():
         encoder = VideoViT(**MICRO, position=kind)
         assert torch.cdist(encoder.positions, encoder.positions).fill_diagonal_(1).min() > 1e-3
     image = VideoViT(**(MICRO | {"frames": 1, "tubelet": 1}), position="sincos_2d")
-    assert torch.equal(encoder.positions[: image.grid.tokens], image.positions)
+    assert torch.equal(encoder.positions[: image.grid.num_tokens], image.positions)
 
 
 def test_tube_queries_tell_all_tubes_apart():
@@ -137,7 +137,7 @@ def test_classifier_pools_tokens_then_norms():
 
 def test_an_image_is_a_clip_of_one_step():
     grid = TokenGrid.of_clip(1, 32, 32, tubelet=1, patch=8)
-    assert (grid.tokens, grid.tubes) == (16, 16)
+    assert (grid.num_tokens, grid.num_tubes) == (16, 16)
     tubes = Mask.from_units(torch.tensor([[3, 5]]), grid)
     tokens = Mask.from_units(torch.tensor([[3, 5]]), grid, "token")
     assert torch.equal(tubes.masked, tokens.masked)

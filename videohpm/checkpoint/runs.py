@@ -32,6 +32,7 @@ from torch import Tensor, nn
 from videohpm.checkpoint import folders
 from videohpm.checkpoint.stream import TensorFile
 from videohpm.checkpoint.weights import load_into, write_about
+from videohpm.compat import RENAMED_STATE, upgrade_names
 from videohpm.errors import RunError, UserError
 from videohpm.hpm import LossTeacher
 
@@ -46,10 +47,10 @@ class Engine(Protocol):
     moments: tuple[str, ...]
     skipped: int
 
-    def whole(self, parameter: Tensor) -> Tensor: ...
+    def full_tensor(self, parameter: Tensor) -> Tensor: ...
     def moment(self, parameter: Tensor, name: str) -> Tensor: ...
     def updates(self) -> int: ...
-    def begin_at(self, updates: int) -> None: ...
+    def init_optimizer_state(self, updates: int) -> None: ...
     def set_moment(self, parameter: Tensor, name: str, value: Tensor) -> None: ...
 
 
@@ -68,7 +69,7 @@ def save(
     run: Path,
     step: int,
     engine: Engine,
-    followers: Mapping[str, nn.Module],
+    ema_modules: Mapping[str, nn.Module],
     state: dict,
     keep: int,
 ) -> None:
@@ -77,38 +78,38 @@ def save(
     Every rank must call it.
 
     Args:
-        followers: what follows the model's weights, by name: ``teacher`` a
+        ema_modules: what follows the model's weights, by name: ``teacher`` a
             :class:`LossTeacher`, others any module.
         state: plain values to keep.
 
     Raises RunError, on rank 0 only, where it cannot be written; older checkpoints stay.
     """
-    owners = {"model": engine.model} | {n: _owner(module) for n, module in followers.items()}
+    owners = {"model": engine.model} | {n: _owner(module) for n, module in ema_modules.items()}
     about = {"step": step, "updates": engine.updates(), "skipped": engine.skipped}
-    about |= {"followers": sorted(followers), "versions": _versions()} | state
+    about |= {"ema_modules": sorted(ema_modules), "versions": _versions()} | state
     writer = _Writer(run, step, _layouts(engine, owners)) if engine.rank == 0 else None
     for file, name, tensor in _tensors(engine, owners):
         if writer:  # remembers a failure and goes on: the other ranks wait for each tensor
             writer.add(file, name, tensor)
     if writer:
-        writer.finish(engine.model, followers.get("teacher"), about, keep)
+        writer.finish(engine.model, ema_modules.get("teacher"), about, keep)
 
 
-def restore(folder: Path, model: nn.Module, followers: Mapping[str, nn.Module]) -> Saved:
+def restore(folder: Path, model: nn.Module, ema_modules: Mapping[str, nn.Module]) -> Saved:
     """Load a checkpoint's weights, before an engine is made of them; :func:`restore_moments` then.
 
     Raises UserError when the checkpoint does not fit the model, or is damaged.
     """
     try:
-        state = json.loads((folder / "state.json").read_text())
-        step, kept = state["step"], state["followers"]
+        state = upgrade_names(json.loads((folder / "state.json").read_text()), RENAMED_STATE)
+        step, kept = state["step"], state["ema_modules"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{folder}: no checkpoint of a run, or a damaged one ({error})") from error
-    missing = sorted(followers.keys() - set(kept))
+    missing = sorted(ema_modules.keys() - set(kept))
     if missing:
         raise UserError(f"{folder}: holds no {missing[0]}; it was written by a run without one")
     load_into(model, folder / "model.safetensors")
-    for name, module in followers.items():
+    for name, module in ema_modules.items():
         load_into(_owner(module), folder / f"{name}.safetensors")
     return Saved(folder, step, state)
 
@@ -116,7 +117,7 @@ def restore(folder: Path, model: nn.Module, followers: Mapping[str, nn.Module]) 
 def restore_moments(saved: Saved, engine: Engine) -> None:
     """Give the optimiser back its state. Raises UserError when the checkpoint is damaged."""
     file = saved.folder / "optimizer.safetensors"
-    engine.begin_at(saved.state["updates"])
+    engine.init_optimizer_state(saved.state["updates"])
     engine.skipped = saved.state["skipped"]
     try:
         with safe_open(file, "pt") as tensors:
@@ -251,7 +252,7 @@ def _tensors(engine: Engine, owners: Mapping[str, nn.Module]) -> Iterator[tuple[
     """All that is saved, put together from the ranks one by one: file, name and value."""
     for file, owner in owners.items():
         for name, parameter in owner.named_parameters():
-            yield file, name, engine.whole(parameter)
+            yield file, name, engine.full_tensor(parameter)
         for name, value in _buffers(owner):
             yield file, name, value.cpu()
     for name, parameter in _trained(engine.model):

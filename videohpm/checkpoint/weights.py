@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from videohpm.checkpoint.folders import latest
+from videohpm.compat import RENAMED_MODEL_ARGUMENTS, upgrade_names
 from videohpm.errors import UserError
 from videohpm.hpm import LossTeacher
 from videohpm.models import MaskedAutoencoder, VideoClassifier, VideoViT
@@ -82,6 +83,8 @@ def read_about(path: str | Path) -> tuple[Path, dict]:
     folder = find_weights(path)
     try:
         about = json.loads((folder / "config.json").read_text())
+        if isinstance(about["model"], dict):
+            about["model"] = upgrade_names(about["model"], RENAMED_MODEL_ARGUMENTS)
         known = about["format"] == FORMAT and about["kind"] in KINDS and about["model"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{folder}/config.json: cannot be read ({error})") from error

@@ -1,5 +1,6 @@
 """Reading videos and images into batches of clips."""
 
+from videohpm.data.batches import BadFileTracker, Batch, GlobalBatchSampler, collate, make_loader
 from videohpm.data.clips import (
     BadFile,
     ClipDataset,
@@ -12,14 +13,13 @@ from videohpm.data.clips import (
     make_dataset,
     training_transform,
 )
-from videohpm.data.decode import DecodeError, VideoInfo, probe, read_frames, verify
-from videohpm.data.loader import BadFileLedger, Batch, GlobalBatchSampler, collate, make_loader
+from videohpm.data.decode import DecodeError, VideoInfo, read_frames, read_video_info, verify
 from videohpm.data.manifest import Manifest, Sample, find_samples
 from videohpm.data.transforms import normalise
 
 __all__ = [
     "BadFile",
-    "BadFileLedger",
+    "BadFileTracker",
     "Batch",
     "ClipDataset",
     "DataConfig",
@@ -38,7 +38,7 @@ __all__ = [
     "make_dataset",
     "make_loader",
     "normalise",
-    "probe",
+    "read_video_info",
     "read_frames",
     "training_transform",
     "verify",

@@ -15,24 +15,24 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from videohpm.data.deadline import within
-from videohpm.data.decode import DecodeError, probe, read_frames
-from videohpm.data.health import Health
+from videohpm.data.decode import DecodeError, read_frames, read_video_info
 from videohpm.data.manifest import Manifest, Sample, find_samples
 from videohpm.data.sampling import dense_indices, segment_indices
+from videohpm.data.timeout import call_with_timeout
 from videohpm.data.transforms import (
     IMAGENET_MEAN,
     IMAGENET_STD,
     CentreCrop,
-    Chain,
+    Compose,
     Flip,
+    ImageSize,
     MultiScaleCrop,
     RandomResizedCrop,
-    Size,
 )
+from videohpm.data.worker_state import WorkerState
 from videohpm.errors import UserError
 
-# A worker ends itself after this many times ``sample_seconds``: a decoder that holds Python's lock
+# A worker ends itself after this many times ``decode_timeout``: a decoder that holds Python's lock
 # leaves no thread to notice that its time is up.
 GRACE = 2.0
 Transform = Callable[[Tensor, np.random.Generator], Tensor]
@@ -66,7 +66,7 @@ class DataConfig:
     """random_resized: smallest and largest width / height of the crop, before resizing."""
     interpolation: Literal["bilinear", "bicubic"] = "bilinear"
     """How crops are resized, with antialiasing either way."""
-    reduce: bool = True
+    downscale_on_decode: bool = True
     """Scale frames down while decoding where they are much larger than any crop needs."""
     flip: bool = False
     """Mirror half of the clips left to right. Leave off where labels say left or right."""
@@ -81,19 +81,19 @@ class DataConfig:
     """Channel means of pixels in 0..1, subtracted on the device."""
     std: tuple[float, float, float] = IMAGENET_STD
     """Channel standard deviations of pixels in 0..1, divided by on the device."""
-    short: Literal["refuse", "repeat"] = "refuse"
+    short_videos: Literal["refuse", "repeat"] = "refuse"
     """Videos with fewer frames than a clip: refuse (as if unreadable), or repeat frames. With
     enough frames for the clip but not for its stride, the last one reached is repeated anyway."""
-    max_bad_share: float = 0.2
+    max_bad_fraction: float = 0.2
     """Largest share of unreadable files before the run stops; they are replaced until then."""
-    tries: int = 10
+    max_retries: int = 10
     """Unreadable files in a row, for one item, before the run stops."""
-    sample_seconds: float = 120.0
+    decode_timeout: float = 120.0
     """Longest time that reading one file may take before another replaces it, in seconds; 0 waits
     for ever."""
 
     def __post_init__(self) -> None:
-        for name in ("stride", "repeats", "tries", "prefetch"):
+        for name in ("stride", "repeats", "max_retries", "prefetch"):
             if getattr(self, name) < 1:
                 raise ValueError(f"data.{name}: {getattr(self, name)} is less than 1")
         if self.workers < 0:
@@ -114,10 +114,12 @@ class DataConfig:
             raise ValueError(f"data.mean: {self.mean} must be three numbers, for pixels in 0..1")
         if len(self.std) != 3 or not all(0 < value < math.inf for value in self.std):
             raise ValueError(f"data.std: {self.std} must be three numbers over 0")
-        if not 0 <= self.max_bad_share <= 1:
-            raise ValueError(f"data.max_bad_share: {self.max_bad_share} is a share, from 0 to 1")
-        if not 0 <= self.sample_seconds < math.inf:
-            raise ValueError(f"data.sample_seconds: {self.sample_seconds} is not 0 or more")
+        if not 0 <= self.max_bad_fraction <= 1:
+            raise ValueError(
+                f"data.max_bad_fraction: {self.max_bad_fraction} is a share, from 0 to 1"
+            )
+        if not 0 <= self.decode_timeout < math.inf:
+            raise ValueError(f"data.decode_timeout: {self.decode_timeout} is not 0 or more")
 
 
 _CHOICES = {
@@ -125,7 +127,7 @@ _CHOICES = {
     "sampling": ("dense", "segments"),
     "crop": ("multiscale", "random_resized", "centre"),
     "interpolation": ("bilinear", "bicubic"),
-    "short": ("refuse", "repeat"),
+    "short_videos": ("refuse", "repeat"),
 }
 
 
@@ -137,7 +139,7 @@ class BadFile(NamedTuple):
     reason: str
 
 
-def training_transform(config: DataConfig, size: Size) -> Transform:
+def training_transform(config: DataConfig, size: ImageSize) -> Transform:
     """The crop, and the flip, that ``config`` asks for."""
     if config.crop == "multiscale":
         crop = MultiScaleCrop(size, tuple(config.crop_scales), config.interpolation)
@@ -146,12 +148,12 @@ def training_transform(config: DataConfig, size: Size) -> Transform:
         crop = RandomResizedCrop(size, area, aspect, config.interpolation)
     else:
         crop = CentreCrop(size, config.interpolation)
-    return Chain((crop, Flip())) if config.flip else crop
+    return Compose((crop, Flip())) if config.flip else crop
 
 
-def needed_side(config: DataConfig, size: Size) -> int | None:
+def needed_side(config: DataConfig, size: ImageSize) -> int | None:
     """Shorter side that frames need so that no crop is enlarged; None: leave frames as they are."""
-    if not config.reduce:
+    if not config.downscale_on_decode:
         return None
     share = 1.0
     if config.crop == "multiscale":
@@ -164,7 +166,7 @@ def needed_side(config: DataConfig, size: Size) -> int | None:
 
 def count_frames(sample: Sample) -> int:
     """Frames of a video: the manifest's count where it has one, else the file's own."""
-    return sample.frames or probe(sample.path).frames
+    return sample.frames or read_video_info(sample.path).frames
 
 
 def load_clip(sample: Sample, indices: np.ndarray, min_side: int | None = None) -> Tensor:
@@ -193,21 +195,27 @@ def load_image(sample: Sample) -> Tensor:
 
 
 def bounded_read(
-    health: Health, row: int, seconds: float, read: Callable[..., Any], sample: Sample, *more: Any
+    worker_state: WorkerState,
+    row: int,
+    seconds: float,
+    read: Callable[..., Any],
+    sample: Sample,
+    *more: Any,
 ) -> Any:
     """``read(sample, *more)``, unless the file is given up, hangs, or takes too much memory.
 
-    All of these are a DecodeError. ``row`` of the manifest is what ``health`` knows the file by.
+    All of these are a DecodeError. ``row`` of the manifest is what ``worker_state`` knows the file
+    by.
     """
-    reason = health.given_up(row)
+    reason = worker_state.is_blacklisted(row)
     if reason is not None:
         raise DecodeError(sample.path, reason)
     try:
-        with health.watched(row, seconds and GRACE * seconds):
-            return within(seconds, read, sample, *more)
+        with worker_state.watched(row, seconds and GRACE * seconds):
+            return call_with_timeout(seconds, read, sample, *more)
     except TimeoutError as error:
         # Never hand a decoder that hangs a second thread to hold.
-        health.give_up(row)
+        worker_state.mark_hung(row)
         raise DecodeError(sample.path, str(error)) from None
     except MemoryError:
         raise DecodeError(sample.path, "reading it takes more memory than there is") from None
@@ -216,7 +224,8 @@ def bounded_read(
 class ClipDataset(Dataset):
     """Items by key (epoch, index), for training: a file that cannot be read is replaced.
 
-    An item is a dict: ``clips`` uint8 (R, 3, T, H, W) for R repeats; ``priority`` int64 (R, units),
+    An item is a dict: ``clips`` uint8 (R, 3, T, H, W) for R repeats; ``shuffle_ids`` int64 (R,
+    units),
     a random permutation for each clip, the random part of its mask; ``label`` (-1: none);
     ``index``, the manifest row that was read; ``bad``, the files that could not be.
 
@@ -231,7 +240,7 @@ class ClipDataset(Dataset):
         config: DataConfig,
         *,
         frames: int,
-        size: Size,
+        size: ImageSize,
         units: int = 0,
         seed: int = 0,
         transform: Transform | None = None,
@@ -243,7 +252,7 @@ class ClipDataset(Dataset):
         self.transform = transform or training_transform(config, self.size)
         # What another transform needs of the frames is not known here.
         self.min_side = None if transform else needed_side(config, self.size)
-        self.health = Health(len(manifest))
+        self.worker_state = WorkerState(len(manifest))
 
     def __len__(self) -> int:
         return len(self.manifest)
@@ -255,13 +264,13 @@ class ClipDataset(Dataset):
     def __getitem__(self, key: tuple[int, int]) -> dict[str, Any]:
         epoch, index = key
         bad: list[BadFile] = []
-        for attempt in range(self.config.tries):
+        for attempt in range(self.config.max_retries):
             rng = np.random.default_rng([self.seed, epoch, index, attempt])
             row = int(index if attempt == 0 else rng.integers(len(self.manifest)))
             sample = self.manifest[row]
             try:
-                seconds = self.config.sample_seconds
-                frames = bounded_read(self.health, row, seconds, self.read, sample, rng)
+                seconds = self.config.decode_timeout
+                frames = bounded_read(self.worker_state, row, seconds, self.read, sample, rng)
             except DecodeError as error:
                 bad.append(BadFile(row, sample.path, error.reason))
                 continue
@@ -270,7 +279,7 @@ class ClipDataset(Dataset):
             return {
                 # A view of a single clip: collating copies it once, to where it stays.
                 "clips": torch.stack(clips) if len(clips) > 1 else clips[0][None],
-                "priority": self._priority(epoch, index),
+                "shuffle_ids": self._shuffle_ids(epoch, index),
                 "label": -1 if sample.label is None else sample.label,
                 "index": row,
                 "bad": bad,
@@ -279,9 +288,9 @@ class ClipDataset(Dataset):
             f"{bad[-1].path}: {bad[-1].reason}; {len(bad)} files in a row could not be read"
         )
 
-    def _priority(self, epoch: int, index: int) -> Tensor:
+    def _shuffle_ids(self, epoch: int, index: int) -> Tensor:
         # A stream of its own: another crop or a replaced file must not change the mask.
-        rng = np.random.default_rng([self.seed, epoch, index, self.config.tries, 1])
+        rng = np.random.default_rng([self.seed, epoch, index, self.config.max_retries, 1])
         rows = [rng.permutation(self.units) for _ in range(self.config.repeats)]
         return torch.from_numpy(np.stack(rows).astype(np.int64))
 
@@ -291,10 +300,11 @@ class VideoDataset(ClipDataset):
 
     def read(self, sample: Sample, rng: np.random.Generator) -> Tensor:
         length = count_frames(sample)
-        if length < self.frames and self.config.short == "refuse":
+        if length < self.frames and self.config.short_videos == "refuse":
             raise DecodeError(
                 sample.path,
-                f"{length} of the {self.frames} frames of a clip (data.short repeat repeats them)",
+                f"{length} of the {self.frames} frames of a clip (data.short_videos repeat "
+                "repeats them)",
             )
         if self.config.sampling == "dense":
             indices = dense_indices(length, self.frames, self.config.stride, rng)
@@ -317,7 +327,7 @@ def make_dataset(
     config: DataConfig,
     *,
     frames: int,
-    size: Size,
+    size: ImageSize,
     units: int = 0,
     seed: int = 0,
     labels: bool = False,

@@ -120,7 +120,7 @@ def read_frames(
     return frames[np.searchsorted(unique, wanted)]
 
 
-def probe(path: str | os.PathLike) -> VideoInfo:
+def read_video_info(path: str | os.PathLike) -> VideoInfo:
     """What a video holds, without decoding it where its time stamps can be trusted.
 
     Raises DecodeError where nothing decodes.

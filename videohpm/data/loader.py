@@ -1,193 +1,178 @@
-"""Global batches: which samples each rank reads when, and the batches made of them.
+"""The reading processes of a run: they may hang, crash or be killed, and the run goes on.
 
-Global batch k holds the same samples, crops and mask priorities whatever the number of ranks,
-workers or accumulation steps, and after a resume.
+torch's DataLoader ends the run when a worker dies. Batches are a function of their position alone,
+so it can be built anew at the first batch not delivered yet, and nothing is lost but time.
 """
 
 import logging
-from collections.abc import Iterator
-from functools import lru_cache
-from typing import NamedTuple
+import multiprocessing
+import os
+import signal
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator
+from itertools import islice
+from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor
-from torch.utils.data import Sampler, default_collate
+from torch.utils.data import DataLoader, Dataset, Sampler
 
-from videohpm.data.clips import BadFile, ClipDataset
-from videohpm.data.workers import Loader
-from videohpm.errors import UserError
+from videohpm.errors import RunError, UserError
 
+MOST_DEATHS, AMONG_BATCHES = 10, 1000  # more deaths among so many batches end the run
+TEARDOWN_SECONDS = 30.0
 _log = logging.getLogger(__name__)
 
 
-class Batch(NamedTuple):
-    """One micro-batch; B counts clips: samples times repeats, a sample's repeats side by side.
+class Loader:
+    """Batches of ``dataset`` in the order of ``sampler``; iterating starts at its first batch.
 
-    ``index`` is the row of the manifest that each clip was cut from.
-    """
+    The data set has a ``manifest`` and a ``worker_state``
+    (:class:`videohpm.data.worker_state.WorkerState`), by
+    which it says what its workers read.
 
-    clips: Tensor  # uint8 (B, 3, T, H, W)
-    priority: Tensor  # int64 (B, units), each row a random permutation
-    labels: Tensor  # int64 (B,), -1 for none
-    index: Tensor  # int64 (B,)
-    bad: list[BadFile]  # files replaced while the batch was made
-
-    def to(self, device: torch.device | str) -> "Batch":
-        """Clips, priorities and labels on ``device``, without waiting; ``index`` stays behind."""
-        moved = {
-            name: getattr(self, name).to(device, non_blocking=True)
-            for name in ("clips", "priority", "labels")
-        }
-        return self._replace(**moved)
-
-
-def collate(items: list[dict]) -> Batch:
-    """Items with equally many repeats each, as one batch."""
-    repeats = torch.tensor([len(item["clips"]) for item in items])
-    return Batch(
-        # In a worker default_collate writes to shared memory at once: no second copy to send it.
-        clips=default_collate([item["clips"] for item in items]).flatten(0, 1),
-        priority=default_collate([item["priority"] for item in items]).flatten(0, 1),
-        labels=torch.tensor([item["label"] for item in items]).repeat_interleave(repeats),
-        index=torch.tensor([item["index"] for item in items]).repeat_interleave(repeats),
-        bad=[bad for item in items for bad in item["bad"]],
-    )
-
-
-class GlobalBatchSampler(Sampler):
-    """Lists of keys (epoch, index), one for each micro-batch of one rank, step after step.
-
-    All samples form one endless stream: position p is sample ``order(epoch)[p % n]`` of epoch
-    p // n, shuffled anew each epoch from (seed, epoch). Step k takes positions k*global_batch up to
-    (k+1)*global_batch; micro-batch a of rank r takes the (a*world + r)-th piece of them, so the
-    union over ranks and micro-batches is the global batch. An epoch may end inside a step, and a
-    data set may be smaller than the global batch.
-
-    ``global_batch`` counts samples: with repeats the optimiser sees that many times more clips.
-    ``steps`` is the step to stop before (None: never), ``start_step`` the first one given.
+    ``deaths`` counts how often workers died and were replaced. A file that kills its reader twice
+    is given up and replaced like any other that cannot be read. Raises RunError where workers keep
+    dying, UserError where the data set raises one in a worker.
     """
 
     def __init__(
         self,
-        n_samples: int,
-        global_batch: int,
+        dataset: Dataset,
+        sampler: Sampler | list,
+        collate: Callable[[list], Any],
         *,
-        rank: int = 0,
-        world: int = 1,
-        accumulation: int = 1,
-        seed: int = 0,
-        start_step: int = 0,
-        steps: int | None = None,
+        workers: int,
+        prefetch: int = 2,
+        pin_memory: bool = False,
     ):
-        if n_samples < 1:
-            raise ValueError("n_samples: no samples to draw from")
-        pieces = world * accumulation
-        if global_batch < 1 or global_batch % pieces:
-            raise ValueError(
-                f"global_batch: {global_batch} does not divide into {world} ranks times "
-                f"{accumulation} accumulation steps; make it a multiple of {pieces}"
-            )
-        if not 0 <= rank < world:
-            raise ValueError(f"rank: {rank} is not one of {world}")
-        self.n_samples, self.global_batch, self.seed = n_samples, global_batch, seed
-        self.rank, self.world, self.accumulation = rank, world, accumulation
-        self.start_step, self.steps = start_step, steps
-
-    @property
-    def micro_batch(self) -> int:
-        """Samples in one micro-batch of one rank."""
-        return self.global_batch // (self.world * self.accumulation)
+        self.dataset, self.sampler, self.collate = dataset, sampler, collate
+        self.workers, self.prefetch, self.pin_memory = workers, prefetch, pin_memory
+        self.deaths = 0
+        self._kept: DataLoader | None = None  # with its workers, for the next time
+        if workers:
+            dataset.worker_state.share(workers)
 
     def __len__(self) -> int:
-        if self.steps is None:
-            raise TypeError("the stream has no end")
-        return max(self.steps - self.start_step, 0) * self.accumulation
+        return len(self.sampler)
 
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        step, size = self.start_step, self.micro_batch
-        while self.steps is None or step < self.steps:
-            for micro in range(self.accumulation):
-                piece = micro * self.world + self.rank
-                first = step * self.global_batch + piece * size
-                yield [self._key(first + i) for i in range(size)]
-            step += 1
+    def __iter__(self) -> Iterator[Any]:
+        done, recent = 0, deque(maxlen=MOST_DEATHS)
+        while True:
+            batches = [self._start(done)]  # in a list, so that it can be let go of elsewhere
+            try:
+                for batch in batches[0]:
+                    done += 1
+                    yield batch
+                return
+            except UserError as error:
+                # torch puts the worker's traceback before the message.
+                told = str(error).strip().splitlines()[-1].split("UserError: ")[-1]
+                raise UserError(told) from None
+            except Exception as error:
+                # What a worker raises comes as "Caught ... in DataLoader worker"; everything else
+                # is the machinery telling that one is gone.
+                if not self.workers or str(error).startswith("Caught "):
+                    raise
+                self._tidy(batches)
+                self._count_death(done, recent, error)
 
-    def _key(self, position: int) -> tuple[int, int]:
-        epoch, place = divmod(position, self.n_samples)
-        return epoch, int(_order(self.seed, epoch, self.n_samples)[place])
+    def _start(self, first: int) -> Iterator[Any]:
+        """Iterates from batch number ``first`` on."""
+        if first == 0 and self._kept is not None:
+            return iter(self._kept)
+        loader = DataLoader(
+            self.dataset,
+            batch_sampler=_From(self.sampler, first),
+            collate_fn=self.collate,
+            num_workers=self.workers,
+            pin_memory=self.pin_memory,
+            worker_init_fn=_Begin(self.dataset),
+            prefetch_factor=self.prefetch if self.workers else None,
+            persistent_workers=self.workers > 0,
+        )
+        self._kept = loader if first == 0 else None
+        batches = iter(loader)
+        if self.workers:
+            _ignore_deaths()
+        return batches
+
+    def _count_death(self, done: int, recent: deque, error: Exception) -> None:
+        rows = self.dataset.worker_state.mark_crashed()
+        where = ", ".join(self.dataset.manifest[row].path for row in rows) or "nothing"
+        self.deaths += 1
+        recent.append(done)
+        if len(recent) == MOST_DEATHS and done - recent[0] < AMONG_BATCHES:
+            raise RunError(
+                f"reading processes died {MOST_DEATHS} times within {AMONG_BATCHES} batches (the "
+                f"last while reading {where}: {error}); look for bad files with videohpm data "
+                "scan, or for memory that is short with fewer data.workers"
+            ) from None
+        _log.warning(
+            "a reading process died; they were reading %s; starting again at batch %d", where, done
+        )
+
+    def _tidy(self, batches: list) -> None:
+        """Lets torch end the workers; what still lives then is killed."""
+        self._kept = None
+        # A dead worker may have taken a lock with it that ending the others waits for.
+        end = threading.Thread(target=batches.clear, daemon=True)
+        end.start()
+        end.join(TEARDOWN_SECONDS)
+        ours = set(self.dataset.worker_state.pids.tolist())
+        for child in multiprocessing.active_children():
+            if child.pid in ours:
+                child.kill()
+                child.join(1)
 
 
-@lru_cache(maxsize=2)
-def _order(seed: int, epoch: int, n_samples: int) -> np.ndarray:
-    return np.random.default_rng([seed, epoch]).permutation(n_samples)
+class _From(Sampler):
+    """The keys of ``sampler`` from batch ``first`` on."""
+
+    def __init__(self, sampler: Sampler | list, first: int):
+        self.sampler, self.first = sampler, first
+
+    def __len__(self) -> int:
+        return len(self.sampler) - self.first
+
+    def __iter__(self) -> Iterator:
+        return islice(iter(self.sampler), self.first, None)
 
 
-def make_loader(
-    dataset: ClipDataset,
-    sampler: GlobalBatchSampler,
-    *,
-    workers: int | None = None,
-    pin_memory: bool = False,
-) -> Loader:
-    """Batches in the sampler's order; ``workers`` defaults to the data set's configuration."""
-    workers = dataset.config.workers if workers is None else workers
-    return Loader(
-        dataset,
-        sampler,
-        collate,
-        workers=workers,
-        prefetch=dataset.config.prefetch,
-        pin_memory=pin_memory,
-    )
+class _Begin:
+    """What a worker does first."""
+
+    def __init__(self, dataset: Dataset):
+        self.dataset = dataset
+
+    def __call__(self, worker: int) -> None:
+        worker_state = self.dataset.worker_state
+        worker_state.worker = worker
+        worker_state.pids[worker] = os.getpid()
+        # The workers are the parallelism: more threads in each would fight over the same cores.
+        torch.set_num_threads(1)
+        if hasattr(signal, "SIGALRM"):
+            signal.signal(signal.SIGALRM, signal.SIG_DFL)  # see WorkerState.watched
+        # A cluster that stops a run signals all its processes. The run then finishes its step,
+        # which needs its workers; they obey nobody but it, so that they still end when it does.
+        if hasattr(signal, "sigwaitinfo"):  # Linux: elsewhere nobody knows who sent a signal
+            stops = {signal.SIGTERM, signal.SIGUSR1}
+            signal.pthread_sigmask(signal.SIG_BLOCK, stops)
+            threading.Thread(target=_await_end, args=(stops, os.getppid()), daemon=True).start()
 
 
-class BadFileLedger:
-    """Names each unreadable file once and stops the run where there are too many.
+def _await_end(stops: set[signal.Signals], run: int) -> None:
+    while signal.sigwaitinfo(stops).si_pid != run:
+        pass
+    os._exit(0)
 
-    The share is of distinct bad files among distinct files seen; while few have been seen, among
-    the first thousand (or the whole data set, where smaller), so that one bad file in the first
-    batch stops nothing.
+
+def _ignore_deaths() -> None:
+    """Takes torch's handler off again: it would raise in the middle of a training step.
+
+    A death is noticed all the same, within seconds, when the next batch is waited for.
     """
-
-    def __init__(self, n_samples: int, max_bad_share: float):
-        self._seen = np.zeros(n_samples, dtype=bool)
-        self._bad = np.zeros(n_samples, dtype=bool)
-        self.max_bad_share = max_bad_share
-
-    @property
-    def seen(self) -> int:
-        """Distinct files that were read, or tried."""
-        return int(self._seen.sum())
-
-    @property
-    def bad(self) -> int:
-        """Distinct files that could not be read."""
-        return int(self._bad.sum())
-
-    @property
-    def bad_files(self) -> np.ndarray:
-        """bool, for each sample of the data set whether its file could not be read."""
-        return self._bad
-
-    def update(self, batch: Batch) -> list[BadFile]:
-        """Counts a batch and returns the bad files it names for the first time.
-
-        Raises UserError where bad files exceed the share.
-        """
-        self._seen[batch.index.numpy()] = True
-        new = []
-        for file in batch.bad:
-            self._seen[file.index] = True
-            if not self._bad[file.index]:
-                self._bad[file.index] = True
-                new.append(file)
-                _log.warning("replaced an unreadable file: %s: %s", file.path, file.reason)
-        base = max(self.seen, min(len(self._seen), 1000)) if new else 0
-        if new and self.bad > self.max_bad_share * base:
-            raise UserError(
-                f"data.max_bad_share: {self.bad} of {base} files cannot be read, more than "
-                f"{self.max_bad_share:.2%} (last: {new[-1].path}: {new[-1].reason}); mend or "
-                f"remove them, or raise the share"
-            )
-        return new
+    if hasattr(signal, "SIGCHLD") and threading.current_thread() is threading.main_thread():
+        handler = signal.getsignal(signal.SIGCHLD)
+        if getattr(handler, "__module__", "").startswith("torch.utils.data"):
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)

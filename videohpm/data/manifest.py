@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from videohpm.data.listing import (
+from videohpm.data.manifest_parser import (
     IMAGE_SUFFIXES,
     READERS,
     VIDEO_SUFFIXES,

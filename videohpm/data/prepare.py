@@ -19,8 +19,8 @@ from typing import NamedTuple
 
 import yaml
 
-from videohpm.data.listing import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 from videohpm.data.manifest import walk
+from videohpm.data.manifest_parser import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 from videohpm.errors import UserError
 
 DATASETS = Path(__file__).resolve().parents[2] / "datasets"  # of the checkout

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from videohpm.data.decode import DecodeError, read_frames, verify
-from videohpm.data.listing import IMAGE_SUFFIXES, read_columns
+from videohpm.data.killable_pool import Failed, run_killable
 from videohpm.data.manifest import find_samples
-from videohpm.data.pool import Failed, run_killable
+from videohpm.data.manifest_parser import IMAGE_SUFFIXES, read_columns
 from videohpm.errors import UserError
 from videohpm.progress import make_screen
 

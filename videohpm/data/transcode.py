@@ -14,9 +14,9 @@ from pathlib import Path
 
 import numpy as np
 
-from videohpm.data.decode import DecodeError, decoded, probe
-from videohpm.data.listing import VIDEO_SUFFIXES
-from videohpm.data.pool import Failed, run_killable
+from videohpm.data.decode import DecodeError, decoded, read_video_info
+from videohpm.data.killable_pool import Failed, run_killable
+from videohpm.data.manifest_parser import VIDEO_SUFFIXES
 from videohpm.data.scan import FOUND, Progress, list_samples, write_table
 from videohpm.errors import UserError
 
@@ -100,7 +100,7 @@ def encode(pair: tuple[str, str], recipe: Recipe) -> None:
     partial_file.parent.mkdir(parents=True, exist_ok=True)
     params = f"keyint={recipe.group}:min-keyint={recipe.group}:scenecut=0:open-gop=0:bframes=0"
     options = {"preset": "medium", "crf": str(recipe.quality), "x264-params": f"{params}:threads=1"}
-    rate = Fraction(probe(source).fps or 25).limit_denominator(1001)
+    rate = Fraction(read_video_info(source).fps or 25).limit_denominator(1001)
     count, stream, last = 0, None, -1
     with av.open(str(partial_file), "w", format="mp4", options={"movflags": "faststart"}) as file:
         for frame in decoded(source):
@@ -124,7 +124,7 @@ def encode(pair: tuple[str, str], recipe: Recipe) -> None:
         if stream is None:
             raise DecodeError(source, "no frame decodes")
         file.mux(stream.encode(None))
-    if probe(partial_file).frames != count:
+    if read_video_info(partial_file).frames != count:
         raise DecodeError(source, "the copy has another number of frames")
     partial_file.replace(target)
 
@@ -200,7 +200,7 @@ def _write_lists(
         if source in failed:
             continue
         if name not in facts:
-            info = probe(target)
+            info = read_video_info(target)
             facts[name] = [info.frames, info.height, info.width, info.reader]
         fields = {key: columns[key][row] for key in names}
         fields["path"] = os.path.relpath(target, folder)

@@ -17,7 +17,7 @@ from torchvision.transforms.v2 import functional as F
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-Size = tuple[int, int]  # height, width
+ImageSize = tuple[int, int]  # height, width
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class MultiScaleCrop:
     ``size`` (height, width).
     """
 
-    size: Size
+    size: ImageSize
     scales: tuple[float, ...] = (1.0, 0.875, 0.75, 0.66)
     interpolation: str = "bilinear"
 
@@ -70,7 +70,7 @@ class RandomResizedCrop:
     Ten draws, then the centre crop of the nearest allowed ratio, like torchvision's.
     """
 
-    size: Size
+    size: ImageSize
     area: tuple[float, float] = (0.2, 1.0)
     aspect: tuple[float, float] = (3 / 4, 4 / 3)
     interpolation: str = "bilinear"
@@ -101,7 +101,7 @@ class RandomResizedCrop:
 class CentreCrop:
     """The whole frame resized until it covers ``size``, then its centre."""
 
-    size: Size
+    size: ImageSize
     interpolation: str = "bilinear"
 
     def __call__(self, clip: Tensor, rng: np.random.Generator | None = None) -> Tensor:
@@ -117,7 +117,7 @@ class Flip:
 
 
 @dataclass(frozen=True)
-class Chain:
+class Compose:
     """Transforms one after the other, on one stream of random numbers."""
 
     steps: tuple
@@ -133,7 +133,7 @@ def resize_short_side(clip: Tensor, side: int, interpolation: str = "bilinear") 
     return F.resize(clip, [side], InterpolationMode(interpolation), antialias=True)
 
 
-def resize_to_cover(clip: Tensor, size: Size, interpolation: str = "bilinear") -> Tensor:
+def resize_to_cover(clip: Tensor, size: ImageSize, interpolation: str = "bilinear") -> Tensor:
     """(T, 3, H', W') with the same aspect ratio, H' and W' no smaller than ``size``, one equal.
 
     For a square ``size`` that is the shorter side resized to it.
@@ -170,7 +170,7 @@ def _snap(side: int, output: int, limit: int) -> int:
 
 
 def _crop_resize(
-    clip: Tensor, top: int, left: int, height: int, width: int, size: Size, interpolation: str
+    clip: Tensor, top: int, left: int, height: int, width: int, size: ImageSize, interpolation: str
 ) -> Tensor:
     clip = clip[..., top : top + height, left : left + width]
     if (height, width) == tuple(size):

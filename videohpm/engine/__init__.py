@@ -21,10 +21,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from videohpm.engine import ranks
+from videohpm.engine import distributed
 from videohpm.engine.config import EngineConfig
-from videohpm.engine.faults import StopRequest, explained, stops_at_once
-from videohpm.engine.plain import TorchEngine
+from videohpm.engine.preemption import StopRequest, stop_signals_raise, translate_errors
+from videohpm.engine.single import TorchEngine
 from videohpm.errors import UserError
 from videohpm.optim import OptimConfig
 
@@ -33,36 +33,39 @@ __all__ = [
     "StopRequest",
     "TorchEngine",
     "make_engine",
-    "processes",
-    "ranks",
+    "process_group",
+    "distributed",
     "seed_step",
 ]
 
 
 @contextmanager
-def processes(config: EngineConfig, batch: int) -> Iterator[None]:
+def process_group(config: EngineConfig, batch: int) -> Iterator[None]:
     """Around a run: meet its other processes, where there are any, and part at the end.
 
     Args:
         batch: clips of one optimiser step over all of them.
 
     Raises UserError where the batch cannot be divided among them, RunError for what
-    :func:`videohpm.engine.faults.explained` explains, and Preempted for a signal to stop that
+    :func:`videohpm.engine.preemption.translate_errors` explains, and Preempted for a signal to
+    stop that
     comes before the first step or after the last.
     """
-    with stops_at_once():
+    with stop_signals_raise():
         if config.uses_deepspeed:
-            ranks.join(config.torch_device(), config.timeout)
-        parts = ranks.world() * config.accumulation
+            distributed.init_process_group(config.torch_device(), config.timeout)
+        parts = distributed.world_size() * config.grad_accum_steps
         if batch % parts:
             raise UserError(
-                f"optim.batch: {batch} clips cannot be divided equally among {ranks.world()} "
-                f"processes times engine.accumulation = {config.accumulation}; give a multiple of "
+                f"optim.global_batch_size: {batch} clips cannot be divided equally among "
+                f"{distributed.world_size()} "
+                f"processes times engine.grad_accum_steps = {config.grad_accum_steps}; give "
+                "a multiple of "
                 f"{parts}"
             )
-        with explained():
+        with translate_errors():
             yield
-            ranks.leave()  # not after an error: parting waits for the others
+            distributed.destroy_process_group()  # not after an error: parting waits for the others
 
 
 def make_engine(model: nn.Module, config: EngineConfig, optim: OptimConfig) -> TorchEngine:
@@ -74,7 +77,7 @@ def make_engine(model: nn.Module, config: EngineConfig, optim: OptimConfig) -> T
     """
     if not config.uses_deepspeed:
         return TorchEngine(model, config, optim)
-    from videohpm.engine.zero import ZeroEngine
+    from videohpm.engine.deepspeed import ZeroEngine
 
     return ZeroEngine(model, config, optim)
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from videohpm.engine import ranks
+from videohpm.engine import distributed
 from videohpm.errors import UserError
 
 PRECISIONS = ("auto", "fp32", "bf16")
@@ -21,8 +21,8 @@ class EngineConfig:
         device: auto (a GPU if there is one), cpu, cuda or cuda:N.
         precision: auto (bf16 where the GPU has it, else fp32), fp32 or bf16 (autocast; weights,
             targets and losses stay fp32).
-        accumulation: micro-batches of one optimiser step; the batch is divided by it.
-        clip: largest norm of the gradient; 0 does not clip.
+        grad_accum_steps: micro-batches of one optimiser step; the batch is divided by it.
+        grad_clip: largest norm of the gradient; 0 does not clip.
         checkpoint_activations: recompute blocks in the backward pass: less memory, more time.
         compile: let torch.compile fuse the transformer blocks: faster steps after a slow first one
             (not with zero_stage 3; on a CPU it needs a C++ compiler).
@@ -36,8 +36,8 @@ class EngineConfig:
 
     device: str = "auto"
     precision: str = "auto"
-    accumulation: int = 1
-    clip: float = 0.0
+    grad_accum_steps: int = 1
+    grad_clip: float = 0.0
     checkpoint_activations: bool = False
     compile: bool = False
     zero_stage: int | None = None
@@ -50,10 +50,10 @@ class EngineConfig:
             raise ValueError(
                 f"engine.precision: {self.precision!r} is not one of {', '.join(PRECISIONS)}"
             )
-        if self.accumulation < 1:
-            raise ValueError(f"engine.accumulation: {self.accumulation}; give at least 1")
-        if not self.clip >= 0:
-            raise ValueError(f"engine.clip: {self.clip}; give 0 (off) or more")
+        if self.grad_accum_steps < 1:
+            raise ValueError(f"engine.grad_accum_steps: {self.grad_accum_steps}; give at least 1")
+        if not self.grad_clip >= 0:
+            raise ValueError(f"engine.grad_clip: {self.grad_clip}; give 0 (off) or more")
         name = self.device.partition(":")[0]
         if name not in ("auto", "cpu", "cuda"):
             raise ValueError(f"engine.device: {self.device!r} is not auto, cpu, cuda or cuda:N")
@@ -70,11 +70,11 @@ class EngineConfig:
     def uses_deepspeed(self) -> bool:
         """Whether the run needs DeepSpeed, as its fields and the launcher's environment say."""
         asked = self.zero_stage is not None or self.offload or self.deepspeed_config is not None
-        return asked or ranks.launched() > 1
+        return asked or distributed.launched_world_size() > 1
 
     def torch_device(self) -> torch.device:
         """The device of this process; UserError when it is not there."""
-        several = ranks.launched() > 1
+        several = distributed.launched_world_size() > 1
         if self.device == "auto":
             wanted = "cuda" if torch.cuda.is_available() else "cpu"
         else:
@@ -85,15 +85,17 @@ class EngineConfig:
             raise UserError(f"engine.device: {wanted} asked for, and torch sees no GPU")
         if several and ":" in wanted:
             raise UserError(
-                f"engine.device: {wanted} for {ranks.launched()} processes; give cuda, and each "
+                f"engine.device: {wanted} for {distributed.launched_world_size()} "
+                "processes; give cuda, and each "
                 "takes a GPU of its own"
             )
-        if several and ranks.local_rank() >= torch.cuda.device_count():
+        if several and distributed.local_rank() >= torch.cuda.device_count():
             raise UserError(
-                f"engine.device: process {ranks.local_rank()} of this machine has no GPU of its "
+                f"engine.device: process {distributed.local_rank()} of this machine has no "
+                "GPU of its "
                 f"own ({torch.cuda.device_count()} here); start fewer processes on each machine"
             )
-        return torch.device("cuda", ranks.local_rank()) if several else torch.device(wanted)
+        return torch.device("cuda", distributed.local_rank()) if several else torch.device(wanted)
 
     def resolved_precision(self, device: torch.device) -> str:
         """fp32 or bf16 on ``device``."""

@@ -22,10 +22,10 @@ under bf16) whatever the model; 200 MB keep any link busy."""
 
 # What we decide, and the field of ours that decides it. A user's file may repeat it, or say "auto".
 OWNED = {
-    "train_batch_size": "optim.batch",
-    "train_micro_batch_size_per_gpu": "optim.batch",
-    "gradient_accumulation_steps": "engine.accumulation",
-    "gradient_clipping": "engine.clip",
+    "train_batch_size": "optim.global_batch_size",
+    "train_micro_batch_size_per_gpu": "optim.global_batch_size",
+    "gradient_accumulation_steps": "engine.grad_accum_steps",
+    "gradient_clipping": "engine.grad_clip",
     "zero_optimization.stage": "engine.zero_stage",
     "zero_optimization.offload_optimizer": "engine.offload",
     "torch_autocast.enabled": "engine.precision",
@@ -40,7 +40,7 @@ FOREIGN = {
     "activation_checkpointing": "engine.checkpoint_activations",
     "bfloat16": "engine.precision",  # an old name of bf16
     "amp": "engine.precision",
-    "elasticity": "optim.batch",
+    "elasticity": "optim.global_batch_size",
     "data_efficiency": "data",
     "zero_optimization.cpu_offload": "engine.offload",  # an old name of offload_optimizer
 }
@@ -58,10 +58,11 @@ def deepspeed_settings(
 ) -> dict[str, Any]:
     """What ``deepspeed.initialize`` is given. Raises UserError for a file that contradicts us."""
     derived: dict[str, Any] = {
-        "train_batch_size": optim.batch,
-        "train_micro_batch_size_per_gpu": optim.batch // (world * config.accumulation),
-        "gradient_accumulation_steps": config.accumulation,
-        "gradient_clipping": config.clip,  # always: DeepSpeed's default is not 0
+        "train_batch_size": optim.global_batch_size,
+        "train_micro_batch_size_per_gpu": optim.global_batch_size
+        // (world * config.grad_accum_steps),
+        "gradient_accumulation_steps": config.grad_accum_steps,
+        "gradient_clipping": config.grad_clip,  # always: DeepSpeed's default is not 0
         "zero_optimization": {
             "stage": DEFAULT_STAGE if config.zero_stage is None else config.zero_stage,
             "stage3_param_persistence_threshold": WHOLE_BELOW,
@@ -108,7 +109,7 @@ def _with_file(derived: dict[str, Any], config: EngineConfig) -> dict[str, Any]:
     return merged
 
 
-def for_follower(settings: dict[str, Any]) -> dict[str, Any]:
+def for_ema_module(settings: dict[str, Any]) -> dict[str, Any]:
     """The settings of a ZeRO-3 module that is never trained, from those of one that is."""
     settings = copy.deepcopy(settings)
     zero = settings["zero_optimization"]

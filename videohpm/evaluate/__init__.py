@@ -15,8 +15,8 @@ from videohpm.evaluate.prediction import (
     predict_command,
 )
 from videohpm.evaluate.probing import ProbeConfig, probe
-from videohpm.evaluate.protocol import Protocol, ViewConfig
-from videohpm.evaluate.ranks import Ranks, join_ranks
+from videohpm.evaluate.processes import EvalProcesses, init_eval_processes
+from videohpm.evaluate.protocol import EvalProtocol, ViewConfig
 from videohpm.evaluate.results import UNREADABLE, sentence, write_results
 
 __all__ = [
@@ -27,8 +27,8 @@ __all__ = [
     "Loaded",
     "Prediction",
     "ProbeConfig",
-    "Protocol",
-    "Ranks",
+    "EvalProtocol",
+    "EvalProcesses",
     "SamplesConfig",
     "Scores",
     "ViewConfig",
@@ -42,7 +42,7 @@ __all__ = [
     "features",
     "features_command",
     "find",
-    "join_ranks",
+    "init_eval_processes",
     "knn_probabilities",
     "linear_probabilities",
     "load",

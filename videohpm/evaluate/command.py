@@ -9,13 +9,13 @@ import torch
 
 from videohpm.checkpoint import check_writable
 from videohpm.data import Manifest, find_samples
-from videohpm.data.facts import read_facts
+from videohpm.data.dataset_info import read_dataset_info
 from videohpm.engine import EngineConfig
 from videohpm.errors import UserError
 from videohpm.evaluate.load import Loaded, load
 from videohpm.evaluate.multiview import score
+from videohpm.evaluate.processes import init_eval_processes
 from videohpm.evaluate.protocol import ViewConfig
-from videohpm.evaluate.ranks import join_ranks
 from videohpm.evaluate.results import UNREADABLE, sentence, write_results
 
 
@@ -28,20 +28,20 @@ class SamplesConfig:
         manifest: file that lists the samples and their labels.
         kind: auto, video or image.
         workers: reading processes for each rank; 0 reads in the main process.
-        sample_seconds: longest time that reading one file may take; 0 waits for ever.
+        decode_timeout: longest time that reading one file may take; 0 waits for ever.
     """
 
     root: str | None = None
     manifest: str | None = None
     kind: str = "auto"
     workers: int = 4
-    sample_seconds: float = 120.0
+    decode_timeout: float = 120.0
 
     def __post_init__(self):
         if self.workers < 0:
             raise ValueError(f"data.workers: {self.workers}; give 0 or more")
-        if not self.sample_seconds >= 0:
-            raise ValueError(f"data.sample_seconds: {self.sample_seconds}; give 0 or more")
+        if not self.decode_timeout >= 0:
+            raise ValueError(f"data.decode_timeout: {self.decode_timeout}; give 0 or more")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,33 +76,33 @@ def evaluate(config: EvaluateConfig) -> int:
     out = Path(config.out or Path(config.model) / "evaluation")
     loaded = load(config.model)
     model = loaded.classifier()
-    facts = read_facts(config.dataset) if config.dataset else None
+    facts = read_dataset_info(config.dataset) if config.dataset else None
     manifest = labelled_samples(
         config.data, loaded, facts.classes if facts and not loaded.labels else None
     )
     protocol = loaded.protocol.changed(facts, config.test.given())
     check_kind(manifest, protocol.frames)
     check_writable(out, "out")
-    device, bf16 = place(config.device, config.precision)
-    ranks = join_ranks(device)
+    device, bf16 = resolve_device(config.device, config.precision)
+    processes = init_eval_processes(device)
     scores = score(
         model.to(device),
         model.config["classes"],
         manifest,
         protocol,
-        ranks=ranks,
+        processes=processes,
         device=device,
         batch=config.test.batch,
         workers=config.data.workers,
-        seconds=config.data.sample_seconds,
+        seconds=config.data.decode_timeout,
         bf16=bf16,
         progress="evaluate",
     )
-    if ranks.first:
+    if processes.is_main:
         about = {"model": config.model, "data": config.data.manifest or config.data.root}
         summary = write_results(out, scores, manifest, protocol, loaded.labels, about)
         print(f"{sentence(summary, scores.errors, manifest)}\n{out}: evaluation.json and more")
-    ranks.leave()
+    processes.destroy_process_group()
     return UNREADABLE if scores.errors else 0
 
 
@@ -139,7 +139,7 @@ def check_place(device: str, precision: str) -> EngineConfig:
         raise ValueError(str(error).removeprefix("engine.")) from None
 
 
-def place(device: str, precision: str = "auto") -> tuple[torch.device, bool]:
+def resolve_device(device: str, precision: str = "auto") -> tuple[torch.device, bool]:
     """The device of this process, and whether to compute in bf16. Raises UserError."""
     try:
         engine = check_place(device, precision)

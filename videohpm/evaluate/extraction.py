@@ -24,9 +24,9 @@ from torch import Tensor
 from videohpm.data import Manifest
 from videohpm.errors import UserError
 from videohpm.evaluate.load import Loaded, pool_tokens, token_features
-from videohpm.evaluate.protocol import Protocol
-from videohpm.evaluate.ranks import Ranks
-from videohpm.evaluate.views import Seen, look
+from videohpm.evaluate.processes import EvalProcesses
+from videohpm.evaluate.protocol import EvalProtocol
+from videohpm.evaluate.views import ViewOutput, run_views
 
 KINDS = ("pooled", "tokens", "both")
 FORMATS = ("safetensors", "npz")
@@ -53,12 +53,12 @@ class Features:
 def extract(
     loaded: Loaded,
     manifest: Manifest,
-    protocol: Protocol,
+    protocol: EvalProtocol,
     *,
     rows: np.ndarray | None = None,
     what: str = "pooled",
     dtype: str = "float32",
-    ranks: Ranks | None = None,
+    processes: EvalProcesses | None = None,
     device: torch.device | None = None,
     **options,
 ) -> Features:
@@ -67,8 +67,9 @@ def extract(
     Args:
         what: pooled, tokens or both.
         dtype: float32 or float16.
-        ranks: which share of the rows is this process's; None for all.
-        options: batch, workers, seconds, bf16 and progress of :func:`videohpm.evaluate.views.look`.
+        processes: which share of the rows is this process's; None for all.
+        options: batch, workers, seconds, bf16 and progress of
+            :func:`videohpm.evaluate.views.run_views`.
     """
     _check_kind_of_features(what, dtype)
     device = device or torch.device("cpu")
@@ -81,7 +82,15 @@ def extract(
         pooled = pool_tokens(model, tokens)[:, None]
         return pooled if what == "pooled" else torch.cat([pooled, tokens], 1)
 
-    seen = look(both, manifest, rows, protocol, ranks=ranks or Ranks(), device=device, **options)
+    seen = run_views(
+        both,
+        manifest,
+        rows,
+        protocol,
+        processes=processes or EvalProcesses(),
+        device=device,
+        **options,
+    )
     return _collect(seen, manifest, what, dtype)
 
 
@@ -92,7 +101,7 @@ def _check_kind_of_features(what: str, dtype: str) -> None:
         raise UserError(f"dtype: {dtype!r} is neither float32 nor float16")
 
 
-def _collect(seen: Iterator[Seen], manifest: Manifest, what: str, dtype: str) -> Features:
+def _collect(seen: Iterator[ViewOutput], manifest: Manifest, what: str, dtype: str) -> Features:
     index, spans, pooled, tokens, errors = [], [], [], [], {}
     for one in seen:
         if one.output is None:
@@ -118,12 +127,12 @@ def write_features(
     out: Path,
     loaded: Loaded,
     manifest: Manifest,
-    protocol: Protocol,
+    protocol: EvalProtocol,
     *,
     about: dict,
     format: str = "safetensors",
     shard: int = 512,
-    ranks: Ranks | None = None,
+    processes: EvalProcesses | None = None,
     **options,
 ) -> dict[int, str]:
     """Fill the folder ``out``; shards that are there already are left alone.
@@ -141,7 +150,7 @@ def write_features(
         raise UserError(f"format: {format!r} is not one of {', '.join(FORMATS)}")
     if shard < 1:
         raise UserError(f"shard: {shard}; give at least 1")
-    ranks = ranks or Ranks()
+    processes = processes or EvalProcesses()
     options = {"what": "pooled", "dtype": "float32"} | options
     _check_kind_of_features(options["what"], options["dtype"])
     about = about | {
@@ -152,21 +161,21 @@ def write_features(
         "what": options["what"],
         "dtype": options["dtype"],
     }
-    _claim(out, about, ranks)
+    _claim(out, about, processes)
     progress = options.pop("progress", None)
     count = math.ceil(len(manifest) / shard)
-    for number in range(ranks.rank, count, ranks.world):
+    for number in range(processes.rank, count, processes.world):
         file = shard_file(out, number, format)
         if file.exists():
             continue
         rows = np.arange(number * shard, min((number + 1) * shard, len(manifest)))
         name = f"{progress} {number + 1}/{count}" if progress else None
         _write_shard(file, extract(loaded, manifest, protocol, rows=rows, progress=name, **options))
-    ranks.gather(None)  # everybody's shards are there
+    processes.gather(None)  # everybody's shards are there
     errors = {}
-    if ranks.first:
+    if processes.is_main:
         errors = _write_index(out, manifest, format, count)
-    return ranks.gather(errors)[0]
+    return processes.gather(errors)[0]
 
 
 def read_features(out: Path) -> Features:
@@ -222,7 +231,7 @@ def _write_shard(file: Path, found: Features) -> None:
     os.replace(partial, file)
 
 
-def _claim(out: Path, about: dict, ranks: Ranks) -> None:
+def _claim(out: Path, about: dict, processes: EvalProcesses) -> None:
     """Start a folder, or go on in one that was made in the same way. Raises UserError."""
     file, differs = out / "features.json", []
     if file.exists():
@@ -237,11 +246,11 @@ def _claim(out: Path, about: dict, ranks: Ranks) -> None:
         raise UserError(
             f"{out}: holds something else (it differs in {', '.join(differs)}); give another folder"
         )
-    ranks.gather(None)  # all have looked before the first writes
+    processes.gather(None)  # all have looked before the first writes
     out.mkdir(parents=True, exist_ok=True)
-    if ranks.first:
+    if processes.is_main:
         file.write_text(json.dumps(about, indent=2) + "\n")
-    ranks.gather(None)
+    processes.gather(None)
 
 
 def _write_index(out: Path, manifest: Manifest, format: str, count: int) -> dict[int, str]:

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from videohpm import checkpoint
+from videohpm.compat import upgrade_config
 from videohpm.data.transforms import IMAGENET_MEAN, IMAGENET_STD
 from videohpm.errors import UserError
-from videohpm.evaluate.protocol import Protocol
+from videohpm.evaluate.protocol import EvalProtocol
 from videohpm.models import MaskedAutoencoder, VideoClassifier, VideoViT
 
 BEST = "best"
@@ -26,7 +27,7 @@ class Loaded:
 
     model: nn.Module
     source: str
-    protocol: Protocol
+    protocol: EvalProtocol
     labels: list[str] | None = None
     """Class names, where the model is a classifier that knows them."""
 
@@ -69,12 +70,12 @@ def load(path: str | Path) -> Loaded:
     known = {"frames": grid.frames, "size": (grid.height, grid.width)}
     try:
         said = about.get("protocol") or _as_trained(folder)
-        names = {field.name for field in fields(Protocol)}
+        names = {field.name for field in fields(EvalProtocol)}
         said = {name: value for name, value in said.items() if name in names} | known
         for name, usual in (("mean", IMAGENET_MEAN), ("std", IMAGENET_STD)):
             said[name] = tuple(about.get(name) or said.get(name) or usual)
         labels = about.get("labels")
-        protocol = Protocol(**said)
+        protocol = EvalProtocol(**said)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{folder}: its config.json or state.json is damaged ({error})") from None
     return Loaded(model, str(path), protocol, labels)
@@ -85,11 +86,11 @@ def _as_trained(folder: Path) -> dict:
     file = folder / "state.json"
     if not file.is_file():
         return {}
-    data = json.loads(file.read_text())["config"]["data"]
+    data = upgrade_config(json.loads(file.read_text())["config"])["data"]
     return {name: data[name] for name in ("sampling", "stride", "interpolation", "mean", "std")}
 
 
-def about_classifier(protocol: Protocol, labels: list[str] | None) -> dict:
+def about_classifier(protocol: EvalProtocol, labels: list[str] | None) -> dict:
     """What config.json says beside a classifier's weights, so that :func:`load` knows it again."""
     said = {"protocol": protocol.plain(), "mean": list(protocol.mean), "std": list(protocol.std)}
     return said | ({"labels": labels} if labels else {})

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from videohpm.data import Manifest
 from videohpm.evaluate.metrics import accuracy
-from videohpm.evaluate.protocol import Protocol
-from videohpm.evaluate.ranks import Ranks
-from videohpm.evaluate.views import look
+from videohpm.evaluate.processes import EvalProcesses
+from videohpm.evaluate.protocol import EvalProtocol
+from videohpm.evaluate.views import run_views
 
 
 @dataclass
@@ -46,9 +46,9 @@ def score(
     call,
     classes: int,
     manifest: Manifest,
-    protocol: Protocol,
+    protocol: EvalProtocol,
     *,
-    ranks: Ranks,
+    processes: EvalProcesses,
     device: torch.device,
     rows: np.ndarray | None = None,
     **options,
@@ -58,11 +58,14 @@ def score(
     Args:
         call: normalised clips (B, 3, T, H, W) → logits (B, classes).
         rows: of the manifest to score; None for all.
-        options: batch, workers, seconds, bf16 and progress of :func:`videohpm.evaluate.views.look`.
+        options: batch, workers, seconds, bf16 and progress of
+            :func:`videohpm.evaluate.views.run_views`.
     """
     rows = np.arange(len(manifest)) if rows is None else rows
     index, probabilities, logits, errors = [], [], [], {}
-    for seen in look(call, manifest, rows, protocol, ranks=ranks, device=device, **options):
+    for seen in run_views(
+        call, manifest, rows, protocol, processes=processes, device=device, **options
+    ):
         if seen.output is None:
             errors[seen.index] = seen.error
             continue
@@ -75,7 +78,7 @@ def score(
         np.array(logits, dtype=np.float32).reshape(len(index), classes),
         errors,
     )
-    parts = ranks.gather(mine)
+    parts = processes.gather(mine)
     index, probabilities, logits = (np.concatenate([p[i] for p in parts]) for i in range(3))
     order = np.argsort(index)
     index = index[order]

@@ -13,13 +13,13 @@ from videohpm.checkpoint import check_writable
 from videohpm.data import Manifest, find_samples
 from videohpm.data.manifest import IMAGE_SUFFIXES
 from videohpm.errors import UserError
-from videohpm.evaluate.command import check_kind, place
+from videohpm.evaluate.command import check_kind, resolve_device
 from videohpm.evaluate.extraction import Features, extract, write_features
 from videohpm.evaluate.load import Loaded, fingerprint, load
 from videohpm.evaluate.metrics import top_classes
 from videohpm.evaluate.multiview import score
+from videohpm.evaluate.processes import EvalProcesses, init_eval_processes
 from videohpm.evaluate.protocol import ViewConfig
-from videohpm.evaluate.ranks import Ranks, join_ranks
 from videohpm.evaluate.results import UNREADABLE
 
 Model = Loaded | str | os.PathLike
@@ -58,7 +58,7 @@ def predict(
         classifier.config["classes"],
         manifest,
         loaded.protocol.changed(None, view.given()),
-        ranks=Ranks(),
+        processes=EvalProcesses(),
         device=torch.device(device),
         batch=view.batch,
     )
@@ -153,7 +153,7 @@ def predict_command(
         "clips": clips or loaded.protocol.clips,
         "crops": crops or loaded.protocol.crops,
     }
-    said = predict(loaded, videos, top, device=place(device)[0], **views)
+    said = predict(loaded, videos, top, device=resolve_device(device)[0], **views)
     for one in said:
         print(one.path if one.error is None else f"{one.path}: could not be read: {one.error}")
         for name, probability in zip(one.names, one.probabilities, strict=True):
@@ -207,8 +207,8 @@ def features_command(
     samples = find_any(root, manifest)
     check_kind(samples, loaded.protocol.frames)
     check_writable(Path(out), "out")
-    found, bf16 = place(device)
-    ranks = join_ranks(found)
+    found, bf16 = resolve_device(device)
+    processes = init_eval_processes(found)
     errors = write_features(
         Path(out),
         loaded,
@@ -217,7 +217,7 @@ def features_command(
         about={"model": fingerprint(model), "kind": samples.kind},
         format=format,
         shard=shard,
-        ranks=ranks,
+        processes=processes,
         what=what,
         dtype=dtype,
         device=found,
@@ -226,11 +226,11 @@ def features_command(
         workers=workers,
         progress="features",
     )
-    if ranks.first:
+    if processes.is_main:
         print(f"{out}: features of {len(samples) - len(errors)} of {len(samples)} samples")
         for row, reason in list(errors.items())[:5]:
             print(f"  could not be read: {samples.name(row)}: {reason}")
-    ranks.leave()
+    processes.destroy_process_group()
     return UNREADABLE if errors else 0
 
 

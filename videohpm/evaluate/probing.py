@@ -12,7 +12,7 @@ import torch
 from videohpm.checkpoint import check_writable
 from videohpm.data import Manifest, find_samples
 from videohpm.errors import UserError
-from videohpm.evaluate.command import check_kind, place
+from videohpm.evaluate.command import check_kind, resolve_device
 from videohpm.evaluate.extraction import Features, read_features, write_features
 from videohpm.evaluate.knn import knn_probabilities
 from videohpm.evaluate.linear import (
@@ -23,8 +23,8 @@ from videohpm.evaluate.linear import (
 )
 from videohpm.evaluate.load import Loaded, fingerprint, load, random_twin
 from videohpm.evaluate.metrics import accuracy
-from videohpm.evaluate.protocol import Protocol, ViewConfig
-from videohpm.evaluate.ranks import join_ranks
+from videohpm.evaluate.processes import init_eval_processes
+from videohpm.evaluate.protocol import EvalProtocol, ViewConfig
 from videohpm.evaluate.results import UNREADABLE
 
 PROBES = ("linear", "attentive", "knn")
@@ -108,8 +108,8 @@ def probe(config: ProbeConfig) -> int:
         raise UserError(f"validation: label {validation.labels.max()}, train has {classes} classes")
     out = Path(config.out or Path(config.model) / "probe")
     check_writable(out, "out")
-    device, bf16 = place(config.device)
-    ranks = join_ranks(device)
+    device, bf16 = resolve_device(config.device)
+    processes = init_eval_processes(device)
     weights = f"random {config.seed}" if config.random else fingerprint(config.model)
     errors = {}
     for name, manifest in (("train", train), ("validation", validation)):
@@ -119,7 +119,7 @@ def probe(config: ProbeConfig) -> int:
             manifest,
             protocol,
             about={"model": weights, "source": getattr(config, name)},
-            ranks=ranks,
+            processes=processes,
             what="both" if "attentive" in config.probes else "pooled",
             device=device,
             bf16=bf16,
@@ -127,11 +127,11 @@ def probe(config: ProbeConfig) -> int:
             workers=config.workers,
             progress=f"{name} features",
         )
-    if ranks.first:
+    if processes.is_main:
         found = {n: read_features(out / f"{n}-features") for n in ("train", "validation")}
         result = run_probes(config, found, classes, loaded.encoder.config["heads"], device)
         write_probe(out, config, protocol, loaded, weights, result, found)
-    ranks.leave()
+    processes.destroy_process_group()
     return UNREADABLE if any(errors.values()) else 0
 
 
@@ -180,7 +180,7 @@ def run_probes(
 def write_probe(
     out: Path,
     config: ProbeConfig,
-    protocol: Protocol,
+    protocol: EvalProtocol,
     loaded: Loaded,
     weights: str,
     result: dict[str, dict],

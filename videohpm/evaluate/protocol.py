@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, replace
 import numpy as np
 from torch import Tensor
 
-from videohpm.data.facts import DatasetFacts
+from videohpm.data.dataset_info import DatasetInfo
 from videohpm.data.sampling import crop_offsets, dense_views, segment_views
 from videohpm.data.transforms import (
     IMAGENET_MEAN,
@@ -58,7 +58,7 @@ class ViewConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Protocol:
+class EvalProtocol:
     """A whole test: (clips x crops) views of each video, in that order."""
 
     frames: int
@@ -86,7 +86,7 @@ class Protocol:
         """Views of one video."""
         return self.clips * self.crops
 
-    def changed(self, facts: DatasetFacts | None, given: dict) -> Protocol:
+    def changed(self, facts: DatasetInfo | None, given: dict) -> EvalProtocol:
         """With what a data set's facts say, and over that what a user gave."""
         said = {}
         if facts is not None:

@@ -11,7 +11,7 @@ import numpy as np
 from videohpm.data import Manifest
 from videohpm.evaluate.metrics import confusion, top_classes
 from videohpm.evaluate.multiview import Scores
-from videohpm.evaluate.protocol import Protocol
+from videohpm.evaluate.protocol import EvalProtocol
 
 UNREADABLE = 3
 """Exit code of an evaluation that could not read all of its videos."""
@@ -24,7 +24,7 @@ def write_results(
     folder: Path,
     scores: Scores,
     manifest: Manifest,
-    protocol: Protocol,
+    protocol: EvalProtocol,
     labels: list[str] | None,
     about: dict,
 ) -> dict:

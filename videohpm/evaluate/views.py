@@ -2,7 +2,7 @@
 
 Videos are dealt to the ranks by sample, and a video that cannot be read is reported, never
 replaced. Every rank makes the same number of forward passes of the same shape: blank clips fill
-the gaps. Results then hardly depend on the number of ranks, and a sharded model's ranks stay in
+the gaps. Results then hardly depend on the number of processes, and a sharded model's ranks stay in
 step.
 """
 
@@ -29,10 +29,10 @@ from videohpm.data import (
     normalise,
 )
 from videohpm.data.clips import bounded_read
-from videohpm.data.health import Health
-from videohpm.data.workers import Loader
-from videohpm.evaluate.protocol import Protocol
-from videohpm.evaluate.ranks import Ranks
+from videohpm.data.loader import Loader
+from videohpm.data.worker_state import WorkerState
+from videohpm.evaluate.processes import EvalProcesses
+from videohpm.evaluate.protocol import EvalProtocol
 from videohpm.tracking import make_screen
 
 MESSAGE_EVERY = 20.0
@@ -53,7 +53,7 @@ class Video:
 
 
 @dataclass
-class Seen:
+class ViewOutput:
     """What a model said of one video: an output for each of its views, (V, …), on the CPU."""
 
     index: int
@@ -62,7 +62,7 @@ class Seen:
     error: str | None = None
 
 
-def read_views(sample: Sample, protocol: Protocol, kind: str) -> tuple[Tensor, np.ndarray]:
+def read_views(sample: Sample, protocol: EvalProtocol, kind: str) -> tuple[Tensor, np.ndarray]:
     """The views of one file, uint8 (V, 3, T, H, W), and their frame numbers (V, T).
 
     A video is decoded once for all of them. Raises DecodeError; UserError where an image meets a
@@ -84,9 +84,9 @@ def read_views(sample: Sample, protocol: Protocol, kind: str) -> tuple[Tensor, n
 class ViewDataset(Dataset):
     """Videos by row of a manifest, each with all its views."""
 
-    def __init__(self, manifest: Manifest, protocol: Protocol, seconds: float = 120.0):
+    def __init__(self, manifest: Manifest, protocol: EvalProtocol, seconds: float = 120.0):
         self.manifest, self.protocol, self.seconds = manifest, protocol, seconds
-        self.health = Health(len(manifest))
+        self.worker_state = WorkerState(len(manifest))
 
     def __len__(self) -> int:
         return len(self.manifest)
@@ -94,26 +94,26 @@ class ViewDataset(Dataset):
     def __getitem__(self, index: int) -> Video:
         read = (read_views, self.manifest[index], self.protocol, self.manifest.kind)
         try:
-            views, spans = bounded_read(self.health, index, self.seconds, *read)
+            views, spans = bounded_read(self.worker_state, index, self.seconds, *read)
         except DecodeError as error:
             return Video(index, None, None, error.reason)
         return Video(index, views, spans)
 
 
-def look(
+def run_views(
     call: Callable[[Tensor], Tensor],
     manifest: Manifest,
     rows: np.ndarray,
-    protocol: Protocol,
+    protocol: EvalProtocol,
     *,
-    ranks: Ranks,
+    processes: EvalProcesses,
     device: torch.device,
     batch: int = 16,
     workers: int = 0,
     seconds: float = 120.0,
     bf16: bool = False,
     progress: str | None = None,
-) -> Iterator[Seen]:
+) -> Iterator[ViewOutput]:
     """Ask ``call`` about every view of this rank's share of ``rows``, a video at a time.
 
     Args:
@@ -124,11 +124,11 @@ def look(
     """
     per_video = protocol.views if manifest.kind == "video" else protocol.crops
     together = max(1, batch // per_video)
-    mine = rows[ranks.rank :: ranks.world]
-    rounds = math.ceil(math.ceil(len(rows) / ranks.world) / together)
+    mine = rows[processes.rank :: processes.world]
+    rounds = math.ceil(math.ceil(len(rows) / processes.world) / together)
     loader = iter(_loader(ViewDataset(manifest, protocol, seconds), mine, together, workers))
     blank = torch.zeros(per_video, 3, protocol.frames, *protocol.size, dtype=torch.uint8)
-    bar = Bar(progress, len(rows), ranks)
+    bar = Bar(progress, len(rows), processes)
     for number in range(rounds):
         videos = next(loader, [])
         views = [blank if video.views is None else video.views for video in videos]
@@ -137,8 +137,8 @@ def look(
         outputs = output.split(per_video)
         for video, said in zip(videos, outputs, strict=False):
             said = None if video.views is None else said
-            yield Seen(video.index, said, video.spans, video.error)
-        bar.advance(min(len(rows), (number + 1) * together * ranks.world))
+            yield ViewOutput(video.index, said, video.spans, video.error)
+        bar.advance(min(len(rows), (number + 1) * together * processes.world))
     bar.close()
 
 
@@ -146,7 +146,7 @@ def look(
 def _forward(
     call: Callable[[Tensor], Tensor],
     clips: Tensor,
-    protocol: Protocol,
+    protocol: EvalProtocol,
     device: torch.device,
     batch: int,
     bf16: bool,
@@ -168,14 +168,14 @@ def _loader(dataset: ViewDataset, rows: np.ndarray, together: int, workers: int)
 class Bar:
     """Progress over videos: a bar on a terminal, now and then a line elsewhere."""
 
-    def __init__(self, name: str | None, total: int, ranks: Ranks):
+    def __init__(self, name: str | None, total: int, processes: EvalProcesses):
         self.name, self.total, self.screen = name, total, None
-        if name is not None and ranks.first:
+        if name is not None and processes.is_main:
             self.screen = make_screen(sys.stdout, total, 0, time.monotonic)
         self.said = time.monotonic()
 
     def advance(self, done: int) -> None:
-        """``done`` videos are through, over all ranks."""
+        """``done`` videos are through, over all processes."""
         if self.screen is None:
             return
         self.screen.advance(done)

@@ -2,7 +2,8 @@
 
 The operations are timm's; here is what makes them serve clips. One draw is used for all frames of
 a clip, and every random number comes from the generator of the sample, or from (seed, step): timm
-draws from the global generators of Python, NumPy and torch, which :func:`drawing` sets for a moment
+draws from the global generators of Python, NumPy and torch, which :func:`temporary_seed` sets for
+a moment
 and puts back.
 """
 
@@ -23,7 +24,7 @@ from timm.data.mixup import mixup_target
 from timm.data.random_erasing import RandomErasing
 from torch import Tensor
 
-from videohpm.data.transforms import IMAGENET_MEAN, IMAGENET_STD, Chain
+from videohpm.data.transforms import IMAGENET_MEAN, IMAGENET_STD, Compose
 
 NO_LABEL = -1
 
@@ -34,20 +35,20 @@ class AugmentConfig:
 
     Args:
         rand_augment: timm's name of a RandAugment policy; empty for none.
-        erase: probability of erasing a box of the clip, filled with noise.
+        random_erasing: probability of erasing a box of the clip, filled with noise.
         mixup: alpha of the Beta distribution that mixup weights come from; 0 for no mixup.
         cutmix: the same for the areas of cutmix; 0 for none. With both, each is as likely.
         mix_probability: share of the steps that mix at all.
     """
 
     rand_augment: str = "rand-m7-n4-mstd0.5-inc1"
-    erase: float = 0.25
+    random_erasing: float = 0.25
     mixup: float = 0.8
     cutmix: float = 1.0
     mix_probability: float = 1.0
 
     def __post_init__(self):
-        for name in ("erase", "mix_probability"):
+        for name in ("random_erasing", "mix_probability"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"augment.{name}: {getattr(self, name)}; give 0 to 1")
         for name in ("mixup", "cutmix"):
@@ -69,7 +70,7 @@ class AugmentConfig:
 
 
 @contextmanager
-def drawing(seed: int) -> Iterator[None]:
+def temporary_seed(seed: int) -> Iterator[None]:
     """Seed the global generators of Python, NumPy and torch (CPU), and put them back after."""
     python, numpy = random.getstate(), np.random.get_state()
     with torch.random.fork_rng(devices=[]):
@@ -102,7 +103,7 @@ class RandAugment:
         seed, frames = int(rng.integers(2**32)), []
         augment = rand_augment_transform(self.policy, self._settings(min(clip.shape[-2:])))
         for frame in clip.permute(0, 2, 3, 1).numpy():
-            with drawing(seed):
+            with temporary_seed(seed):
                 frames.append(np.asarray(augment(Image.fromarray(np.ascontiguousarray(frame)))))
         return torch.from_numpy(np.stack(frames)).permute(0, 3, 1, 2)
 
@@ -134,7 +135,7 @@ class Erase:
     def __call__(self, clip: Tensor, rng: np.random.Generator) -> Tensor:
         # timm draws on an empty canvas; what it has drawn there is laid over every frame.
         canvas = torch.full(clip.shape[1:], math.nan)
-        with drawing(int(rng.integers(2**32))):
+        with temporary_seed(int(rng.integers(2**32))):
             RandomErasing(self.probability, mode="pixel", device="cpu")(canvas)
         drawn = ~canvas.isnan()
         if not drawn.any():
@@ -144,14 +145,14 @@ class Erase:
         return torch.where(drawn, colours.mul(255).round().clamp(0, 255).byte(), clip)
 
 
-def augmented(crop, config: AugmentConfig, mean, std, interpolation: str = "bilinear") -> Chain:
+def augmented(crop, config: AugmentConfig, mean, std, interpolation: str = "bilinear") -> Compose:
     """``crop`` (and flip), then RandAugment and erasing as ``config`` says: a clip transform."""
     steps = [crop]
     if config.rand_augment:
         steps.append(RandAugment(config.rand_augment, tuple(mean), interpolation))
-    if config.erase:
-        steps.append(Erase(config.erase, tuple(mean), tuple(std)))
-    return Chain(tuple(steps))
+    if config.random_erasing:
+        steps.append(Erase(config.random_erasing, tuple(mean), tuple(std)))
+    return Compose(tuple(steps))
 
 
 def mix(
@@ -188,7 +189,7 @@ def mix(
         label_smoothing=smoothing,
         num_classes=classes,
     )
-    with drawing(int(np.random.SeedSequence([seed, step, 2]).generate_state(1)[0])):
+    with temporary_seed(int(np.random.SeedSequence([seed, step, 2]).generate_state(1)[0])):
         # timm takes pictures: time goes into the channels, so all frames are mixed alike.
         mixed, targets = mixer(clips[order].flatten(1, 2), labels[order])
     return mixed.unflatten(1, (3, -1)), targets

@@ -21,7 +21,7 @@ def replace_best(run: Path, engine: TorchEngine, model: VideoClassifier, about: 
         model: the engine's model, or an average of it.
         about: what config.json should say beside the model.
     """
-    weights = {name: engine.whole(p) for name, p in model.named_parameters()}
+    weights = {name: engine.full_tensor(p) for name, p in model.named_parameters()}
     if engine.rank > 0:
         return
     whole = VideoClassifier(**model.config)

@@ -11,7 +11,7 @@ from videohpm.data import (
     find_samples,
     training_transform,
 )
-from videohpm.data.facts import DatasetFacts
+from videohpm.data.dataset_info import DatasetInfo
 from videohpm.errors import UserError
 from videohpm.finetune.augment import augmented
 from videohpm.finetune.config import FinetuneConfig
@@ -31,11 +31,11 @@ def training_clips(config: FinetuneConfig, manifest: Manifest, grid: TokenGrid) 
 
 
 def final_protocol(
-    config: FinetuneConfig, facts: DatasetFacts | None, grid: TokenGrid
-) -> evaluate.Protocol:
+    config: FinetuneConfig, facts: DatasetInfo | None, grid: TokenGrid
+) -> evaluate.EvalProtocol:
     """The test at the end: frames as far apart as in training, views as the data set says."""
     data = config.data
-    as_trained = evaluate.Protocol(
+    as_trained = evaluate.EvalProtocol(
         frames=grid.frames,
         size=(grid.height, grid.width),
         sampling=data.sampling,

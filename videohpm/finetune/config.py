@@ -29,7 +29,7 @@ class ClassifierConfig:
         scratch: take the architecture of init and leave its weights: for comparison.
         freeze: train the head alone: a linear probe, or with pool attentive an attentive one.
         pool: what the head reads: mean (of all tokens), class_token, first_token or attentive.
-        size: vit_tiny to vit_giant.
+        arch: vit_tiny to vit_giant.
         frames: frames of a clip; 1, with tubelet 1, makes a model of images.
         image_size: pixels; one number for squares, or [height, width].
         patch: pixels, side of a patch.
@@ -50,7 +50,7 @@ class ClassifierConfig:
     scratch: bool = False
     freeze: bool = False
     pool: str = "mean"
-    size: str | None = None
+    arch: str | None = None
     frames: int | None = None
     image_size: int | list[int] | None = None
     patch: int | None = None
@@ -68,7 +68,7 @@ class ClassifierConfig:
         for name, known in (
             ("weights", ("student", "teacher")),
             ("pool", POOLS),
-            ("size", (None, *SIZES)),
+            ("arch", (None, *SIZES)),
             ("position", (None, *POSITIONS)),
         ):
             if getattr(self, name) not in known:
@@ -161,7 +161,12 @@ def _data() -> DataConfig:
 
 def _optim() -> OptimConfig:
     return OptimConfig(
-        batch=512, lr=5e-4, final_lr=1e-6, warmup_epochs=5, layer_decay=0.75, betas=(0.9, 0.999)
+        global_batch_size=512,
+        base_lr=5e-4,
+        min_lr=1e-6,
+        warmup_epochs=5,
+        layer_decay=0.75,
+        betas=(0.9, 0.999),
     )
 
 
@@ -199,11 +204,13 @@ class FinetuneConfig:
 
     def check_batch(self, world: int) -> None:
         """UserError where the global batch cannot be divided over ``world`` ranks."""
-        pieces = world * self.engine.accumulation
+        pieces = world * self.engine.grad_accum_steps
         unit = 2 * pieces if self.augment.mixes else pieces
-        if self.optim.batch % unit:
+        if self.optim.global_batch_size % unit:
             why = ", in pairs for mixup" if self.augment.mixes else ""
             raise UserError(
-                f"optim.batch: {self.optim.batch} clips cannot be divided over {world} ranks and "
-                f"engine.accumulation {self.engine.accumulation}{why}; give a multiple of {unit}"
+                f"optim.global_batch_size: {self.optim.global_batch_size} clips cannot be "
+                f"divided over {world} ranks and "
+                f"engine.grad_accum_steps {self.engine.grad_accum_steps}{why}; give a "
+                f"multiple of {unit}"
             )

@@ -6,18 +6,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from videohpm.data.facts import DatasetFacts
+from videohpm.data.dataset_info import DatasetInfo
 from videohpm.errors import UserError
 
 
-def check_flip(flip: bool, facts: DatasetFacts | None) -> None:
+def check_flip(flip: bool, facts: DatasetInfo | None) -> None:
     """UserError where clips would be mirrored although their labels say left or right."""
     if facts is not None and flip and not facts.flip_allowed:
         why = f" ({facts.flip_why})" if facts.flip_why else ""
         raise UserError(f"data.flip: {facts.name} must not be mirrored{why}; set data.flip false")
 
 
-def count_classes(labels: np.ndarray, facts: DatasetFacts | None, names: list[str] | None) -> int:
+def count_classes(labels: np.ndarray, facts: DatasetInfo | None, names: list[str] | None) -> int:
     """How many classes there are, of which some may have no sample here. Raises UserError."""
     if names is not None:
         return len(names)

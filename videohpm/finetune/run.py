@@ -10,9 +10,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from videohpm import checkpoint, evaluate, training
-from videohpm.data import BadFileLedger, Batch, find_samples, normalise
-from videohpm.data.facts import read_facts
-from videohpm.engine import StopRequest, TorchEngine, make_engine, processes, ranks, seed_step
+from videohpm.data import BadFileTracker, Batch, find_samples, normalise
+from videohpm.data.dataset_info import read_dataset_info
+from videohpm.engine import (
+    StopRequest,
+    TorchEngine,
+    distributed,
+    make_engine,
+    process_group,
+    seed_step,
+)
 from videohpm.finetune.augment import mix
 from videohpm.finetune.average import WeightAverage
 from videohpm.finetune.best import replace_best
@@ -78,7 +85,7 @@ class Finetuning:
 
     def __init__(self, config: FinetuneConfig):
         self.config, self.folder = config, Path(config.run.dir)
-        facts = read_facts(config.dataset) if config.dataset else None
+        facts = read_dataset_info(config.dataset) if config.dataset else None
         check_flip(config.data.flip, facts)
         manifest = find_samples(
             config.data.root,
@@ -94,21 +101,21 @@ class Finetuning:
         model = start_classifier(config.model, self.classes, config.engine.checkpoint_activations)
         self.data = training_clips(config, manifest, model.grid)
         self.protocol = final_protocol(config, facts, model.grid)
-        self.steps_per_epoch = len(self.data) / config.optim.batch
+        self.steps_per_epoch = len(self.data) / config.optim.global_batch_size
         self.steps = config.run.total_steps(self.steps_per_epoch)
-        config.check_batch(ranks.world())
+        config.check_batch(distributed.world_size())
         self.average = WeightAverage(model, config.ema) if config.ema else None
-        saved = training.restore(config.run, len(self.data), model, self._followers())
+        saved = training.restore(config.run, len(self.data), model, self._ema_modules())
         self.engine = make_engine(model, config.engine, config.optim)
         if self.average is not None:
-            self.engine.adopt(self.average.model)
+            self.engine.attach_ema(self.average.model)
         if saved is not None:
             checkpoint.restore_moments(saved, self.engine)
         self.done = 0 if saved is None else saved.step
         self.best: dict = {} if saved is None else saved.state["best"]
         weights = class_weights(config.loss.class_weights, manifest.labels, self.classes)
         self.weights = None if weights is None else weights.to(self.engine.device)
-        self.ranks = evaluate.join_ranks(self.engine.device)
+        self.processes = evaluate.init_eval_processes(self.engine.device)
 
     def run(self) -> None:
         """Train until the last step, validating on the way."""
@@ -117,17 +124,17 @@ class Finetuning:
         if engine.rank == 0:
             training.write_settings(config)
         loader = training.training_batches(self.data, config, engine, self.done, self.steps)
-        ledger = BadFileLedger(len(self.data), config.data.max_bad_share)
+        ledger = BadFileTracker(len(self.data), config.data.max_bad_fraction)
         recent = training.RecentLosses(self.data.manifest)
         tracker = Tracker(
             self.folder, total_steps=self.steps, start_step=self.done, enabled=engine.rank == 0
         )
-        watch = Stopwatch(config.optim.batch * config.data.repeats)
+        watch = Stopwatch(config.optim.global_batch_size * config.data.repeats)
         with tracker, StopRequest() as request:
             batches = iter(loader)
             for step in range(self.done, self.steps):
                 with watch.waiting():
-                    micro = list(itertools.islice(batches, config.engine.accumulation))
+                    micro = list(itertools.islice(batches, config.engine.grad_accum_steps))
                 training.name_bad_files(self.folder, ledger, micro)
                 seed_step(config.run.seed, step + 1, engine.rank)
                 lr = config.optim.lr_at(step - engine.skipped, self.steps, self.steps_per_epoch)
@@ -135,7 +142,7 @@ class Finetuning:
                     engine, micro, config,
                     classes=self.classes, weights=self.weights, step=step, lr=lr,
                 )  # fmt: skip
-                if self.average is not None and engine.moved:
+                if self.average is not None and engine.step_applied:
                     self.average.update(engine.model, step - engine.skipped)
                 recent.add(step + 1, said["loss"], micro)
                 self.done = step + 1
@@ -158,7 +165,9 @@ class Finetuning:
 
     def validate(self) -> dict[str, float]:
         """Score the validation set with one view a video; keep the weights if they are the best."""
-        model = self.engine.complete(self._tested_model())  # ranks have unlike numbers of videos
+        model = self.engine.unsharded_copy(
+            self._tested_model()
+        )  # ranks have unlike numbers of videos
         scores = self._score(model, self.protocol.changed(None, ONE_VIEW))
         metrics = scores.metrics()
         value = metrics[self.config.validation.best_by]
@@ -176,7 +185,7 @@ class Finetuning:
         about = {"model": str(self.folder / evaluate.BEST), "data": source}
         about |= {"best_step": self.best.get("step"), "steps": self.steps}
         summary = scores.metrics() | {"views": self.protocol.views}
-        if self.ranks.first:
+        if self.processes.is_main:
             summary = evaluate.write_results(
                 self.folder, scores, self.validation, self.protocol, self.labels, about
             )
@@ -188,16 +197,16 @@ class Finetuning:
         if not self.validation:
             self._keep_best({})
         about = {"steps": self.steps, "samples": len(self.data), "best": self.best}
-        training.save(self.config, self.done, self.engine, self._followers(), about)
+        training.save(self.config, self.done, self.engine, self._ema_modules(), about)
 
-    def _followers(self) -> dict[str, torch.nn.Module]:
+    def _ema_modules(self) -> dict[str, torch.nn.Module]:
         return {} if self.average is None else {"average": self.average.model}
 
     def _tested_model(self) -> torch.nn.Module:
         return self.engine.model if self.average is None else self.average.model
 
     def _score(
-        self, model: torch.nn.Module, protocol: evaluate.Protocol, progress: str | None = None
+        self, model: torch.nn.Module, protocol: evaluate.EvalProtocol, progress: str | None = None
     ) -> evaluate.Scores:
         training = model.training
         scores = evaluate.score(
@@ -205,11 +214,11 @@ class Finetuning:
             self.classes,
             self.validation,
             protocol,
-            ranks=self.ranks,
+            processes=self.processes,
             device=self.engine.device,
             batch=self.config.test.batch,
             workers=self.config.data.workers,
-            seconds=self.config.data.sample_seconds,
+            seconds=self.config.data.decode_timeout,
             bf16=self.engine.precision == "bf16",
             progress=progress,
         )
@@ -228,7 +237,10 @@ class Finetuning:
 
     def _metrics(self, said: dict, lr: float) -> dict[str, float]:
         """Means over all ranks."""
-        metrics = ranks.means(said) | {"lr": lr, "epoch": self.done / self.steps_per_epoch}
+        metrics = distributed.all_reduce_mean(said) | {
+            "lr": lr,
+            "epoch": self.done / self.steps_per_epoch,
+        }
         if self.engine.skipped:
             metrics["skipped_steps"] = self.engine.skipped
         return metrics
@@ -236,7 +248,7 @@ class Finetuning:
 
 def finetune(config: FinetuneConfig) -> Path:
     """Fine-tune as ``config`` says and return the run folder; a run that was stopped goes on."""
-    with processes(config.engine, config.optim.batch):
+    with process_group(config.engine, config.optim.global_batch_size):
         tuning = Finetuning(config)
         if tuning.done < tuning.steps:
             tuning.run()

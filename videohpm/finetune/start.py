@@ -7,11 +7,11 @@ from videohpm.errors import UserError
 from videohpm.evaluate import find
 from videohpm.finetune.config import ClassifierConfig
 from videohpm.models import VideoClassifier, VideoViT
-from videohpm.models.refit import refit
+from videohpm.models.adapt import adapt_encoder
 
 FIXED = ("patch", "dim", "depth", "heads", "position", "class_token")
 """What weights cannot change."""
-OWN = ("size", "frames", "image_size", "patch", "tubelet", "dim", "depth", "heads", "position",
+OWN = ("arch", "frames", "image_size", "patch", "tubelet", "dim", "depth", "heads", "position",
        "class_token")  # fmt: skip
 
 
@@ -47,7 +47,7 @@ def start_classifier(
                     "leave it out"
                 )
         sizes = {name: given.get(name) for name in ("frames", "image_size", "tubelet")}
-        encoder = refit(encoder, **sizes, final_norm=config.pool != "mean")
+        encoder = adapt_encoder(encoder, **sizes, final_norm=config.pool != "mean")
         names = (*OWN[1:], "mlp_ratio", "norm_eps")
         model = VideoClassifier(**{name: encoder.config[name] for name in names}, **ends)
     except ValueError as error:

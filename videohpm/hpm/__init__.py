@@ -5,8 +5,8 @@ in the paper                                    here
 ==============================================  ==========================================
 random masking                                  :func:`random_mask`
 hard patches: masked units by predicted loss    :func:`hard_mask`
-only a part of them decoded (VideoMAEv2)        :func:`decode_part`
-easy to hard: α rises over training             :func:`hard_share`
+only a part of them decoded (VideoMAEv2)        :func:`subsample_decoded`
+easy to hard: α rises over training             :func:`hard_ratio`
 reconstruction target                           :func:`pixel_targets`
 L_rec, kept for each token                      :func:`reconstruction_loss`
 the same for each tube (video only)             :func:`loss_per_tube`
@@ -29,15 +29,15 @@ from videohpm.hpm.losses import (
     relative_loss,
 )
 from videohpm.hpm.masking import (
-    decode_part,
     hard_count,
     hard_mask,
     masked_count,
     random_mask,
-    random_priority,
+    random_shuffle_ids,
+    subsample_decoded,
     unit_count,
 )
-from videohpm.hpm.schedule import hard_share, teacher_momentum
+from videohpm.hpm.schedule import hard_ratio, teacher_momentum
 from videohpm.hpm.teacher import LossTeacher
 
 __all__ = [
@@ -45,15 +45,15 @@ __all__ = [
     "LossTeacher",
     "Mask",
     "absolute_loss",
-    "decode_part",
+    "subsample_decoded",
     "hard_count",
     "hard_mask",
-    "hard_share",
+    "hard_ratio",
     "loss_per_tube",
     "masked_count",
     "pixel_targets",
     "random_mask",
-    "random_priority",
+    "random_shuffle_ids",
     "rank_correlation",
     "reconstruction_loss",
     "relative_loss",

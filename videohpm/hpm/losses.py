@@ -33,7 +33,9 @@ def pixel_targets(
     """
     if target not in TARGETS:
         raise ValueError(f"target: {target!r} is not one of {', '.join(TARGETS)}")
-    pixels = grid.blocks(clips, mask.decoded).float().flatten(3)  # (B, M, 3, values of a channel)
+    pixels = (
+        grid.gather_patches(clips, mask.decoded).float().flatten(3)
+    )  # (B, M, 3, values of a channel)
     if target == "per_channel":
         pixels -= pixels[..., :1].clone()  # then what is flat becomes exactly 0
         pixels -= pixels.mean(-1, keepdim=True)

@@ -16,7 +16,7 @@ def unit_count(grid: TokenGrid, unit: str = "tube") -> int:
     """How many tubes (L) or tokens (N) there are to choose from."""
     if unit not in UNITS:
         raise ValueError(f"unit: {unit!r} is not one of {', '.join(UNITS)}")
-    return grid.tubes if unit == "tube" else grid.tokens
+    return grid.num_tubes if unit == "tube" else grid.num_tokens
 
 
 def masked_count(units: int, ratio: float) -> int:
@@ -33,72 +33,73 @@ def masked_count(units: int, ratio: float) -> int:
     return count
 
 
-def random_priority(batch: int, units: int, generator: torch.Generator | None = None) -> Tensor:
+def random_shuffle_ids(batch: int, units: int, generator: torch.Generator | None = None) -> Tensor:
     """The random part of a mask: a permutation of the units for each sample, (B, units)."""
     return torch.rand(batch, units, generator=generator).argsort(1)
 
 
-def random_mask(grid: TokenGrid, ratio: float, priority: Tensor, unit: str = "tube") -> Mask:
-    """Hide the ``ratio`` of units that ``priority`` ranks highest: VideoMAE's tube masking.
+def random_mask(grid: TokenGrid, ratio: float, shuffle_ids: Tensor, unit: str = "tube") -> Mask:
+    """Hide the ``ratio`` of units that ``shuffle_ids`` ranks highest: VideoMAE's tube masking.
 
     Args:
-        priority: (B, units) permutations, see :func:`random_priority`.
+        shuffle_ids: (B, units) permutations, see :func:`random_shuffle_ids`.
     """
     count = masked_count(unit_count(grid, unit), ratio)
-    return Mask.from_units(priority.topk(count, dim=1).indices, grid, unit)
+    return Mask.from_units(shuffle_ids.topk(count, dim=1).indices, grid, unit)
 
 
 def hard_mask(
     scores: Tensor,
     grid: TokenGrid,
     ratio: float,
-    hard_share: float,
-    priority: Tensor | None = None,
+    hard_ratio: float,
+    shuffle_ids: Tensor | None = None,
     unit: str = "tube",
 ) -> Mask:
     """Hide the hardest units as the teacher ranks them, and random ones among the rest.
 
-    Of the int(ratio·units) masked units, int(hard_share·masked) are those of the highest score;
-    ``priority`` chooses the others uniformly from what is left. At share 0 this is
+    Of the int(ratio·units) masked units, int(hard_ratio·masked) are those of the highest score;
+    ``shuffle_ids`` chooses the others uniformly from what is left. At share 0 this is
     :func:`random_mask`, bit for bit. (HPM, section 3.3, "easy-to-hard mask generation".)
 
     Args:
         scores: (B, L) by tube or (B, N) by token; for tubes, token scores are averaged over time.
-        priority: (B, units) permutations; drawn here when None.
+        shuffle_ids: (B, units) permutations; drawn here when None.
     """
     units = unit_count(grid, unit)
-    if unit == "tube" and scores.shape[1] != grid.tubes:
-        scores = scores.view(-1, grid.t, grid.tubes).mean(1)
+    if unit == "tube" and scores.shape[1] != grid.num_tubes:
+        scores = scores.view(-1, grid.t, grid.num_tubes).mean(1)
     if scores.shape[1] != units:
         raise ValueError(f"scores: {scores.shape[1]} of a sample, where there are {units} {unit}s")
-    if priority is None:
-        priority = random_priority(len(scores), units).to(scores.device)
-    hard = hard_count(masked_count(units, ratio), hard_share)
+    if shuffle_ids is None:
+        shuffle_ids = random_shuffle_ids(len(scores), units).to(scores.device)
+    hard = hard_count(masked_count(units, ratio), hard_ratio)
     hardest = scores.topk(hard, dim=1).indices
-    return random_mask(grid, ratio, priority.scatter(1, hardest, units), unit)
+    return random_mask(grid, ratio, shuffle_ids.scatter(1, hardest, units), unit)
 
 
-def decode_part(mask: Mask, grid: TokenGrid, share: float, priority: Tensor) -> Mask:
+def subsample_decoded(mask: Mask, grid: TokenGrid, share: float, shuffle_ids: Tensor) -> Mask:
     """Have only a share of the masked tokens reconstructed (VideoMAEv2's dual masking).
 
     Of each masked tube the same number of time steps, round(share·t) but at least one, evenly
     spread; at which step a tube begins is drawn. Of masked tokens that are no tubes, a random part.
 
     Args:
-        priority: (B, units) permutations, see :func:`random_priority`: the random part of this too.
+        shuffle_ids: (B, units) permutations, see :func:`random_shuffle_ids`: the random part of
+            this too.
     """
     if share == 1:
         return mask
     if mask.tubes is None:
         count = max(1, round(share * mask.masked.shape[1]))
-        chosen = priority.gather(1, mask.masked).topk(count, dim=1).indices.sort(dim=1).values
-        return replace(mask, some=mask.masked.gather(1, chosen))
+        chosen = shuffle_ids.gather(1, mask.masked).topk(count, dim=1).indices.sort(dim=1).values
+        return replace(mask, decoded_subset=mask.masked.gather(1, chosen))
     count = max(1, round(share * grid.t))
-    apart = torch.arange(count, device=priority.device)[:, None] * grid.t // count
-    step = (priority.gather(1, mask.tubes)[:, None] + apart) % grid.t
-    return replace(mask, some=(step * grid.tubes + mask.tubes[:, None]).flatten(1))
+    apart = torch.arange(count, device=shuffle_ids.device)[:, None] * grid.t // count
+    step = (shuffle_ids.gather(1, mask.tubes)[:, None] + apart) % grid.t
+    return replace(mask, decoded_subset=(step * grid.num_tubes + mask.tubes[:, None]).flatten(1))
 
 
-def hard_count(masked: int, hard_share: float) -> int:
-    """int(hard_share·masked): how many of the masked units the teacher chooses."""
-    return int(hard_share * masked)
+def hard_count(masked: int, hard_ratio: float) -> int:
+    """int(hard_ratio·masked): how many of the masked units the teacher chooses."""
+    return int(hard_ratio * masked)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 
-def hard_share(progress: float, start: float = 0.0, end: float = 0.5) -> float:
+def hard_ratio(progress: float, start: float = 0.0, end: float = 0.5) -> float:
     """α, the share of masked units that the teacher chooses (HPM, section 3.3).
 
     α = start + (end − start)·progress. The published code advances once an epoch:

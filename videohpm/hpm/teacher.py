@@ -24,7 +24,7 @@ class LossTeacher(nn.Module):
         if student.predictor is None:
             raise ValueError("predictor: the teacher needs a student with a loss predictor")
         if read not in ("query", "visible"):
-            raise ValueError(f"teacher_read: {read!r} is neither query nor visible")
+            raise ValueError(f"score_readout: {read!r} is neither query nor visible")
         self.steps, self.read = steps, read
         lean = student.config | {"pixel_decoder": False, "drop_path": 0.0, "checkpoint": False}
         self.model = MaskedAutoencoder(**lean).to(student.mask_token.device)

@@ -2,6 +2,14 @@
 
 from videohpm.interop.convert import READERS, WRITERS, convert, read_weights
 from videohpm.interop.core import ReadOptions, Weights
-from videohpm.interop.report import Report
+from videohpm.interop.report import ConversionReport
 
-__all__ = ["READERS", "WRITERS", "ReadOptions", "Report", "Weights", "convert", "read_weights"]
+__all__ = [
+    "READERS",
+    "WRITERS",
+    "ReadOptions",
+    "ConversionReport",
+    "Weights",
+    "convert",
+    "read_weights",
+]

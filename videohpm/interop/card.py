@@ -7,7 +7,7 @@ from pathlib import Path
 
 from videohpm.interop.core import Weights
 from videohpm.interop.huggingface import CLASSES
-from videohpm.interop.report import Report
+from videohpm.interop.report import ConversionReport
 
 UNKNOWN = "Not recorded. Say here what the model was trained on before you share it."
 LICENCE = (
@@ -32,7 +32,7 @@ FRONT = {
 
 
 def write_card(
-    weights: Weights, folder: Path, report: Report, data: str | None, metrics: dict | None
+    weights: Weights, folder: Path, report: ConversionReport, data: str | None, metrics: dict | None
 ) -> None:
     """Write README.md: what the model is, how to load it, data, metrics, licence, the account."""
     target, name = report.target, Path(report.out).name

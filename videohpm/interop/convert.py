@@ -11,14 +11,14 @@ from videohpm.interop.card import write_card
 from videohpm.interop.core import ReadOptions, Weights
 from videohpm.interop.files import read_source
 from videohpm.interop.inflate import inflate
-from videohpm.interop.report import Report
+from videohpm.interop.report import ConversionReport
 
 READERS = (huggingface, videomae, mae_st, mae, timm)
 """Asked in this order whether a source is theirs."""
 WRITERS = {layout.NAME: layout for layout in (native, videomae, huggingface, timm, mae)}
 
 
-def read_weights(source: str | Path, **options) -> tuple[Weights, Report]:
+def read_weights(source: str | Path, **options) -> tuple[Weights, ConversionReport]:
     """The model in ``source``, whatever layout that has, and the account of its tensors.
 
     Args:
@@ -31,7 +31,7 @@ def read_weights(source: str | Path, **options) -> tuple[Weights, Report]:
         chosen = ReadOptions(**options)
     except ValueError as error:
         raise UserError(str(error)) from None
-    report = Report(str(source))
+    report = ConversionReport(str(source))
     weights = _read(Path(source), report, chosen)
     if chosen.inflate is not None:
         inflate(weights, chosen.inflate, chosen.frames or 16, report)
@@ -39,7 +39,7 @@ def read_weights(source: str | Path, **options) -> tuple[Weights, Report]:
     return weights, report
 
 
-def _read(source: Path, report: Report, options: ReadOptions) -> Weights:
+def _read(source: Path, report: ConversionReport, options: ReadOptions) -> Weights:
     folder = native.find(source)
     if folder is not None:
         return native.read(folder, report, options)
@@ -70,7 +70,7 @@ def convert(
     data: str | None = None,
     metrics: dict[str, float] | None = None,
     **options,
-) -> Report:
+) -> ConversionReport:
     """Convert a checkpoint to another layout; the source's is recognised.
 
     Args:
@@ -118,7 +118,7 @@ def _write(
     weights: Weights,
     folder: Path,
     to: str,
-    report: Report,
+    report: ConversionReport,
     data: str | None,
     metrics: dict[str, float] | None,
 ) -> None:

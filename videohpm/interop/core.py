@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from videohpm.errors import UserError
 from videohpm.grid import TokenGrid
 from videohpm.hpm import LossTeacher
-from videohpm.interop.report import Report
+from videohpm.interop.report import ConversionReport
 from videohpm.models import SIZES, MaskedAutoencoder, VideoClassifier, VideoViT
 from videohpm.models.vit import position_table
 
@@ -76,13 +76,13 @@ class Weights:
     extra: dict = field(default_factory=dict)
     """Plain values kept in config.json: labels, mean and std, data, metrics."""
 
-    def encoder(self, report: Report) -> Weights:
+    def encoder(self, report: ConversionReport) -> Weights:
         """The encoder alone, as a VideoViT; what is left out is entered in the report."""
         if self.kind == "VideoViT":
             return self
         known = inspect.signature(VideoViT).parameters
         model = {name: value for name, value in self.model.items() if name in known}
-        size = SIZES[self.model.get("size", "vit_base")]
+        size = SIZES[self.model.get("arch", "vit_base")]
         for name in ("dim", "depth", "heads", "mlp_ratio"):
             model[name] = self.model.get(name) or getattr(size, name)
         model["final_norm"] = "encoder.norm.weight" in self.tensors
@@ -131,8 +131,10 @@ def grid_of(model: dict) -> TokenGrid:
         )
     except (ValueError, TypeError, ZeroDivisionError) as error:
         raise UserError(f"model.{error}") from None
-    if grid.tokens > TOKEN_LIMIT:
-        raise UserError(f"model.image_size: {height}x{width} makes {grid.tokens} tokens, too many")
+    if grid.num_tokens > TOKEN_LIMIT:
+        raise UserError(
+            f"model.image_size: {height}x{width} makes {grid.num_tokens} tokens, too many"
+        )
     return grid
 
 
@@ -165,13 +167,13 @@ def _shapes(kind: str, model: str) -> tuple[tuple[str, torch.Size], ...]:
     return tuple((name, tensor.shape) for name, tensor in tensors.items())
 
 
-def settle(
-    weights: Weights, names: set[str], report: Report, options: ReadOptions
+def verify_all_accounted(
+    weights: Weights, names: set[str], report: ConversionReport, options: ReadOptions
 ) -> dict[str, Tensor]:
     """Close the account of ``weights.tensors``; fill what may be missing; return it in our order.
 
     Args:
-        names: the source's tensors; each must have been loaded or explained.
+        names: the source's tensors; each must have been loaded or translate_errors.
 
     Raises UserError for anything unexplained that ``allow_missing`` does not name.
     """
@@ -217,7 +219,7 @@ def refuse_unless(holds: bool, layout: str, field_name: str, why: str) -> None:
         raise UserError(f"{field_name}: {layout} cannot hold this model: {why}")
 
 
-def note_eps(model: dict, layout: str, report: Report) -> None:
+def note_eps(model: dict, layout: str, report: ConversionReport) -> None:
     """Say so when the layout's code will norm with another eps than the model does."""
     eps = {model.get("norm_eps", 1e-6), model.get("head_norm_eps") or model.get("norm_eps", 1e-6)}
     if eps != {1e-6}:
@@ -255,7 +257,7 @@ def ratio_of(hidden: int, dim: int) -> float:
 
 
 def heads_of(
-    dim: int, given: int | None, known: dict[int, int], field_name: str, report: Report
+    dim: int, given: int | None, known: dict[int, int], field_name: str, report: ConversionReport
 ) -> int:
     """Attention heads: as given, as published for the width, or 64 values each.
 
@@ -301,11 +303,14 @@ def table_of(tensors: dict[str, Tensor], name: str, source: str, dim: int) -> Te
     return tensors[name][0]
 
 
-def is_table(found: Tensor, kind: str, grid: TokenGrid, name: str, report: Report) -> bool:
+def is_table(
+    found: Tensor, kind: str, grid: TokenGrid, name: str, report: ConversionReport
+) -> bool:
     """Whether a stored table [N, D] is the computed one, to 1e-5 in its own precision."""
-    if found.shape[0] != grid.tokens:
+    if found.shape[0] != grid.num_tokens:
         raise UserError(
-            f"{report.source}: {name} has {found.shape[0]} rows where the model has {grid.tokens} "
+            f"{report.source}: {name} has {found.shape[0]} rows where the model has "
+            f"{grid.num_tokens} "
             "tokens; give --frames and --image_size"
         )
     if kind == "sincos_2d" and found.shape[1] % 4:

@@ -16,6 +16,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from videohpm.compat import RENAMED_MODEL_ARGUMENTS, upgrade_names
 from videohpm.errors import UserError
 
 ENTRIES = ("model", "module", "state_dict", "model_state", "model_state_dict")
@@ -128,7 +129,8 @@ def _choose(path: Path, tree: object) -> Source:
     source = Source(str(path), {}, args=dict(vars(args)) if hasattr(args, "__dict__") else {})
     source.args = {name: value for name, value in source.args.items() if is_plain(value)}
     if isinstance(tree.get("videohpm"), Mapping):
-        source.hint = {k: v for k, v in tree["videohpm"].items() if is_plain(v)}
+        hint = {k: v for k, v in tree["videohpm"].items() if is_plain(v)}
+        source.hint = upgrade_names(hint, RENAMED_MODEL_ARGUMENTS)
     for entry in EMA_ENTRIES:
         if source.ema is None and _is_weights(tree.get(entry)):
             source.ema = _check_tensors(path, tree[entry])

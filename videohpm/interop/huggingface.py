@@ -19,12 +19,12 @@ from videohpm.interop.core import (
     is_table,
     ratio_of,
     refuse_unless,
-    settle,
     shape_of,
     size_name,
+    verify_all_accounted,
 )
 from videohpm.interop.files import Source
-from videohpm.interop.report import Report
+from videohpm.interop.report import ConversionReport
 from videohpm.interop.rules import CONV3D, QUERY_VALUE, SAME, THIRDS, Rule, read_by, same, write_by
 from videohpm.interop.videomae import NO_BIAS
 
@@ -97,7 +97,7 @@ def rules_for(kind: str, base: str) -> list[Rule]:
     return rules
 
 
-def read(source: Source, report: Report, options: ReadOptions) -> Weights:
+def read(source: Source, report: ConversionReport, options: ReadOptions) -> Weights:
     """The model in a Hugging Face folder, with the eps its own code would use."""
     source.tensors = tensors = {_old_name(name): t for name, t in source.tensors.items()}
     if source.config.get("model_type") != "videomae":
@@ -120,7 +120,7 @@ def read(source: Source, report: Report, options: ReadOptions) -> Weights:
     rules = rules_for(kind, base)
     mine = read_by(rules, tensors, expected_shapes(kind, model), grid_of(model), report)
     weights = Weights(kind, model, mine, extra=_labels(source, model.get("classes")))
-    weights.tensors = settle(weights, set(tensors), report, options)
+    weights.tensors = verify_all_accounted(weights, set(tensors), report, options)
     return weights
 
 
@@ -163,7 +163,7 @@ def _arguments(source: Source, kind: str, options: ReadOptions) -> dict:
         "mean_pooling": bool(source.config.get("use_mean_pooling", True)),
     }
     if kind != "VideoViT":
-        model = {"size": size_name(dim, model["depth"]), "head_norm_eps": HEAD_EPS} | model
+        model = {"arch": size_name(dim, model["depth"]), "head_norm_eps": HEAD_EPS} | model
     if kind == "MaskedAutoencoder":
         width = config["decoder_hidden_size"]
         model |= {
@@ -171,7 +171,7 @@ def _arguments(source: Source, kind: str, options: ReadOptions) -> dict:
             "decoder_depth": config["decoder_num_hidden_layers"],
             "decoder_heads": options.decoder_heads or config["decoder_num_attention_heads"],
             "decoder_mlp_ratio": ratio_of(config["decoder_intermediate_size"], width),
-            "predictor": None,
+            "predictor_unit": None,
             "target": "per_channel",
         }
     return model
@@ -186,7 +186,7 @@ def _labels(source: Source, classes: int | None) -> dict:
     return {} if names == [f"LABEL_{i}" for i in range(classes)] else {"labels": names}
 
 
-def write(weights: Weights, folder: Path, report: Report) -> None:
+def write(weights: Weights, folder: Path, report: ConversionReport) -> None:
     """model.safetensors, config.json and preprocessor_config.json, as from_pretrained wants them.
 
     Raises UserError for a model that Hugging Face's VideoMAE cannot be.
@@ -194,7 +194,7 @@ def write(weights: Weights, folder: Path, report: Report) -> None:
     _refuse(weights)
     base = "" if weights.kind == "VideoViT" else "videomae."
     tensors = dict(weights.tensors)
-    if weights.model.get("predictor") is not None:
+    if weights.model.get("predictor_unit") is not None:
         predictor = [name for name in tensors if name.startswith("predictor.")]
         report.not_written |= dict.fromkeys(predictor, "the layout has no loss predictor")
     if "decoder_embed.bias" in tensors:
@@ -280,7 +280,7 @@ def _preprocessor(weights: Weights) -> dict:
     }
 
 
-def _differences(weights: Weights, report: Report) -> None:
+def _differences(weights: Weights, report: ConversionReport) -> None:
     """Say where Hugging Face's code computes something else with the same weights."""
     model = weights.model
     norm = {"MaskedAutoencoder": "decoder.norm", "VideoClassifier": "fc_norm"}.get(weights.kind)

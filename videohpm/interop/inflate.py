@@ -6,10 +6,10 @@ from torch import Tensor
 
 from videohpm.errors import UserError
 from videohpm.interop.core import Weights, grid_of
-from videohpm.interop.report import Report
+from videohpm.interop.report import ConversionReport
 
 
-def inflate(weights: Weights, tubelet: int, frames: int, report: Report) -> None:
+def inflate(weights: Weights, tubelet: int, frames: int, report: ConversionReport) -> None:
     """Give every patch ``tubelet`` frames and the clip ``frames``; changes ``weights``.
 
     The patch embedding is repeated over the tubelet and divided by its length (as published video

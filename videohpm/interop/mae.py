@@ -20,12 +20,12 @@ from videohpm.interop.core import (
     note_eps,
     ratio_of,
     refuse_unless,
-    settle,
     shape_of,
     table_of,
+    verify_all_accounted,
 )
 from videohpm.interop.files import Source
-from videohpm.interop.report import Report
+from videohpm.interop.report import ConversionReport
 from videohpm.interop.rules import AVERAGED_HEAD, SAME, Rule, read_by, same, write_by
 from videohpm.interop.timm import encoder_arguments, encoder_rules, read_positions
 from videohpm.interop.videomae import block_rules
@@ -67,7 +67,7 @@ def rules_for(predictor: bool) -> list[Rule]:
     return rules
 
 
-def read(source: Source, report: Report, options: ReadOptions) -> Weights:
+def read(source: Source, report: ConversionReport, options: ReadOptions) -> Weights:
     """The autoencoder in an MAE or HPM file, and HPM's teacher."""
     if options.weights == "ema":
         if source.ema is None:
@@ -82,7 +82,7 @@ def read(source: Source, report: Report, options: ReadOptions) -> Weights:
     kind = "MaskedAutoencoder"
     mine = read_by(rules, tensors, expected_shapes(kind, model), grid_of(model), report)
     weights = Weights(kind, model, mine | places)
-    weights.tensors = settle(weights, set(tensors), report, options)
+    weights.tensors = verify_all_accounted(weights, set(tensors), report, options)
     if predictor and source.ema is not None:
         weights.teacher = _teacher(source, model, rules, report, options)
     elif source.ema is not None:
@@ -91,7 +91,7 @@ def read(source: Source, report: Report, options: ReadOptions) -> Weights:
 
 
 def _decoder_arguments(
-    source: Source, predictor: bool, report: Report, options: ReadOptions
+    source: Source, predictor: bool, report: ConversionReport, options: ReadOptions
 ) -> dict:
     tensors = source.tensors
     width = shape_of(tensors, "decoder_embed.weight", source.path, 2)[0]
@@ -108,18 +108,18 @@ def _decoder_arguments(
         "projection_bias": True,
         "target": target,
         "patch_init": "xavier",
-        "predictor": (source.hint.get("predictor") or "token") if predictor else None,
+        "predictor_unit": (source.hint.get("predictor_unit") or "token") if predictor else None,
         "predictor_depth": depth_of(tensors, "decoder_blocks_losspred") if predictor else None,
     }
 
 
 def _positions(
-    source: Source, tensors: dict[str, Tensor], model: dict, report: Report
+    source: Source, tensors: dict[str, Tensor], model: dict, report: ConversionReport
 ) -> dict[str, Tensor]:
     """Both tables must be the ones we compute: an autoencoder here has fixed positions."""
     places = read_positions(source, tensors, "encoder.", model, report)
     rows = table_of(tensors, "decoder_pos_embed", source.path, model["decoder_dim"])
-    skip = 1 if model["class_token"] and len(rows) == grid_of(model).tokens + 1 else 0
+    skip = 1 if model["class_token"] and len(rows) == grid_of(model).num_tokens + 1 else 0
     name = "pos_embed"
     if model["position"] != "learned":
         name = "decoder_pos_embed"
@@ -133,24 +133,24 @@ def _positions(
 
 
 def _teacher(
-    source: Source, model: dict, rules: list[Rule], report: Report, options: ReadOptions
+    source: Source, model: dict, rules: list[Rule], report: ConversionReport, options: ReadOptions
 ) -> dict[str, Tensor]:
     """The encoder and predictor of the moving average, accounted for under its own name."""
     lean = model | {"pixel_decoder": False}
-    own = Report(f"{source.path} (ema_state_dict)")
+    own = ConversionReport(f"{source.path} (ema_state_dict)")
     places = _positions(source, source.ema, dict(lean), own)
     shapes = expected_shapes("MaskedAutoencoder", lean)
     mine = read_by(rules, source.ema, shapes, grid_of(lean), own)
     pixels = ("decoder_blocks.", "decoder_norm.", "decoder_pred.")
     own.left_over |= {n: TEACHER_ALONE for n in source.ema if n.startswith(pixels)}
     weights = Weights("MaskedAutoencoder", lean, mine | places)
-    tensors = settle(weights, set(source.ema), own, options)
+    tensors = verify_all_accounted(weights, set(source.ema), own, options)
     for mine_to, theirs in ((report.loaded, own.loaded), (report.left_over, own.left_over)):
         mine_to |= {f"ema: {name}": what for name, what in theirs.items()}
     return tensors
 
 
-def write(weights: Weights, folder: Path, report: Report) -> None:
+def write(weights: Weights, folder: Path, report: ConversionReport) -> None:
     """checkpoint.pth: MAE's ``model``, or HPM's ``state_dict`` and ``ema_state_dict``.
 
     Encoders and classifiers are written as MAE writes its own. Raises UserError for a model that
@@ -160,7 +160,7 @@ def write(weights: Weights, folder: Path, report: Report) -> None:
         tree = {"model": timm.encoder_tensors(weights, NAME, report)}
     else:
         _refuse(weights)
-        predictor = weights.model.get("predictor") is not None
+        predictor = weights.model.get("predictor_unit") is not None
         rules = rules_for(predictor)
         entry = "state_dict" if predictor else "model"
         tree = {entry: _autoencoder(weights, weights.tensors, rules, report)}
@@ -185,7 +185,7 @@ def _refuse(weights: Weights) -> None:
 
 
 def _autoencoder(
-    weights: Weights, tensors: dict[str, Tensor], rules: list[Rule], report: Report
+    weights: Weights, tensors: dict[str, Tensor], rules: list[Rule], report: ConversionReport
 ) -> dict[str, Tensor]:
     theirs = write_by(rules, tensors, weights.grid, report)
     table = position_table("sincos_2d", weights.grid, weights.model["decoder_dim"])

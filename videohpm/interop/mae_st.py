@@ -16,13 +16,13 @@ from videohpm.interop.core import (
     grid_of,
     heads_of,
     ratio_of,
-    settle,
     shape_of,
     size_name,
     table_of,
+    verify_all_accounted,
 )
 from videohpm.interop.files import Source
-from videohpm.interop.report import Report
+from videohpm.interop.report import ConversionReport
 from videohpm.interop.rules import CONV3D, SAME, THIRDS, Rule, read_by, same
 
 NAME = "mae_st"
@@ -59,7 +59,7 @@ def rules_for(kind: str) -> list[Rule]:
     return rules + same("fc_norm", "norm") + same("head", "head")
 
 
-def read(source: Source, report: Report, options: ReadOptions) -> Weights:
+def read(source: Source, report: ConversionReport, options: ReadOptions) -> Weights:
     """The encoder (with its final norm), or the classifier (which norms behind the pooling)."""
     tensors = source.tensors
     classifies = "head.weight" in tensors
@@ -72,7 +72,7 @@ def read(source: Source, report: Report, options: ReadOptions) -> Weights:
                 "out of its mean, which no model here does"
             )
         model |= {
-            "size": size_name(model["dim"], model["depth"]),
+            "arch": size_name(model["dim"], model["depth"]),
             "classes": shape_of(tensors, "head.weight", source.path, 2)[0],
             "pool": "mean",
         }
@@ -84,11 +84,11 @@ def read(source: Source, report: Report, options: ReadOptions) -> Weights:
     mine = read_by(rules_for(kind), tensors, expected_shapes(kind, model), grid_of(model), report)
     report.loaded |= {name: source_names for name, (_, source_names) in places.items()}
     weights = Weights(kind, model, mine | {name: t for name, (t, _) in places.items()})
-    weights.tensors = settle(weights, set(tensors), report, options)
+    weights.tensors = verify_all_accounted(weights, set(tensors), report, options)
     return weights
 
 
-def _arguments(source: Source, report: Report, options: ReadOptions) -> dict:
+def _arguments(source: Source, report: ConversionReport, options: ReadOptions) -> dict:
     tensors = source.tensors
     name = "patch_embed.proj.weight"
     dim, channels, tubelet, patch, width = shape_of(tensors, name, source.path, 5)
@@ -122,7 +122,7 @@ def _arguments(source: Source, report: Report, options: ReadOptions) -> dict:
 
 
 def _positions(
-    source: Source, prefix: str, model: dict, report: Report
+    source: Source, prefix: str, model: dict, report: ConversionReport
 ) -> dict[str, tuple[Tensor, str]]:
     """One table [N, D] of space plus time; the class token's place is added to the token."""
     tensors, steps = source.tensors, grid_of(model).t

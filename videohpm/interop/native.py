@@ -6,9 +6,9 @@ from pathlib import Path
 
 from videohpm import checkpoint
 from videohpm.errors import UserError
-from videohpm.interop.core import KINDS, ReadOptions, Weights, expected_shapes, settle
+from videohpm.interop.core import KINDS, ReadOptions, Weights, expected_shapes, verify_all_accounted
 from videohpm.interop.files import read_json, read_safetensors
-from videohpm.interop.report import Report
+from videohpm.interop.report import ConversionReport
 
 NAME = "videohpm"
 OWN = ("format", "version", "kind", "model", "teacher")
@@ -27,7 +27,7 @@ def find(path: Path) -> Path | None:
     return folder if read_json(config).get("format") == checkpoint.FORMAT else None
 
 
-def read(folder: Path, report: Report, options: ReadOptions) -> Weights:
+def read(folder: Path, report: ConversionReport, options: ReadOptions) -> Weights:
     """What :func:`videohpm.checkpoint.save_weights` wrote."""
     try:
         folder, about = checkpoint.read_about(folder)
@@ -41,14 +41,16 @@ def read(folder: Path, report: Report, options: ReadOptions) -> Weights:
     mine = {name: tensors[name] for name in expected if name in tensors}
     weights = Weights(about["kind"], about["model"], mine)
     report.loaded |= {name: name for name in weights.tensors}
-    weights.tensors = settle(weights, set(tensors), report, options)
+    weights.tensors = verify_all_accounted(weights, set(tensors), report, options)
     weights.extra = {name: value for name, value in about.items() if name not in OWN}
     if "teacher" in about and (folder / "teacher.safetensors").is_file():
         lean = about["model"] | {"pixel_decoder": False, "drop_path": 0.0, "checkpoint": False}
         found = read_safetensors(folder / "teacher.safetensors")
-        own = Report(f"{folder}/teacher.safetensors", loaded={name: name for name in found})
+        own = ConversionReport(
+            f"{folder}/teacher.safetensors", loaded={name: name for name in found}
+        )
         teacher = Weights("MaskedAutoencoder", lean, dict(found))
-        weights.teacher = settle(teacher, set(found), own, options)
+        weights.teacher = verify_all_accounted(teacher, set(found), own, options)
         weights.teacher_about = {name: about["teacher"].get(name) for name in ("steps", "read")}
         report.loaded |= {f"teacher: {name}": name for name in own.loaded}
         if options.weights == "ema":
@@ -58,7 +60,7 @@ def read(folder: Path, report: Report, options: ReadOptions) -> Weights:
     return weights
 
 
-def write(weights: Weights, folder: Path, report: Report) -> None:
+def write(weights: Weights, folder: Path, report: ConversionReport) -> None:
     """model.safetensors, config.json and, where there is a teacher, teacher.safetensors."""
     teacher = weights.build_teacher()
     checkpoint.save_weights(folder, weights.build(), teacher, weights.extra)

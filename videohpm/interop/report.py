@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 
 @dataclass
-class Report:
+class ConversionReport:
     """The account of one conversion. ``print(report)`` shows it."""
 
     source: str

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from videohpm.errors import UserError
 from videohpm.grid import TokenGrid
-from videohpm.interop.report import Report
+from videohpm.interop.report import ConversionReport
 
 KEY_BIAS = (
     "the layout has no key bias; dropping it changes no output, softmax does not see a constant"
@@ -88,7 +88,7 @@ def _fold_rows(parts: list[Tensor], grid: TokenGrid) -> Tensor:
 
 
 def _repeat_rows(tensor: Tensor, grid: TokenGrid) -> list[Tensor]:
-    return [tensor.expand(grid.values, *tensor.shape[1:])]
+    return [tensor.expand(grid.patch_dim, *tensor.shape[1:])]
 
 
 SAME = Codec(_only, _alone)
@@ -115,7 +115,7 @@ def read_by(
     tensors: dict[str, Tensor],
     expected: dict[str, torch.Size],
     grid: TokenGrid,
-    report: Report,
+    report: ConversionReport,
 ) -> dict[str, Tensor]:
     """Our tensors out of theirs. What is absent is simply not in the result."""
     by_name = {rule.ours: rule for rule in rules}
@@ -143,7 +143,7 @@ def _check_sizes(
     codec: Codec,
     shape: torch.Size,
     grid: TokenGrid,
-    report: Report,
+    report: ConversionReport,
 ) -> None:
     """Their shapes must be those that our tensor would be written with."""
     wanted = codec.write(torch.empty(shape, device="meta"), grid)
@@ -158,7 +158,7 @@ def _check_sizes(
 
 
 def write_by(
-    rules: list[Rule], tensors: dict[str, Tensor], grid: TokenGrid, report: Report
+    rules: list[Rule], tensors: dict[str, Tensor], grid: TokenGrid, report: ConversionReport
 ) -> dict[str, Tensor]:
     """Their tensors out of ours. What no rule names is entered under ``not_written``."""
     by_name = {rule.ours: rule for rule in rules}

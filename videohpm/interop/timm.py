@@ -26,13 +26,13 @@ from videohpm.interop.core import (
     note_eps,
     ratio_of,
     refuse_unless,
-    settle,
     shape_of,
     size_name,
     table_of,
+    verify_all_accounted,
 )
 from videohpm.interop.files import Source, is_plain, strip_prefix
-from videohpm.interop.report import Report
+from videohpm.interop.report import ConversionReport
 from videohpm.interop.rules import CONV2D, SAME, Rule, read_by, same, write_by
 from videohpm.interop.videomae import block_rules
 from videohpm.models.vit import position_table
@@ -69,7 +69,7 @@ def rules_for(kind: str) -> list[Rule]:
     return [*encoder_rules("encoder."), *same("fc_norm", "fc_norm"), *same("head", "head")]
 
 
-def read(source: Source, report: Report, options: ReadOptions) -> Weights:
+def read(source: Source, report: ConversionReport, options: ReadOptions) -> Weights:
     """The image model in a timm file or folder, or in MAE's ``.pth`` of an encoder."""
     tensors = source.tensors
     kind = "VideoClassifier" if "head.weight" in tensors else "VideoViT"
@@ -78,7 +78,7 @@ def read(source: Source, report: Report, options: ReadOptions) -> Weights:
         model["classes"] = shape_of(tensors, "head.weight", source.path, 2)[0]
         model["pool"] = _pool(source)
     else:
-        model.pop("size")
+        model.pop("arch")
         model["final_norm"] = "norm.weight" in tensors
         headless = tensors.keys() & {"fc_norm.weight", "fc_norm.bias"}
         report.left_over |= dict.fromkeys(headless, HEADLESS)
@@ -86,11 +86,11 @@ def read(source: Source, report: Report, options: ReadOptions) -> Weights:
     places = read_positions(source, tensors, prefix, model, report)
     mine = read_by(rules_for(kind), tensors, expected_shapes(kind, model), grid_of(model), report)
     weights = Weights(kind, model, mine | places)
-    weights.tensors = settle(weights, set(tensors), report, options)
+    weights.tensors = verify_all_accounted(weights, set(tensors), report, options)
     return weights
 
 
-def encoder_arguments(source: Source, report: Report, options: ReadOptions) -> dict:
+def encoder_arguments(source: Source, report: ConversionReport, options: ReadOptions) -> dict:
     """Constructor arguments of an image encoder, from its shapes."""
     tensors = source.tensors
     name = "patch_embed.proj.weight"
@@ -102,7 +102,7 @@ def encoder_arguments(source: Source, report: Report, options: ReadOptions) -> d
     rows = shape_of(tensors, "pos_embed", source.path, 3)[1]
     heads = options.heads or source.hint.get("heads") or _argument(source, "num_heads")
     return {
-        "size": size_name(dim, depth),
+        "arch": size_name(dim, depth),
         "dim": dim,
         "depth": depth,
         "heads": heads_of(dim, heads, ENCODER_HEADS, "heads", report),
@@ -150,7 +150,7 @@ def _pool(source: Source) -> str:
 
 
 def read_positions(
-    source: Source, tensors: dict[str, Tensor], prefix: str, model: dict, report: Report
+    source: Source, tensors: dict[str, Tensor], prefix: str, model: dict, report: ConversionReport
 ) -> dict[str, Tensor]:
     """The position table: dropped where we compute the same, else kept as learned.
 
@@ -159,7 +159,7 @@ def read_positions(
     """
     grid, mine = grid_of(model), {}
     table = table_of(tensors, "pos_embed", source.path, model["dim"])
-    if model["class_token"] and len(table) == grid.tokens + 1:
+    if model["class_token"] and len(table) == grid.num_tokens + 1:
         first, table = table[0], table[1:]
         if first.any():
             report.note("the class token's position is added to the class token")
@@ -184,7 +184,7 @@ def table_for(weights: Weights) -> Tensor:
     return table[None]
 
 
-def encoder_tensors(weights: Weights, layout: str, report: Report) -> dict[str, Tensor]:
+def encoder_tensors(weights: Weights, layout: str, report: ConversionReport) -> dict[str, Tensor]:
     """An encoder's or classifier's tensors under timm's names, position table included.
 
     Raises UserError for a model that sees more than one time step.
@@ -200,7 +200,7 @@ def encoder_tensors(weights: Weights, layout: str, report: Report) -> dict[str, 
     return write_by(rules, tensors, grid, report) | {"pos_embed": table_for(weights)}
 
 
-def write(weights: Weights, folder: Path, report: Report) -> None:
+def write(weights: Weights, folder: Path, report: ConversionReport) -> None:
     """model.safetensors and config.json, for ``timm.create_model("local-dir:FOLDER")``."""
     if weights.kind == "MaskedAutoencoder":
         weights = weights.encoder(report)

@@ -23,13 +23,13 @@ from videohpm.interop.core import (
     note_eps,
     ratio_of,
     refuse_unless,
-    settle,
     shape_of,
     size_name,
     table_of,
+    verify_all_accounted,
 )
 from videohpm.interop.files import Source, strip_prefix
-from videohpm.interop.report import Report
+from videohpm.interop.report import ConversionReport
 from videohpm.interop.rules import CONV3D, QUERY_VALUE, SAME, Rule, read_by, same, write_by
 
 NAME = "videomae"
@@ -90,7 +90,7 @@ def rules_for(kind: str, bias: str = "split") -> list[Rule]:
     return rules
 
 
-def read(source: Source, report: Report, options: ReadOptions) -> Weights:
+def read(source: Source, report: ConversionReport, options: ReadOptions) -> Weights:
     """The model in a VideoMAE file."""
     tensors = source.tensors
     pretrained = _is_pretraining(tensors)
@@ -112,11 +112,13 @@ def read(source: Source, report: Report, options: ReadOptions) -> Weights:
     rules = rules_for(kind, "joined" if joined else "split")
     mine = read_by(rules, tensors, expected_shapes(kind, model), grid_of(model), report)
     weights = Weights(kind, model, mine | positions)
-    weights.tensors = settle(weights, set(tensors), report, options)
+    weights.tensors = verify_all_accounted(weights, set(tensors), report, options)
     return weights
 
 
-def _encoder_arguments(source: Source, prefix: str, report: Report, options: ReadOptions) -> dict:
+def _encoder_arguments(
+    source: Source, prefix: str, report: ConversionReport, options: ReadOptions
+) -> dict:
     tensors = source.tensors
     name = f"{prefix}patch_embed.proj.weight"
     dim, channels, tubelet, patch, width = shape_of(tensors, name, source.path, 5)
@@ -134,11 +136,11 @@ def _encoder_arguments(source: Source, prefix: str, report: Report, options: Rea
         "tubelet": tubelet,
     }
     if prefix or "head.weight" in tensors:
-        model = {"size": size_name(dim, depth)} | model
+        model = {"arch": size_name(dim, depth)} | model
     return model | _clip_size(source, report, options)
 
 
-def _clip_size(source: Source, report: Report, options: ReadOptions) -> dict:
+def _clip_size(source: Source, report: ConversionReport, options: ReadOptions) -> dict:
     """Frames and pixels: as given, as the training arguments say, or VideoMAE's 16 and 224."""
     named = re.search(r"_(\d+)$", str(source.args.get("model", "")))
     known = {
@@ -158,7 +160,7 @@ def _clip_size(source: Source, report: Report, options: ReadOptions) -> dict:
     return sizes
 
 
-def _decoder_arguments(source: Source, report: Report, options: ReadOptions) -> dict:
+def _decoder_arguments(source: Source, report: ConversionReport, options: ReadOptions) -> dict:
     tensors = source.tensors
     width = shape_of(tensors, "encoder_to_decoder.weight", source.path, 2)[0]
     hidden = shape_of(tensors, "decoder.blocks.0.mlp.fc1.weight", source.path, 2)[0]
@@ -168,13 +170,15 @@ def _decoder_arguments(source: Source, report: Report, options: ReadOptions) -> 
         "decoder_depth": depth_of(tensors, "decoder.blocks"),
         "decoder_heads": heads_of(width, heads, DECODER_HEADS, "decoder_heads", report),
         "decoder_mlp_ratio": ratio_of(hidden, width),
-        "predictor": None,
+        "predictor_unit": None,
         "final_norm": "encoder.norm.weight" in tensors,
         "target": "per_channel",
     }
 
 
-def _positions(source: Source, kind: str, model: dict, report: Report) -> dict[str, Tensor]:
+def _positions(
+    source: Source, kind: str, model: dict, report: ConversionReport
+) -> dict[str, Tensor]:
     """VideoMAE stores a table only where it was trained with a learnable one."""
     prefix = "encoder." if kind == "MaskedAutoencoder" else ""
     name = f"{prefix}pos_embed"
@@ -193,7 +197,7 @@ def _positions(source: Source, kind: str, model: dict, report: Report) -> dict[s
     return {ours: table}
 
 
-def write(weights: Weights, folder: Path, report: Report) -> None:
+def write(weights: Weights, folder: Path, report: ConversionReport) -> None:
     """checkpoint.pth, as VideoMAE's own code loads it: the weights under ``model``.
 
     Raises UserError for a model that VideoMAE's code cannot be.

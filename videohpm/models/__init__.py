@@ -2,7 +2,7 @@
 
 from videohpm.models.classifier import VideoClassifier
 from videohpm.models.mae import MaskedAutoencoder, Output
+from videohpm.models.sizes import SIZES
 from videohpm.models.vit import VideoViT
-from videohpm.models.zoo import SIZES
 
 __all__ = ["SIZES", "MaskedAutoencoder", "Output", "VideoClassifier", "VideoViT"]

@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from videohpm.models.sizes import size_of
 from videohpm.models.vit import Mlp, VideoViT
-from videohpm.models.zoo import size as named_size
 
 POOLS = ("mean", "class_token", "first_token", "attentive")
 
@@ -51,7 +51,7 @@ class VideoClassifier(nn.Module):
     from a normal distribution of std .02, as VideoMAE's classifiers do.
 
     Args:
-        size: a name from :mod:`videohpm.models.zoo`; dim, depth, heads, mlp_ratio override it.
+        arch: a name from :mod:`videohpm.models.sizes`; dim, depth, heads, mlp_ratio override it.
         classes: number of classes.
         pool: ``mean`` over all tokens but the class token, ``class_token``, ``attentive`` (an
             :class:`AttentivePool` over all tokens, and fc_norm), or ``first_token`` of a model
@@ -65,7 +65,7 @@ class VideoClassifier(nn.Module):
 
     def __init__(
         self,
-        size: str = "vit_base",
+        arch: str = "vit_base",
         *,
         classes: int,
         frames: int = 16,
@@ -94,7 +94,7 @@ class VideoClassifier(nn.Module):
             raise ValueError("pool: class_token needs a model with a class token")
         if pool == "first_token" and class_token:
             raise ValueError("pool: first_token is for models without a class token")
-        numbers = asdict(named_size(size))
+        numbers = asdict(size_of(arch))
         numbers = {k: numbers[k] for k in ("dim", "depth", "heads", "mlp_ratio")}
         numbers |= {k: self_config[k] for k in numbers if self_config[k] is not None}
         self.config = self_config | numbers

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from videohpm.grid import Mask
+from videohpm.models.sizes import size_of
 from videohpm.models.vit import Block, VideoViT, init_linear, position_table, run_blocks
-from videohpm.models.zoo import size as named_size
 
 PREDICTORS = ("tube", "token")
 
@@ -47,7 +47,7 @@ class Decoder(nn.Module):
         self.apply(init_linear)
 
     def forward(self, x: Tensor, count: int) -> Tensor:
-        x = run_blocks(self.blocks, x, self.checkpoint and self.training, last=count)
+        x = run_blocks(self.blocks, x, self.checkpoint and self.training, num_queries=count)
         return self.head(self.norm(x))
 
 
@@ -60,12 +60,12 @@ class MaskedAutoencoder(nn.Module):
     level one a token, as published. At t = 1 the two are the same.
 
     Args:
-        size: a name from :mod:`videohpm.models.zoo`; the arguments below it override its numbers.
+        arch: a name from :mod:`videohpm.models.sizes`; the arguments below it override its numbers.
         frames, image_size, patch, tubelet, position, class_token, drop_path, patch_init,
             checkpoint: see :class:`VideoViT`.
         projection_bias: bias in the encoder-to-decoder projection (MAE and HPM have one).
         target: what the pixels it predicts mean, see :func:`videohpm.hpm.pixel_targets`.
-        predictor: ``tube``, ``token`` or None for none (VideoMAE).
+        predictor_unit: ``tube``, ``token`` or None for none (VideoMAE).
         predictor_depth: blocks of the predictor; None for as many as the decoder has.
         predictor_detach: keep the predictor's gradient from the rest of the model. The paper does
             not: that gradient alone already improves the representation.
@@ -77,7 +77,7 @@ class MaskedAutoencoder(nn.Module):
 
     def __init__(
         self,
-        size: str = "vit_base",
+        arch: str = "vit_base",
         *,
         frames: int = 16,
         image_size: int | tuple[int, int] = 224,
@@ -96,7 +96,7 @@ class MaskedAutoencoder(nn.Module):
         target: str = "per_channel",
         drop_path: float = 0.0,
         patch_init: str = "default",
-        predictor: str | None = "tube",
+        predictor_unit: str | None = "tube",
         predictor_depth: int | None = None,
         predictor_detach: bool = False,
         pixel_decoder: bool = True,
@@ -108,18 +108,20 @@ class MaskedAutoencoder(nn.Module):
     ):
         self_config = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
         super().__init__()
-        numbers = asdict(named_size(size))
+        numbers = asdict(size_of(arch))
         numbers |= {k: self_config[k] for k in numbers if self_config[k] is not None}
         self.config = self_config | numbers
-        if predictor not in (None, *PREDICTORS):
-            raise ValueError(f"predictor: {predictor!r} is not one of {', '.join(PREDICTORS)}")
+        if predictor_unit not in (None, *PREDICTORS):
+            raise ValueError(
+                f"predictor_unit: {predictor_unit!r} is not one of {', '.join(PREDICTORS)}"
+            )
         self.encoder = VideoViT(
             frames, image_size, patch, tubelet, numbers["dim"], numbers["depth"],
             numbers["heads"], numbers["mlp_ratio"], position, class_token, drop_path,
             final_norm=final_norm, patch_init=patch_init, checkpoint=checkpoint, norm_eps=norm_eps,
         )  # fmt: skip
         self.target = target
-        self.predictor_level, self.predictor_detach = predictor, predictor_detach
+        self.predictor_unit, self.predictor_detach = predictor_unit, predictor_detach
         grid, width, heads = self.grid, numbers["decoder_dim"], numbers["decoder_heads"]
         depth = numbers["decoder_depth"]
         self.decoder_embed = nn.Linear(numbers["dim"], width, bias=projection_bias)
@@ -128,12 +130,14 @@ class MaskedAutoencoder(nn.Module):
         nn.init.normal_(self.mask_token, std=0.02)
         positions = position_table(position, grid, width)
         self.register_buffer("decoder_positions", positions, persistent=False)
-        tubes = positions.view(grid.t, grid.tubes, width).mean(0)
+        tubes = positions.view(grid.t, grid.num_tubes, width).mean(0)
         self.register_buffer("tube_positions", tubes, persistent=False)
         rest = (decoder_mlp_ratio, norm_eps, head_norm_eps)
-        self.decoder = Decoder(width, depth, heads, grid.values, *rest) if pixel_decoder else None
+        self.decoder = (
+            Decoder(width, depth, heads, grid.patch_dim, *rest) if pixel_decoder else None
+        )
         twin_depth = depth if predictor_depth is None else predictor_depth
-        self.predictor = Decoder(width, twin_depth, heads, 1, *rest) if predictor else None
+        self.predictor = Decoder(width, twin_depth, heads, 1, *rest) if predictor_unit else None
         for part in filter(None, (self.decoder, self.predictor)):
             part.checkpoint = checkpoint
 
@@ -168,7 +172,7 @@ class MaskedAutoencoder(nn.Module):
         Args:
             clips: (B, 3, T, H, W), normalised.
             steps: at how many of its time steps each tube is looked at, see
-                :meth:`TokenGrid.tokens_of_looks`; None for all t.
+                :meth:`TokenGrid.staggered_tokens`; None for all t.
             read: ``query`` reads scores at mask queries, which is what the predictor is trained
                 on; ``visible`` at the visible tokens, as published.
 
@@ -177,15 +181,15 @@ class MaskedAutoencoder(nn.Module):
         """
         grid, batch = self.grid, len(clips)
         if steps is None or steps >= grid.t:
-            visible = torch.arange(grid.tokens, device=clips.device)
+            visible = torch.arange(grid.num_tokens, device=clips.device)
         else:
-            visible = grid.tokens_of_looks(steps, clips.device)
-        by_token = self.predictor_level == "token" and len(visible) == grid.tokens
+            visible = grid.staggered_tokens(steps, clips.device)
+        by_token = self.predictor_unit == "token" and len(visible) == grid.num_tokens
         context = self._context(clips, visible.expand(batch, -1))
         if read == "visible":
             scores = self.predictor(context, len(visible)).squeeze(2)
-            return scores if by_token else scores.view(batch, -1, grid.tubes).mean(1)
-        tube_level = self.predictor_level == "tube"
+            return scores if by_token else scores.view(batch, -1, grid.num_tubes).mean(1)
+        tube_level = self.predictor_unit == "tube"
         positions = self.tube_positions if tube_level else self.decoder_positions
         queries = (self.mask_token + positions).expand(batch, -1, -1)
         scores = self.predictor(torch.cat([context, queries], 1), queries.shape[1]).squeeze(2)
@@ -200,7 +204,7 @@ class MaskedAutoencoder(nn.Module):
         return x + positions
 
     def _query_positions(self, mask: Mask) -> Tensor:
-        if self.predictor_level == "token":
+        if self.predictor_unit == "token":
             return self.decoder_positions[mask.decoded]
         if mask.tubes is None:
             raise ValueError("the tube-level loss predictor needs a mask whose unit is the tube")

@@ -46,7 +46,7 @@ def sincos_2d(grid: TokenGrid, dim: int) -> np.ndarray:
 def position_table(kind: str, grid: TokenGrid, dim: int) -> Tensor:
     """(N, dim) float32, computed in float64. Raises ValueError for an unknown kind."""
     if kind == "sincos_1d":
-        return torch.from_numpy(sincos_1d(grid.tokens, dim)).float()
+        return torch.from_numpy(sincos_1d(grid.num_tokens, dim)).float()
     if kind == "sincos_2d":
         if dim % 4:
             raise ValueError(f"dim: sincos_2d needs a multiple of 4, not {dim}")
@@ -57,7 +57,7 @@ def position_table(kind: str, grid: TokenGrid, dim: int) -> Tensor:
 class Attention(nn.Module):
     """Multi-head self-attention in one fused call: (B, K, D) → (B, K, D).
 
-    With ``last``, only what that many positions at the end find out: → (B, last, D).
+    With ``num_queries``, only what that many positions at the end find out: → (B, num_queries, D).
     """
 
     def __init__(self, dim: int, heads: int):
@@ -68,11 +68,11 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(dim, 3 * dim)
         self.proj = nn.Linear(dim, dim)
 
-    def forward(self, x: Tensor, last: int | None = None) -> Tensor:
+    def forward(self, x: Tensor, num_queries: int | None = None) -> Tensor:
         batch, count, dim = x.shape
         # Taken apart before transposing: the gradients are put together in one copy, not two.
         q, k, v = self.qkv(x).view(batch, count, 3, self.heads, dim // self.heads).unbind(2)
-        q, k, v = (part.transpose(1, 2) for part in (_last(q, last), k, v))
+        q, k, v = (part.transpose(1, 2) for part in (_last(q, num_queries), k, v))
         return self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
 
 
@@ -89,7 +89,8 @@ class Mlp(nn.Module):
 
 
 class Block(nn.Module):
-    """Pre-norm transformer block; with ``last``, it goes on with that many positions only."""
+    """Pre-norm transformer block; with ``num_queries``, it goes on with that many "
+    "positions only."""
 
     def __init__(
         self,
@@ -106,8 +107,8 @@ class Block(nn.Module):
         self.mlp = Mlp(dim, int(dim * mlp_ratio))
         self.drop_path = DropPath(drop_path) if drop_path else nn.Identity()
 
-    def forward(self, x: Tensor, last: int | None = None) -> Tensor:
-        x = _last(x, last) + self.drop_path(self.attn(self.norm1(x), last))
+    def forward(self, x: Tensor, num_queries: int | None = None) -> Tensor:
+        x = _last(x, num_queries) + self.drop_path(self.attn(self.norm1(x), num_queries))
         return x + self.drop_path(self.mlp(self.norm2(x)))
 
 
@@ -119,7 +120,7 @@ class TubeletEmbed(nn.Module):
 
     def __init__(self, grid: TokenGrid, dim: int):
         super().__init__()
-        self.proj = nn.Linear(grid.values, dim)
+        self.proj = nn.Linear(grid.patch_dim, dim)
 
     def forward(self, blocks: Tensor) -> Tensor:
         return self.proj(blocks.flatten(2))
@@ -173,7 +174,7 @@ class VideoViT(nn.Module):
         self.patch_embed = TubeletEmbed(self.grid, dim)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, dim)) if class_token else None
         if position == "learned":
-            self.positions = nn.Parameter(torch.zeros(self.grid.tokens, dim))
+            self.positions = nn.Parameter(torch.zeros(self.grid.num_tokens, dim))
             nn.init.trunc_normal_(self.positions, std=0.02)
         else:
             table = position_table(position, self.grid, dim)
@@ -200,7 +201,7 @@ class VideoViT(nn.Module):
         Returns:
             (B, V, D), or (B, 1 + V, D) with a class token in front.
         """
-        x = self.patch_embed(self.grid.blocks(clips, visible))
+        x = self.patch_embed(self.grid.gather_patches(clips, visible))
         x = x + (self.positions if visible is None else self.positions[visible])
         if self.cls_token is not None:
             x = torch.cat([self.cls_token.expand(len(x), -1, -1), x], dim=1)
@@ -208,16 +209,17 @@ class VideoViT(nn.Module):
 
 
 def run_blocks(
-    blocks: nn.ModuleList, x: Tensor, recompute: bool = False, last: int | None = None
+    blocks: nn.ModuleList, x: Tensor, recompute: bool = False, num_queries: int | None = None
 ) -> Tensor:
     """Apply the blocks in turn; with ``recompute`` keep only their inputs for the backward pass.
 
-    With ``last`` the final block spends nothing on positions before that many, which nobody reads.
+    With ``num_queries`` the final block spends nothing on positions before that many, which nobody
+    reads.
     """
     for number, block in enumerate(blocks, 1):
-        read = last if number == len(blocks) else None
+        read = num_queries if number == len(blocks) else None
         x = checkpoint(block, x, read, use_reentrant=False) if recompute else block(x, read)
-    return _last(x, last)
+    return _last(x, num_queries)
 
 
 def _last(x: Tensor, count: int | None) -> Tensor:

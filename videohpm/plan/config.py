@@ -68,18 +68,24 @@ class PlanConfig(PretrainConfig):
             raise ValueError(f"utilisation: {self.utilisation}; give more than 0, at most 1")
         if self.gpus < 1 or (self.samples is not None and self.samples < 1):
             raise ValueError("gpus, samples: give at least 1")
-        parts = self.gpus * self.engine.accumulation
-        if self.optim.batch % parts:
+        parts = self.gpus * self.engine.grad_accum_steps
+        if self.optim.global_batch_size % parts:
             raise UserError(
-                f"optim.batch: {self.optim.batch} clips cannot be divided equally among "
-                f"{self.gpus} GPUs times engine.accumulation = {self.engine.accumulation}; give a "
+                f"optim.global_batch_size: {self.optim.global_batch_size} clips cannot be "
+                "divided equally among "
+                f"{self.gpus} GPUs times engine.grad_accum_steps = "
+                f"{self.engine.grad_accum_steps}; give a "
                 f"multiple of {parts}"
             )
 
     @property
     def micro_batch(self) -> int:
         """Clips that one GPU works on at a time."""
-        return self.optim.batch * self.data.repeats // (self.gpus * self.engine.accumulation)
+        return (
+            self.optim.global_batch_size
+            * self.data.repeats
+            // (self.gpus * self.engine.grad_accum_steps)
+        )
 
     @property
     def stage(self) -> int:

@@ -16,7 +16,7 @@ from videohpm.plan.config import PlanConfig
 
 
 @dataclass(frozen=True)
-class Blocks:
+class BlockStack:
     """A stack of transformer blocks: what it reads and how many positions its last block is for."""
 
     tokens: int
@@ -67,11 +67,11 @@ class Work:
     decoded: int
     queries: int
     teacher_tokens: int
-    encoder: Blocks
-    decoder: Blocks
-    predictor: Blocks | None
-    teacher_encoder: Blocks | None
-    teacher_predictor: Blocks | None
+    encoder: BlockStack
+    decoder: BlockStack
+    predictor: BlockStack | None
+    teacher_encoder: BlockStack | None
+    teacher_predictor: BlockStack | None
 
 
 def work_of(config: PretrainConfig) -> Work:
@@ -81,25 +81,25 @@ def work_of(config: PretrainConfig) -> Work:
     tokens_of_unit = grid.t if config.mask.unit == "tube" else 1
     masked_units = hpm.masked_count(units, config.mask.ratio)
     masked = masked_units * tokens_of_unit
-    visible, decoded = grid.tokens - masked, _decoded(config, masked_units)
+    visible, decoded = grid.num_tokens - masked, _decoded(config, masked_units)
     first = int(config.model.class_token)
     hidden, small = int(model["dim"] * model["mlp_ratio"]), model["decoder_dim"]
 
-    def encoder(tokens: int) -> Blocks:
-        return Blocks(tokens + first, model["dim"], hidden, model["depth"])
+    def encoder(tokens: int) -> BlockStack:
+        return BlockStack(tokens + first, model["dim"], hidden, model["depth"])
 
-    def decoder(tokens: int, read: int, depth: int) -> Blocks:
-        return Blocks(tokens + first, small, 4 * small, depth, read)
+    def decoder(tokens: int, read: int, depth: int) -> BlockStack:
+        return BlockStack(tokens + first, small, 4 * small, depth, read)
 
     pixels = decoder(visible + decoded, decoded, model["decoder_depth"])
     if not config.hpm.enabled:
         return Work(visible, decoded, 0, 0, encoder(visible), pixels, None, None, None)
     depth = config.hpm.predictor_depth or model["decoder_depth"]
-    by_tube = config.hpm.predictor == "tube"
+    by_tube = config.hpm.predictor_unit == "tube"
     queries = masked // grid.t if by_tube else decoded
-    looks = min(config.hpm.teacher_steps or grid.t, grid.t) * grid.tubes
-    asked = grid.tubes if by_tube else grid.tokens
-    told = (looks + asked, asked) if config.hpm.teacher_read == "query" else (looks, looks)
+    looks = min(config.hpm.teacher_samples_per_tube or grid.t, grid.t) * grid.num_tubes
+    asked = grid.num_tubes if by_tube else grid.num_tokens
+    told = (looks + asked, asked) if config.hpm.score_readout == "query" else (looks, looks)
     return Work(
         visible, decoded, queries, looks, encoder(visible), pixels,
         decoder(visible + queries, queries, depth), encoder(looks), decoder(*told, depth),
@@ -139,11 +139,11 @@ def flops_of(config: PretrainConfig) -> dict[str, int]:
     first, small = int(config.model.class_token), model["decoder_dim"]
 
     def ways_in(tokens: int) -> tuple[int, int]:
-        embedding = 2 * tokens * grid.values * model["dim"]
+        embedding = 2 * tokens * grid.patch_dim * model["dim"]
         return embedding, 2 * (tokens + first) * model["dim"] * small
 
     embedding, projection = ways_in(work.visible)
-    linear = projection + 2 * small * (work.decoded * grid.values + work.queries)
+    linear = projection + 2 * small * (work.decoded * grid.patch_dim + work.queries)
     stacks = [x for x in (work.encoder, work.decoder, work.predictor) if x]
     student = 2 * embedding + 3 * (linear + sum(x.linear() for x in stacks))
     student += 7 * sum(x.attention() for x in stacks) // 2
@@ -181,7 +181,7 @@ def memory_of(config: PlanConfig, stage: int) -> Memory:
     """
     student, teacher, largest = parameters_of(config)
     share = 1 / config.gpus
-    whole_gradients = stage == 0 or (stage == 1 and config.engine.accumulation > 1)
+    whole_gradients = stage == 0 or (stage == 1 and config.engine.grad_accum_steps > 1)
     state = 8.0 if stage == 0 else 12 * share
     buffers = 0.0
     if config.gpus > 1 or config.zero is not None or config.engine.zero_stage is not None:
@@ -215,14 +215,16 @@ def activations_of(config: PlanConfig) -> float:
     kept = sum(blocks)
     if config.engine.checkpoint_activations:
         kept = max(blocks) + sum(wide * x.tokens * x.width * x.depth for x in stacks)
-    clip = grid.tokens * grid.values * (wide + 1)  # in floating point, and as it came
-    embedded = work.visible * grid.values * narrow
+    clip = grid.num_tokens * grid.patch_dim * (wide + 1)  # in floating point, and as it came
+    embedded = work.visible * grid.patch_dim * narrow
     # What the decoder says, how far off that is, and the gradient of it.
-    pixels = work.decoded * grid.values * (narrow + 2 * wide)
+    pixels = work.decoded * grid.patch_dim * (narrow + 2 * wide)
     student = kept + clip + embedded + pixels
     if not work.teacher_encoder:
         return student
-    teacher = max(work.teacher_encoder.kept(wide, narrow)) + work.teacher_tokens * grid.values * 4
+    teacher = (
+        max(work.teacher_encoder.kept(wide, narrow)) + work.teacher_tokens * grid.patch_dim * 4
+    )
     return max(student, clip + teacher)
 
 
@@ -233,7 +235,7 @@ def traffic_of(config: PlanConfig, stage: int) -> float:
     """
     student, teacher, _ = parameters_of(config)
     around = (config.gpus - 1) / config.gpus
-    small, micro_batches = 2 if config.precision == "bf16" else 4, config.engine.accumulation
+    small, micro_batches = 2 if config.precision == "bf16" else 4, config.engine.grad_accum_steps
     if stage == 0:
         return around * 2 * small * student
     if stage == 3:  # weights for both passes, gradients, and the teacher's weights

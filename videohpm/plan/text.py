@@ -27,17 +27,17 @@ def describe(config: PlanConfig) -> str:
 def _step(config: PlanConfig) -> list[str]:
     student, teacher, _ = parameters_of(config)
     flops, work, grid = flops_of(config), work_of(config), config.model.grid()
-    clips = config.optim.batch * config.data.repeats
+    clips = config.optim.global_batch_size * config.data.repeats
     whole = sum(flops.values()) * clips
     lines = [
-        f"{config.model.size}, {grid.frames} frames of {grid.height}x{grid.width}, "
+        f"{config.model.arch}, {grid.frames} frames of {grid.height}x{grid.width}, "
         f"{config.gpus} x {config.gpu}, ZeRO-{config.stage}, {config.precision}",
         f"parameters     {_count(student)}" + (f", teacher {_count(teacher)}" if teacher else ""),
-        f"tokens a clip  {grid.tokens} ({grid.t}x{grid.h}x{grid.w}): {work.visible} visible, "
+        f"tokens a clip  {grid.num_tokens} ({grid.t}x{grid.h}x{grid.w}): {work.visible} visible, "
         f"{work.decoded} decoded"
         + (f", {work.queries} scored; the teacher sees {work.teacher_tokens}" if teacher else ""),
         f"a step         {clips} clips, {config.micro_batch} on a GPU at a time, "
-        f"{config.engine.accumulation} times",
+        f"{config.engine.grad_accum_steps} times",
         f"FLOPs          {flops['student'] / 1e9:.1f} G a clip"
         + (f" + {flops['teacher'] / 1e9:.1f} G of the teacher" if teacher else "")
         + f"; {whole / 1e15:.3g} P a step",
@@ -68,8 +68,9 @@ def _memory(config: PlanConfig) -> list[str]:
         lines.append(f"at most {largest} clips fit on a GPU at a time under ZeRO-{config.stage}")
         if largest < config.micro_batch:
             lines.append(
-                f"{config.micro_batch} do not: set --engine.accumulation to at least "
-                f"{-(-config.micro_batch * config.engine.accumulation // largest)} (of which the "
+                f"{config.micro_batch} do not: set --engine.grad_accum_steps to at least "
+                f"{-(-config.micro_batch * config.engine.grad_accum_steps // largest)} (of "
+                "which the "
                 "batch is a multiple), or --engine.checkpoint_activations true"
             )
     return lines
@@ -77,7 +78,7 @@ def _memory(config: PlanConfig) -> list[str]:
 
 def _time(config: PlanConfig) -> list[str]:
     gpu = GPUS[config.gpu]
-    clips = config.optim.batch * config.data.repeats
+    clips = config.optim.global_batch_size * config.data.repeats
     rate = (gpu.bf16 if config.precision == "bf16" else gpu.fp32) * config.utilisation
     if not rate:
         return [f"time           {config.gpu} has no bf16: set --engine.precision fp32"]
@@ -106,7 +107,7 @@ def _steps(config: PlanConfig) -> int | None:
     run = config.run
     if run.epochs is not None and config.samples is None:
         return None
-    return run.total_steps((config.samples or 0) / config.optim.batch)
+    return run.total_steps((config.samples or 0) / config.optim.global_batch_size)
 
 
 def _said(config: PlanConfig) -> list[str]:

@@ -13,7 +13,7 @@ CURVES = {
     "loss": "reconstruction loss",
     "relative_loss": "loss of the predictor (relative objective)",
     "rank_correlation": "predicted against true hardness (rank correlation)",
-    "hard_share": "share of the mask that the teacher chooses",
+    "hard_ratio": "share of the mask that the teacher chooses",
     "lr": "learning rate",
     "clips_per_second": "clips a second",
     "data_wait": "share of the time spent waiting for data",

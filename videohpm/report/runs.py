@@ -19,6 +19,7 @@ from pathlib import Path
 import yaml
 from PIL import Image
 
+from videohpm.compat import RENAMED_FIELDS, RENAMED_METRICS, upgrade_names
 from videohpm.errors import UserError
 
 MOST_PICTURES = 24
@@ -83,7 +84,8 @@ def load_run(folder: Path, name: str) -> Run:
     """Read one run folder."""
     run = Run(name, folder)
     run.metrics = _metrics(run)
-    run.config = flatten(_structure(run, "config.yaml", "the settings are not shown"))
+    settings = flatten(_structure(run, "config.yaml", "the settings are not shown"))
+    run.config = upgrade_names(settings, RENAMED_FIELDS)
     run.environment = flatten(_structure(run, "environment.json", "the machine is not shown"))
     for file in sorted([*folder.glob("evaluation*.json"), *folder.glob("evaluation*/*.json")]):
         inside = file.relative_to(folder).as_posix()
@@ -173,7 +175,7 @@ def _lines(run: Run, name: str) -> Iterator[dict]:
                 except (ValueError, RecursionError):
                     row = None
                 if isinstance(row, dict):
-                    yield row
+                    yield upgrade_names(row, RENAMED_METRICS)
                 elif line.strip():
                     torn.append(count)
     except OSError as error:

@@ -1,6 +1,7 @@
 """See what the model and its teacher see: arrays, pictures, films.
 
-``inspect`` gives plain arrays, which everything else draws: ``sheet`` and ``film`` to the pixel,
+``inspect`` gives plain arrays, which everything else draws: ``image_grid`` and ``animation`` to
+the pixel,
 ``figure`` with matplotlib. ``visualize`` is the command, ``inspect_videos`` its arrays.
 """
 
@@ -11,10 +12,10 @@ from videohpm.visualize.files import gif_bytes, write
 from videohpm.visualize.inspection import Inspection, inspect, predicted_pixels
 from videohpm.visualize.pictures import (
     ROWS,
-    film,
+    animation,
+    image_grid,
     row_frames,
-    sheet,
-    training_film,
+    training_animation,
     training_picture,
 )
 
@@ -24,14 +25,14 @@ __all__ = [
     "calibration",
     "diagnostics",
     "figure",
-    "film",
+    "animation",
     "gif_bytes",
     "inspect",
     "inspect_videos",
     "predicted_pixels",
     "row_frames",
-    "sheet",
-    "training_film",
+    "image_grid",
+    "training_animation",
     "training_picture",
     "visualize",
     "write",

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from videohpm import checkpoint, hpm
+from videohpm.compat import upgrade_config
 from videohpm.data import (
     DataConfig,
     DecodeError,
@@ -27,7 +28,7 @@ from videohpm.errors import UserError
 from videohpm.models import MaskedAutoencoder
 from videohpm.visualize.files import check_suffix, write
 from videohpm.visualize.inspection import Inspection, inspect
-from videohpm.visualize.pictures import CELL, film, sheet
+from videohpm.visualize.pictures import CELL, animation, image_grid
 
 
 def visualize(
@@ -35,7 +36,7 @@ def visualize(
     videos: list[str],
     output: str = "pictures.png",
     ratio: float | None = None,
-    hard_share: float | None = None,
+    hard_ratio: float | None = None,
     stride: int | None = None,
     seed: int = 0,
     cell: int = CELL,
@@ -49,7 +50,7 @@ def visualize(
         videos: files; a clip is taken from the middle of each.
         output: file to write; .png shows time steps side by side, .gif and .mp4 play them.
         ratio: share of tubes (or tokens) to hide; what the run was trained with if left out.
-        hard_share: share of those that the teacher chooses; what the run had come to if left out.
+        hard_ratio: share of those that the teacher chooses; what the run had come to if left out.
         stride: frames of the video from one frame of the clip to the next; as trained if left out.
         seed: for the random part of the mask.
         cell: height of a frame in the picture, pixels.
@@ -61,13 +62,13 @@ def visualize(
         checkpoint,
         videos,
         ratio=ratio,
-        hard_share=hard_share,
+        hard_ratio=hard_ratio,
         stride=stride,
         seed=seed,
         device=device,
     )
     titles = [Path(video).name for video in videos]
-    draw = sheet if suffix == ".png" else film
+    draw = image_grid if suffix == ".png" else animation
     write(output, draw(seen, titles=titles, cell=cell), fps)
     print(f"{output}: {len(videos)} clips, {100 * seen.mask.mean():.0f}% of tokens hidden")
 
@@ -77,7 +78,7 @@ def inspect_videos(
     videos: list[str],
     *,
     ratio: float | None = None,
-    hard_share: float | None = None,
+    hard_ratio: float | None = None,
     stride: int | None = None,
     seed: int = 0,
     device: str = "cpu",
@@ -94,25 +95,25 @@ def inspect_videos(
         )
     folder, about = checkpoint.read_about(path)
     teacher = checkpoint.load_teacher(path) if "teacher" in about else None
-    recipe = Recipe.of(folder)
+    recipe = ClipSettings.of(folder)
     ratio = recipe.ratio if ratio is None else ratio
-    hard_share = recipe.hard_share if hard_share is None else hard_share
+    hard_ratio = recipe.hard_ratio if hard_ratio is None else hard_ratio
     grid, unit = model.grid, recipe.unit
-    _check_mask(grid, unit, ratio, hard_share)
+    _check_mask(grid, unit, ratio, hard_ratio)
     pixels = torch.stack(
         [read_clip(video, model, recipe.data, stride or recipe.data.stride) for video in videos]
     )
     statistics = {"mean": recipe.data.mean, "std": recipe.data.std}
     model, clips = model.to(device), normalise(pixels.to(device), **statistics)
-    priority = hpm.random_priority(
+    shuffle_ids = hpm.random_shuffle_ids(
         len(clips), hpm.unit_count(grid, unit), torch.Generator().manual_seed(seed)
     ).to(device)
     if teacher is None:
-        mask = hpm.random_mask(grid, ratio, priority, unit)
+        mask = hpm.random_mask(grid, ratio, shuffle_ids, unit)
     else:
         teacher = teacher.to(device)
-        mask = hpm.hard_mask(teacher(clips), grid, ratio, hard_share, priority, unit)
-    return inspect(model, clips, mask, teacher, **statistics, hard_share=hard_share)
+        mask = hpm.hard_mask(teacher(clips), grid, ratio, hard_ratio, shuffle_ids, unit)
+    return inspect(model, clips, mask, teacher, **statistics, hard_ratio=hard_ratio)
 
 
 def read_clip(path: str, model: MaskedAutoencoder, data: DataConfig, stride: int) -> Tensor:
@@ -147,40 +148,40 @@ def read_clip(path: str, model: MaskedAutoencoder, data: DataConfig, stride: int
 
 
 @dataclass(frozen=True)
-class Recipe:
+class ClipSettings:
     """How a checkpoint's run cut, normalised and masked its clips; the defaults for an export."""
 
     data: DataConfig
     ratio: float = 0.9
     unit: str = "tube"
-    hard_share: float = 0.0
+    hard_ratio: float = 0.0
 
     @classmethod
-    def of(cls, folder: Path) -> Recipe:
+    def of(cls, folder: Path) -> ClipSettings:
         """Read from ``state.json`` beside the weights. Raises UserError when it is damaged."""
         file = folder / "state.json"
         if not file.is_file():
             return cls(DataConfig())
         try:
             state = json.loads(file.read_text())
-            config = state["config"]
+            config = upgrade_config(state["config"])
             data, mask, mining = config["data"], config["mask"], config["hpm"]
             names = ("sampling", "stride", "interpolation")
             kept = {name: data[name] for name in names}
             kept |= {name: tuple(data[name]) for name in ("mean", "std")}
-            share = hpm.hard_share(
+            share = hpm.hard_ratio(
                 state["step"] / state["steps"],
-                mining["hard_share_start"],
-                mining["hard_share_end"],
+                mining["hard_ratio_start"],
+                mining["hard_ratio_end"],
             )
             return cls(DataConfig(**kept), mask["ratio"], mask["unit"], share)
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise UserError(f"{file}: cannot be used ({error!r}); delete it") from error
 
 
-def _check_mask(grid, unit: str, ratio: float, hard_share: float) -> None:
-    if not 0 <= hard_share <= 1:
-        raise UserError(f"hard_share: {hard_share}; give 0 to 1")
+def _check_mask(grid, unit: str, ratio: float, hard_ratio: float) -> None:
+    if not 0 <= hard_ratio <= 1:
+        raise UserError(f"hard_ratio: {hard_ratio}; give 0 to 1")
     try:
         hpm.masked_count(hpm.unit_count(grid, unit), ratio)
     except ValueError as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from videohpm.visualize.inspection import Inspection
-from videohpm.visualize.pictures import ranks
+from videohpm.visualize.pictures import rank_order
 
 
 def diagnostics(seen: Inspection, bins: int = 10) -> dict:
@@ -21,7 +21,7 @@ def diagnostics(seen: Inspection, bins: int = 10) -> dict:
     """
     maps = {"loss": _mean_over(seen.loss), "masked": _mean_over(seen.mask)}
     if seen.hardness is not None:
-        maps |= {"hardness": _mean_over(ranks(seen.hardness)), "hard": _mean_over(seen.hard)}
+        maps |= {"hardness": _mean_over(rank_order(seen.hardness)), "hard": _mean_over(seen.hard)}
     return {
         "clips": len(seen.mask),
         "calibration": calibration(seen, bins),
@@ -46,8 +46,8 @@ def calibration(seen: Inspection, bins: int = 10) -> dict | None:
     losses = seen.loss
     if seen.scores.shape[1] == 1:  # a tube is hidden at every time step or at none
         losses = losses.mean(1, keepdims=True)
-    predicted = np.minimum((ranks(seen.scores)[hidden] * bins).astype(int), bins - 1)
-    ideal = np.minimum((ranks(losses)[hidden] * bins).astype(int), bins - 1)
+    predicted = np.minimum((rank_order(seen.scores)[hidden] * bins).astype(int), bins - 1)
+    ideal = np.minimum((rank_order(losses)[hidden] * bins).astype(int), bins - 1)
     return {
         "loss": _plain(_means(losses[hidden], predicted, bins)),
         "best": _plain(_means(losses[hidden], ideal, bins)),

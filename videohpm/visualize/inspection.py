@@ -29,9 +29,9 @@ class Inspection:
     """(k, T, H, W, 3) uint8."""
     masked: np.ndarray
     """(k, T, H, W, 3) uint8: what is visible; the rest is grey."""
-    pure: np.ndarray
+    reconstruction: np.ndarray
     """(k, T, H, W, 3) uint8: the decoder's output; white where it says nothing (visible tokens)."""
-    pasted: np.ndarray
+    reconstruction_with_visible: np.ndarray
     """(k, T, H, W, 3) uint8: the same with the visible tokens pasted in."""
     mask: np.ndarray
     """(k, t, h, w) bool, True = masked."""
@@ -61,14 +61,14 @@ def inspect(
     *,
     mean: tuple[float, ...],
     std: tuple[float, ...],
-    hard_share: float = 1.0,
+    hard_ratio: float = 1.0,
 ) -> Inspection:
     """Run the model (and its teacher) on clips and keep all that is worth looking at.
 
     Args:
         clips: (k, 3, T, H, W), normalised by ``mean`` and ``std``, on the model's device.
         mask: which tokens are hidden.
-        hard_share: ``hard`` marks the int(hard_share·masked) units of the highest score. At 1 it
+        hard_ratio: ``hard`` marks the int(hard_ratio·masked) units of the highest score. At 1 it
             marks what the teacher would hide if all the choice were its own.
     """
     grid, training = model.grid, model.training
@@ -77,23 +77,23 @@ def inspect(
     losses = hpm.reconstruction_loss(out.pixels, clips, mask, grid, model.target, std)
     colours = predicted_pixels(out.pixels, clips, mask, grid, model.target, mean, std)
     truth = _pixels(clips, mean, std)
-    hidden = mask.tokens.view(-1, grid.t, grid.h, grid.w)
+    hidden = mask.is_masked.view(-1, grid.t, grid.h, grid.w)
     hidden_pixels = _spread(hidden, grid)
-    pure = _unpatchify(colours, mask, grid)
+    reconstruction = _unpatchify(colours, mask, grid)
     hardness = hard = None
     if teacher is not None:
         units = mask.masked if mask.tubes is None else mask.tubes
         hardness = _by_unit(teacher(clips), mask, grid)
-        hard = _array(_highest(hardness, hpm.hard_count(units.shape[1], hard_share)), grid)
+        hard = _array(_highest(hardness, hpm.hard_count(units.shape[1], hard_ratio)), grid)
         hardness = _array(hardness.float(), grid)
     return Inspection(
         grid=grid,
         input=_uint8(truth),
         masked=_uint8(truth.where(~hidden_pixels, truth.new_tensor(HIDDEN))),
-        pure=_uint8(pure),
-        pasted=_uint8(pure.where(hidden_pixels, truth)),
+        reconstruction=_uint8(reconstruction),
+        reconstruction_with_visible=_uint8(reconstruction.where(hidden_pixels, truth)),
         mask=hidden.cpu().numpy(),
-        loss=_place(losses, mask.masked, grid.tokens, grid),
+        loss=_place(losses, mask.masked, grid.num_tokens, grid),
         scores=_place_scores(out.scores, mask, grid),
         hardness=hardness,
         hard=hard,
@@ -151,15 +151,15 @@ def _spread(values: Tensor, grid: TokenGrid) -> Tensor:
 
 def _unpatchify(pixels: Tensor, mask: Mask, grid: TokenGrid) -> Tensor:
     """(B, M, P) of masked tokens → (B, 3, T, H, W), white at the others."""
-    every = pixels.new_full((len(pixels), grid.tokens, grid.values), UNSAID)
-    index = mask.masked[:, :, None].expand(-1, -1, grid.values)
+    every = pixels.new_full((len(pixels), grid.num_tokens, grid.patch_dim), UNSAID)
+    index = mask.masked[:, :, None].expand(-1, -1, grid.patch_dim)
     return grid.unpatchify(every.scatter(1, index, pixels))
 
 
 def _by_unit(scores: Tensor, mask: Mask, grid: TokenGrid) -> Tensor:
     """Scores of the unit that the mask is made of, as :func:`videohpm.hpm.hard_mask` takes them."""
-    if mask.tubes is not None and scores.shape[1] != grid.tubes:
-        return scores.view(-1, grid.t, grid.tubes).mean(1)
+    if mask.tubes is not None and scores.shape[1] != grid.num_tubes:
+        return scores.view(-1, grid.t, grid.num_tubes).mean(1)
     return scores
 
 
@@ -172,8 +172,8 @@ def _place_scores(scores: Tensor | None, mask: Mask, grid: TokenGrid) -> np.ndar
     if scores is None:
         return None
     if scores.shape[1] == mask.masked.shape[1]:
-        return _place(scores, mask.masked, grid.tokens, grid)
-    return _place(scores, mask.tubes, grid.tubes, grid)
+        return _place(scores, mask.masked, grid.num_tokens, grid)
+    return _place(scores, mask.tubes, grid.num_tubes, grid)
 
 
 def _place(values: Tensor, index: Tensor, count: int, grid: TokenGrid) -> np.ndarray:

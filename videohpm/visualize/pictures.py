@@ -17,15 +17,23 @@ from videohpm.visualize.inspection import Inspection
 ROWS = {
     "input": "input",
     "masked": "what the encoder sees",
-    "pasted": "reconstruction, visible pasted in",
-    "pure": "reconstruction alone",
+    "reconstruction_with_visible": "reconstruction, visible pasted in",
+    "reconstruction": "reconstruction alone",
     "loss": "true loss",
     "scores": "predicted loss",
     "hardness": "teacher's hardness",
     "hard": "chosen by the teacher",
 }
-TRAINING_ROWS = ("input", "masked", "pasted", "loss", "scores", "hardness", "hard")
-LOSS_ROWS = ("input", "pasted", "loss", "scores", "hardness")
+TRAINING_ROWS = (
+    "input",
+    "masked",
+    "reconstruction_with_visible",
+    "loss",
+    "scores",
+    "hardness",
+    "hard",
+)
+LOSS_ROWS = ("input", "reconstruction_with_visible", "loss", "scores", "hardness")
 COLOURS = "viridis"  # its lowest colour is not the dark grey of "not known"
 HARD = np.array([255, 140, 0])
 CELL = 112
@@ -46,13 +54,13 @@ class Block:
 
 
 def training_picture(seen: Inspection, *, cell: int = CELL, columns: int = 8) -> np.ndarray:
-    """The sheet drawn during training: (H', W', 3) uint8, see :func:`sheet`."""
-    return sheet(seen, TRAINING_ROWS, cell=cell, columns=columns)
+    """The sheet drawn during training: (H', W', 3) uint8, see :func:`image_grid`."""
+    return image_grid(seen, TRAINING_ROWS, cell=cell, columns=columns)
 
 
-def training_film(seen: Inspection, *, cell: int = CELL) -> np.ndarray:
-    """The film of loss maps made during training: (T, H', W', 3) uint8, see :func:`film`."""
-    return film(seen, LOSS_ROWS, cell=cell)
+def training_animation(seen: Inspection, *, cell: int = CELL) -> np.ndarray:
+    """The film of loss maps made during training: (T, H', W', 3) uint8, see :func:`animation`."""
+    return animation(seen, LOSS_ROWS, cell=cell)
 
 
 def rows_of(seen: Inspection, wanted: Sequence[str] = tuple(ROWS)) -> list[str]:
@@ -69,7 +77,7 @@ def row_frames(seen: Inspection, name: str, frames: list[int] | None = None) -> 
     is known. ``hard`` paints what the teacher chooses: where it is hidden fully, else faintly.
     """
     frames = list(range(seen.grid.frames)) if frames is None else frames
-    if name in ("input", "masked", "pasted", "pure"):
+    if name in ("input", "masked", "reconstruction_with_visible", "reconstruction"):
         return getattr(seen, name)[:, frames]
     if name == "hard":
         tinted = seen.masked[:, frames].astype(np.float32)
@@ -79,7 +87,7 @@ def row_frames(seen: Inspection, name: str, frames: list[int] | None = None) -> 
         return (tinted * (1 - strength) + HARD * strength).round().astype(np.uint8)
     values = getattr(seen, name)
     low, high = loss_range(seen) if name == "loss" else (0.0, 1.0)
-    values = values if name == "loss" else ranks(values)
+    values = values if name == "loss" else rank_order(values)
     values = np.clip((values - low) / max(high - low, 1e-12), 0, 1)
     if name != "loss" and values.shape[1] == 1:
         values = np.broadcast_to(values, seen.mask.shape)
@@ -106,7 +114,7 @@ def spread(values: np.ndarray, grid: TokenGrid, frames: list[int]) -> np.ndarray
     return values[:, steps].repeat(grid.patch, 2).repeat(grid.patch, 3)
 
 
-def ranks(values: np.ndarray) -> np.ndarray:
+def rank_order(values: np.ndarray) -> np.ndarray:
     """Each clip's values by order, 0 the lowest to 1 the highest; nan stays nan. (k, …) → same."""
     flat = values.reshape(len(values), -1)
     known = (~np.isnan(flat)).sum(1, keepdims=True)
@@ -121,7 +129,7 @@ def loss_range(seen: Inspection) -> tuple[float, float]:
     return (float(finite.min()), float(finite.max())) if finite.size else (0.0, 1.0)
 
 
-def sheet(
+def image_grid(
     seen: Inspection,
     rows: Sequence[str] = tuple(ROWS),
     *,
@@ -154,7 +162,7 @@ def sheet(
     return lay_out(blocks, footnote(seen), cell)
 
 
-def film(
+def animation(
     seen: Inspection,
     rows: Sequence[str] = tuple(ROWS),
     *,
@@ -164,7 +172,7 @@ def film(
     """The clips playing, one below the other, with a column for each thing.
 
     Args:
-        rows, titles, cell: as for :func:`sheet`.
+        rows, titles, cell: as for :func:`image_grid`.
 
     Returns:
         (T, H', W', 3) uint8.

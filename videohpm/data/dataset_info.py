@@ -12,7 +12,7 @@ from videohpm.errors import UserError
 
 
 @dataclass(frozen=True)
-class DatasetFacts:
+class DatasetInfo:
     """The facts that programs use; ``datasets/shapes/README.md`` explains the file."""
 
     file: str
@@ -31,7 +31,7 @@ class DatasetFacts:
     std: tuple[float, float, float]
 
 
-def read_facts(path: str | Path) -> DatasetFacts:
+def read_dataset_info(path: str | Path) -> DatasetInfo:
     """The facts in a dataset.yaml, or in the folder that holds one. Raises UserError."""
     file = Path(path) / "dataset.yaml" if Path(path).is_dir() else Path(path)
     try:
@@ -39,7 +39,7 @@ def read_facts(path: str | Path) -> DatasetFacts:
         classes, clip = said.get("classes") or {}, said.get("clip") or {}
         test, flip, pixels = (said.get(key) or {} for key in ("test", "flip", "pixels"))
         names = _class_names(file, classes)
-        return DatasetFacts(
+        return DatasetInfo(
             file=str(file),
             name=str(said["name"]),
             class_count=int(classes["count"]) if "count" in classes else names and len(names),

@@ -8,7 +8,7 @@ from videohpm.errors import UserError
 
 
 @dataclass(frozen=True)
-class Size:
+class ViTSize:
     """Width, depth and heads of the encoder and of the pixel decoder."""
 
     dim: int
@@ -21,17 +21,17 @@ class Size:
 
 
 SIZES = {
-    "vit_tiny": Size(192, 12, 3, 96, 4, 3),
-    "vit_small": Size(384, 12, 6, 192, 4, 3),
-    "vit_base": Size(768, 12, 12, 384, 4, 6),
-    "vit_large": Size(1024, 24, 16, 512, 12, 8),
-    "vit_huge": Size(1280, 32, 16, 640, 12, 8),
-    "vit_giant": Size(1408, 40, 16, 512, 4, 8, mlp_ratio=48 / 11),
+    "vit_tiny": ViTSize(192, 12, 3, 96, 4, 3),
+    "vit_small": ViTSize(384, 12, 6, 192, 4, 3),
+    "vit_base": ViTSize(768, 12, 12, 384, 4, 6),
+    "vit_large": ViTSize(1024, 24, 16, 512, 12, 8),
+    "vit_huge": ViTSize(1280, 32, 16, 640, 12, 8),
+    "vit_giant": ViTSize(1408, 40, 16, 512, 4, 8, mlp_ratio=48 / 11),
 }
 
 
-def size(name: str) -> Size:
+def size_of(name: str) -> ViTSize:
     """The size called ``name``; UserError when there is none."""
     if name not in SIZES:
-        raise UserError(f"model.size: there is no {name!r}; choose from {', '.join(SIZES)}")
+        raise UserError(f"model.arch: there is no {name!r}; choose from {', '.join(SIZES)}")
     return SIZES[name]

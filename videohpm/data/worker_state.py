@@ -14,7 +14,7 @@ _REASONS = {
 NOTHING = -1
 
 
-class Health:
+class WorkerState:
     """Which files must not be read again, and what each worker reads at this moment.
 
     ``files`` uint8 (samples,): a file is SUSPECT where a worker died reading it, which may be the
@@ -34,15 +34,15 @@ class Health:
         self.reading = torch.full((workers,), NOTHING).share_memory_()
         self.pids = torch.zeros(workers, dtype=torch.int64).share_memory_()
 
-    def given_up(self, row: int) -> str | None:
+    def is_blacklisted(self, row: int) -> str | None:
         """Why a file must not be read, or None."""
         return _REASONS.get(int(self.files[row]))
 
-    def give_up(self, row: int) -> None:
+    def mark_hung(self, row: int) -> None:
         """A file whose reading did not end."""
         self.files[row] = HUNG
 
-    def blame(self) -> list[int]:
+    def mark_crashed(self) -> list[int]:
         """Rows that were being read by workers that have died: all are given a mark."""
         rows = [int(row) for row in self.reading if row != NOTHING]
         for row in set(rows):

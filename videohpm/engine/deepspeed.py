@@ -12,8 +12,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from videohpm.engine.plain import TorchEngine, adamw_state
-from videohpm.engine.settings import deepspeed_settings, for_follower
+from videohpm.engine.settings import deepspeed_settings, for_ema_module
+from videohpm.engine.single import TorchEngine, adamw_state
 from videohpm.errors import UserError
 from videohpm.hpm import LossTeacher
 from videohpm.hpm.teacher import shard_of
@@ -29,7 +29,7 @@ class ZeroEngine(TorchEngine):
     """
 
     def _prepare(self, optim: OptimConfig) -> None:
-        self.package, self.followers = _deepspeed(self.device), []
+        self.package, self.ema_modules = _deepspeed(self.device), []
         self.settings = deepspeed_settings(self.config, optim, self.world, self.precision)
         self.stage = self.settings["zero_optimization"]["stage"]
         parameters = list(self.model.parameters())
@@ -57,7 +57,7 @@ class ZeroEngine(TorchEngine):
     def __call__(self, *inputs: Any) -> Any:
         return self.deepspeed(*inputs)
 
-    def adopt(self, follower: nn.Module) -> None:
+    def attach_ema(self, ema_module: nn.Module) -> None:
         """Under stage 3 what follows the model becomes a ZeRO-3 module without an optimiser.
 
         It is divided as the model is, so that its update needs no communication: each rank moves
@@ -65,14 +65,14 @@ class ZeroEngine(TorchEngine):
         copies would have to be gathered anew after each update.
         """
         if self.stage != 3:
-            return super().adopt(follower)
-        if isinstance(follower, LossTeacher):
+            return super().attach_ema(ema_module)
+        if isinstance(ema_module, LossTeacher):
             # Its forward pass reads this parameter itself, outside the owner's.
-            token = follower.model.mask_token
-            self.package.zero.register_external_parameter(follower, token)
-        settings = for_follower(self.settings)
-        self.followers.append(self.package.initialize(model=follower, config=settings)[0])
-        _empty_padding(list(follower.parameters()))
+            token = ema_module.model.mask_token
+            self.package.zero.register_external_parameter(ema_module, token)
+        settings = for_ema_module(self.settings)
+        self.ema_modules.append(self.package.initialize(model=ema_module, config=settings)[0])
+        _empty_padding(list(ema_module.parameters()))
 
     def backward(self, loss: Tensor) -> None:
         """Add the gradient of one micro-batch's share of the loss; DeepSpeed divides."""
@@ -84,34 +84,36 @@ class ZeroEngine(TorchEngine):
         """Move the weights; DeepSpeed skips a step whose gradient is not finite (ZeRO 1 to 3)."""
         set_lr(self.optimizer, lr)
         norm, before = None, self.deepspeed.skipped_steps
-        if self.config.clip and self.stage == 0:  # which does not tell its norm
+        if self.config.grad_clip and self.stage == 0:  # which does not tell its norm
             grads = [p.grad for p in self.model.parameters() if p.grad is not None]
             norm = nn.utils.get_total_norm(grads)
         self.deepspeed.step()
-        self.moved = self.deepspeed.skipped_steps == before
-        self.skipped += not self.moved
-        if self.config.clip and self.stage > 0:
+        self.step_applied = self.deepspeed.skipped_steps == before
+        self.skipped += not self.step_applied
+        if self.config.grad_clip and self.stage > 0:
             norm = torch.as_tensor(self.deepspeed.get_global_grad_norm(), device=self.device)
         return norm
 
     @contextmanager
-    def looking(self) -> Iterator[nn.Module]:
-        with super().looking() as model:
+    def eval_mode(self) -> Iterator[nn.Module]:
+        with super().eval_mode() as model:
             yield model
         if self.stage == 3:  # what a forward pass gathers is let go by the backward pass only
             self.deepspeed.optimizer.parameter_offload.partition_all_parameters()
 
-    def complete(self, module: nn.Module) -> nn.Module:
+    def unsharded_copy(self, module: nn.Module) -> nn.Module:
         if self.stage != 3:
             return module
         copy = type(module)(**module.config)
-        weights = {name: self.whole(parameter) for name, parameter in module.named_parameters()}
+        weights = {
+            name: self.full_tensor(parameter) for name, parameter in module.named_parameters()
+        }
         copy.load_state_dict(weights)
         return copy.to(self.device).train(module.training)
 
-    def whole(self, parameter: Tensor) -> Tensor:
+    def full_tensor(self, parameter: Tensor) -> Tensor:
         if not hasattr(parameter, "ds_tensor"):
-            return super().whole(parameter)
+            return super().full_tensor(parameter)
         return self._join(*shard_of(parameter), parameter.ds_shape)
 
     def moment(self, parameter: Tensor, name: str) -> Tensor:
@@ -120,9 +122,9 @@ class ZeroEngine(TorchEngine):
         shape = getattr(parameter, "ds_shape", parameter.shape)
         return self._join(*self._piece(parameter, name), shape)
 
-    def begin_at(self, updates: int) -> None:
+    def init_optimizer_state(self, updates: int) -> None:
         if self.stage == 0:
-            return super().begin_at(updates)
+            return super().init_optimizer_state(updates)
         zero = self.deepspeed.optimizer
         names = "single_partition_of_fp32_groups", "fp32_partitioned_groups_flat"
         for flat in getattr(zero, names[self.stage == 3]):

@@ -12,7 +12,7 @@ from typing import Any
 import torch.distributed as dist
 from torch import Tensor
 
-from videohpm.engine import ranks
+from videohpm.engine import distributed
 from videohpm.errors import Preempted, RunError
 
 # Not every system has all of these.
@@ -23,7 +23,7 @@ BROKEN = ("gloo", "NCCL", "Connection closed", "Connection reset", "Broken pipe"
 
 
 @contextmanager
-def explained() -> Iterator[None]:
+def translate_errors() -> Iterator[None]:
     """Around a run: a full disk and a lost process become a RunError in plain words."""
     try:
         yield
@@ -35,23 +35,25 @@ def explained() -> Iterator[None]:
             "start the same command again"
         ) from error
     except RuntimeError as error:
-        if not means_lost(error):
+        if not is_lost_process(error):
             raise
         raise RunError(
-            f"another of the {ranks.world()} processes of this run died, or did not answer for "
-            f"engine.timeout = {ranks.timeout():g} seconds (rank {ranks.rank()} says so); all "
+            f"another of the {distributed.world_size()} processes of this run died, or did "
+            "not answer for "
+            f"engine.timeout = {distributed.timeout():g} seconds (rank {distributed.rank()} "
+            "says so); all "
             "end, checkpoints are kept, and the same command goes on from the newest"
         ) from error
 
 
-def means_lost(error: RuntimeError) -> bool:
+def is_lost_process(error: RuntimeError) -> bool:
     """Whether an error says that another process does not answer."""
     told = isinstance(error, dist.DistError) or any(mark in str(error) for mark in BROKEN)
-    return told and ranks.world() > 1
+    return told and distributed.world_size() > 1
 
 
 @contextmanager
-def stops_at_once() -> Iterator[None]:
+def stop_signals_raise() -> Iterator[None]:
     """Around a run: where no :class:`StopRequest` lasts, SIGTERM and SIGUSR1 end it as Preempted.
 
     Before the first step and after the last there is nothing to save.
@@ -103,9 +105,9 @@ class StopRequest:
         With several ranks the answer is that to the question before: it has arrived by now, so
         that nobody waits for it.
         """
-        if ranks.world() == 1:
+        if distributed.world_size() == 1:
             return self.noted is not None
-        before, self.asked = self.asked, ranks.soon(self.noted is not None)
+        before, self.asked = self.asked, distributed.any_rank_async(self.noted is not None)
         if before is None:
             return False
         work, word = before

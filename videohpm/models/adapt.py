@@ -8,7 +8,7 @@ from videohpm.grid import TokenGrid
 from videohpm.models.vit import VideoViT
 
 
-def refit(
+def adapt_encoder(
     encoder: VideoViT,
     *,
     frames: int | None = None,
@@ -37,14 +37,14 @@ def refit(
         k: weights.get(k, v) for k, v in new.state_dict().items() if k.startswith("norm.")
     }
     key = "patch_embed.proj.weight"
-    weights[key] = refit_patches(weights[key], encoder.grid, new.grid)
+    weights[key] = adapt_patch_embed(weights[key], encoder.grid, new.grid)
     if "positions" in weights:
-        weights["positions"] = refit_positions(weights["positions"], encoder.grid, new.grid)
+        weights["positions"] = adapt_positions(weights["positions"], encoder.grid, new.grid)
     new.load_state_dict(weights)
     return new.train(encoder.training)
 
 
-def refit_patches(weight: Tensor, old: TokenGrid, new: TokenGrid) -> Tensor:
+def adapt_patch_embed(weight: Tensor, old: TokenGrid, new: TokenGrid) -> Tensor:
     """The embedding [D, 3·τ·p·p] for another tubelet τ, of which one of the two is 1."""
     if old.tubelet == new.tubelet:
         return weight
@@ -59,7 +59,7 @@ def refit_patches(weight: Tensor, old: TokenGrid, new: TokenGrid) -> Tensor:
     )
 
 
-def refit_positions(table: Tensor, old: TokenGrid, new: TokenGrid) -> Tensor:
+def adapt_positions(table: Tensor, old: TokenGrid, new: TokenGrid) -> Tensor:
     """A learned table [N, D] for more or fewer time steps; its places must stay."""
     if (old.h, old.w) != (new.h, new.w):
         raise ValueError(

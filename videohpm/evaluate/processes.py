@@ -11,14 +11,14 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 
-from videohpm.engine import EngineConfig, ranks
+from videohpm.engine import EngineConfig, distributed
 
 LONGEST_WAIT = timedelta(hours=12)
 """For the slowest rank: one may have all the videos that are slow to read."""
 
 
 @dataclass
-class Ranks:
+class EvalProcesses:
     """This process among ``world``."""
 
     rank: int = 0
@@ -26,7 +26,7 @@ class Ranks:
     group: dist.ProcessGroup | None = None
 
     @property
-    def first(self) -> bool:
+    def is_main(self) -> bool:
         """Whether this process is the one that writes and speaks."""
         return self.rank == 0
 
@@ -38,18 +38,18 @@ class Ranks:
         dist.all_gather_object(values, value, group=self.group)
         return values
 
-    def leave(self) -> None:
+    def destroy_process_group(self) -> None:
         """Part from the others once all is done: gloo's threads, met by the interpreter's end, may
         abort a process whose work was complete."""
         if self.world > 1:
-            ranks.leave()
+            distributed.destroy_process_group()
 
 
-def join_ranks(device: torch.device) -> Ranks:
+def init_eval_processes(device: torch.device) -> EvalProcesses:
     """The processes that were started together; one where a program was started alone."""
-    if ranks.launched() > 1:
-        ranks.join(device, EngineConfig().timeout)
-    if ranks.world() == 1:
-        return Ranks()
+    if distributed.launched_world_size() > 1:
+        distributed.init_process_group(device, EngineConfig().timeout)
+    if distributed.world_size() == 1:
+        return EvalProcesses()
     group = dist.new_group(backend="gloo", timeout=LONGEST_WAIT)
-    return Ranks(ranks.rank(), ranks.world(), group)
+    return EvalProcesses(distributed.rank(), distributed.world_size(), group)

@@ -24,16 +24,16 @@ from videohpm.errors import RunError, UserError
 
 
 class _Group:
-    """What :func:`join` leaves behind for the functions below."""
+    """What :func:`init_process_group` leaves behind for the functions below."""
 
     store: dist.Store | None = None
     """Where ranks leave short texts for each other; outlives a dead rank under torchrun."""
-    words: dist.ProcessGroup | None = None
+    control_group: dist.ProcessGroup | None = None
     """The gloo group for flags and metrics."""
     timeout: float = 0.0
 
 
-def launched() -> int:
+def launched_world_size() -> int:
     """How many processes the launcher started; 1 without one."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
@@ -48,12 +48,12 @@ def rank() -> int:
     return dist.get_rank() if dist.is_initialized() else int(os.environ.get("RANK", "0"))
 
 
-def world() -> int:
+def world_size() -> int:
     """The number of processes that have joined."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
-def join(device: torch.device, seconds: float) -> None:
+def init_process_group(device: torch.device, seconds: float) -> None:
     """Meet the other processes; collective calls wait ``seconds`` at most.
 
     Joining again, in the same process, changes nothing. Raises UserError where the environment
@@ -66,7 +66,7 @@ def join(device: torch.device, seconds: float) -> None:
     distributed_c10d.default_pg_timeout = distributed_c10d.default_pg_nccl_timeout = patience
     backend = "nccl" if device.type == "cuda" else "gloo"
     try:
-        if launched() > 1:
+        if launched_world_size() > 1:
             store, number, total = next(dist.rendezvous("env://", timeout=patience))
         else:
             store, number, total = dist.HashStore(), 0, 1
@@ -78,7 +78,7 @@ def join(device: torch.device, seconds: float) -> None:
         dist.init_process_group(
             backend, store=store, rank=number, world_size=total, timeout=patience
         )
-        _Group.words = dist.new_group(backend="gloo", timeout=patience)
+        _Group.control_group = dist.new_group(backend="gloo", timeout=patience)
     except (ValueError, RuntimeError) as error:
         raise UserError(
             f"RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT: the other processes cannot be reached "
@@ -86,27 +86,27 @@ def join(device: torch.device, seconds: float) -> None:
         ) from error
 
 
-def leave() -> None:
+def destroy_process_group() -> None:
     """Part from the other processes at the end of a run."""
     if dist.is_initialized():
         dist.destroy_process_group()
-    _Group.store = _Group.words = None
+    _Group.store = _Group.control_group = None
 
 
-def anyone(flag: bool) -> bool:
+def any_rank(flag: bool) -> bool:
     """Whether ``flag`` is true on any rank. Every rank must ask."""
-    return total(int(flag)) > 0
+    return all_reduce_sum(int(flag)) > 0
 
 
-def agree(error: Exception | None) -> None:
+def raise_on_all_ranks(error: Exception | None) -> None:
     """Raise on every rank where one has failed: its own error there, the same words elsewhere.
 
     Every rank must call it, with None where all is well.
     """
-    if world() > 1 and error is not None:
+    if world_size() > 1 and error is not None:
         kind = "user" if isinstance(error, UserError) else "run"
         _Group.store.set("failure", f"{kind} {error}")
-    if not anyone(error is not None):
+    if not any_rank(error is not None):
         return
     if error is not None:
         raise error
@@ -114,49 +114,50 @@ def agree(error: Exception | None) -> None:
     raise UserError(text) if kind == "user" else RunError(text)
 
 
-def same(name: str, value: int) -> None:
+def assert_equal_across_ranks(name: str, value: int) -> None:
     """UserError where ranks have different values of what must be one, such as the first step."""
-    if world() == 1:
+    if world_size() == 1:
         return
-    values = [torch.zeros((), dtype=torch.int64) for _ in range(world())]
-    dist.all_gather(values, torch.tensor(value), _Group.words)
+    values = [torch.zeros((), dtype=torch.int64) for _ in range(world_size())]
+    dist.all_gather(values, torch.tensor(value), _Group.control_group)
     if len({int(v) for v in values}) > 1:
         raise UserError(
-            f"{name}: {', '.join(str(int(v)) for v in values)} on ranks 0 to {world() - 1}; all "
+            f"{name}: {', '.join(str(int(v)) for v in values)} on ranks 0 to "
+            f"{world_size() - 1}; all "
             "machines must see the same run.dir and data.root"
         )
 
 
-def total(count: int) -> int:
+def all_reduce_sum(count: int) -> int:
     """The sum of a count over the ranks. Every rank must ask."""
-    if world() == 1:
+    if world_size() == 1:
         return count
     word = torch.tensor(count)
-    dist.all_reduce(word, dist.ReduceOp.SUM, _Group.words)
+    dist.all_reduce(word, dist.ReduceOp.SUM, _Group.control_group)
     return int(word)
 
 
-def united(flags: np.ndarray) -> np.ndarray:
+def all_reduce_any(flags: np.ndarray) -> np.ndarray:
     """Element by element, whether any rank's flag is set. Every rank must ask."""
-    if world() == 1:
+    if world_size() == 1:
         return flags
     word = torch.from_numpy(flags.astype(np.uint8))
-    dist.all_reduce(word, dist.ReduceOp.MAX, _Group.words)
+    dist.all_reduce(word, dist.ReduceOp.MAX, _Group.control_group)
     return word.numpy().astype(bool)
 
 
-def soon(flag: bool) -> tuple[dist.Work, Tensor]:
-    """Ask :func:`anyone` without waiting: wait for the work, then read the tensor."""
+def any_rank_async(flag: bool) -> tuple[dist.Work, Tensor]:
+    """Ask :func:`any_rank` without waiting: wait for the work, then read the tensor."""
     word = torch.tensor(int(flag))
-    return dist.all_reduce(word, dist.ReduceOp.MAX, _Group.words, async_op=True), word
+    return dist.all_reduce(word, dist.ReduceOp.MAX, _Group.control_group, async_op=True), word
 
 
-def means(metrics: Mapping[str, Tensor | float]) -> dict[str, float]:
+def all_reduce_mean(metrics: Mapping[str, Tensor | float]) -> dict[str, float]:
     """The means of scalars over the ranks, which waits for the device. Every rank must ask."""
     row = torch.tensor([float(value) for value in metrics.values()], dtype=torch.float64)
-    if world() > 1:
-        dist.all_reduce(row, group=_Group.words)
-    return dict(zip(metrics, (row / world()).tolist(), strict=True))
+    if world_size() > 1:
+        dist.all_reduce(row, group=_Group.control_group)
+    return dict(zip(metrics, (row / world_size()).tolist(), strict=True))
 
 
 def timeout() -> float:
@@ -164,7 +165,7 @@ def timeout() -> float:
     return _Group.timeout
 
 
-def first_to_speak() -> bool:
+def first_to_report() -> bool:
     """Whether this process should say why the run ends: true once over all ranks.
 
     Before they have met, the first process of each machine speaks.

@@ -16,7 +16,7 @@ class _Call(threading.Thread):
             self.error = error
 
 
-def within(seconds: float, function, *arguments):
+def call_with_timeout(seconds: float, function, *arguments):
     """``function(*arguments)``, or TimeoutError where it takes longer than ``seconds``.
 
     The call runs in a thread of its own. A decoder that hangs inside native code cannot be stopped,

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from videohpm.engine import ranks
+from videohpm.engine import distributed
+from videohpm.engine.compile import compile_blocks, keep_freed_memory
 from videohpm.engine.config import EngineConfig
-from videohpm.engine.speed import compile_blocks, keep_freed_memory
 from videohpm.optim import OptimConfig, adamw, parameter_groups, set_lr
 
 
@@ -32,7 +32,7 @@ class TorchEngine:
 
     def __init__(self, model: nn.Module, config: EngineConfig, optim: OptimConfig):
         self.config = config
-        self.rank, self.world = ranks.rank(), ranks.world()
+        self.rank, self.world = distributed.rank(), distributed.world_size()
         self.device = config.torch_device()
         self.precision = config.resolved_precision(self.device)
         self.model = model.to(self.device).train()
@@ -40,7 +40,7 @@ class TorchEngine:
             keep_freed_memory()
         if config.compile:
             compile_blocks(model)
-        self.moved, self.skipped = True, 0
+        self.step_applied, self.skipped = True, 0
         groups = parameter_groups(model, optim.weight_decay, optim.layer_decay)
         self.optimizer = adamw(groups, optim)
         self._prepare(optim)
@@ -52,14 +52,14 @@ class TorchEngine:
         """What the model says, recorded for :meth:`backward`."""
         return self.model(*inputs)
 
-    def adopt(self, follower: nn.Module) -> None:
+    def attach_ema(self, ema_module: nn.Module) -> None:
         """Put what follows the model's weights (a teacher, an average) where they are.
 
         That is this engine's device; under ZeRO-3 it is divided as the model is.
         """
-        follower.to(self.device)
+        ema_module.to(self.device)
         if self.config.compile:
-            compile_blocks(follower)
+            compile_blocks(ema_module)
 
     def autocast(self) -> AbstractContextManager:
         """bf16 matrix products where the precision says so."""
@@ -67,7 +67,7 @@ class TorchEngine:
 
     def backward(self, loss: Tensor) -> None:
         """Add the gradient of one micro-batch's share of the loss."""
-        (loss / self.config.accumulation).backward()
+        (loss / self.config.grad_accum_steps).backward()
 
     def step(self, lr: float) -> Tensor | None:
         """Move the weights; returns the gradient's norm (before clipping) where it is clipped.
@@ -76,15 +76,15 @@ class TorchEngine:
         and the loop stops there.
         """
         norm = None
-        if self.config.clip:
-            norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip)
+        if self.config.grad_clip:
+            norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.grad_clip)
         set_lr(self.optimizer, lr)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         return norm
 
     @contextmanager
-    def looking(self) -> Iterator[nn.Module]:
+    def eval_mode(self) -> Iterator[nn.Module]:
         """The model in evaluation mode and without gradients, while a ``with`` statement lasts.
 
         Every rank must look at as much as the others: its weights may be divided among them.
@@ -94,7 +94,7 @@ class TorchEngine:
             yield self.model.eval()
         self.model.train(training)
 
-    def complete(self, module: nn.Module) -> nn.Module:
+    def unsharded_copy(self, module: nn.Module) -> nn.Module:
         """``module`` (the model, or what follows it) for a rank to use without the others.
 
         Itself where it is whole; under ZeRO-3 a whole copy. Every rank must ask.
@@ -103,7 +103,7 @@ class TorchEngine:
 
     # For checkpoints: the same names and whole tensors whatever the engine.
 
-    def whole(self, parameter: Tensor) -> Tensor:
+    def full_tensor(self, parameter: Tensor) -> Tensor:
         """All of a parameter, of the student or the teacher, on the CPU. Every rank must ask."""
         return parameter.detach().cpu()
 
@@ -116,7 +116,7 @@ class TorchEngine:
         """How often AdamW has moved the weights, which its bias correction depends on."""
         return max((int(state["step"]) for state in self.optimizer.state.values()), default=0)
 
-    def begin_at(self, updates: int) -> None:
+    def init_optimizer_state(self, updates: int) -> None:
         """Make AdamW's state for a run that has ``updates`` behind it; moments follow."""
         for group in self.optimizer.param_groups:
             for parameter in group["params"]:

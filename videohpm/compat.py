@@ -1,0 +1,58 @@
+"""Names that earlier versions used, so that their files still load and their users are told.
+
+A config or command line with an old key is refused with the new one; checkpoints, exports and run
+folders that an earlier version wrote are translated while they are read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+RENAMED_FIELDS = {
+    "optim.batch": "optim.global_batch_size",
+    "optim.lr": "optim.base_lr",
+    "optim.final_lr": "optim.min_lr",
+    "engine.clip": "engine.grad_clip",
+    "engine.accumulation": "engine.grad_accum_steps",
+    "hpm.predictor": "hpm.predictor_unit",
+    "hpm.teacher_steps": "hpm.teacher_samples_per_tube",
+    "hpm.teacher_read": "hpm.score_readout",
+    "hpm.hard_share_start": "hpm.hard_ratio_start",
+    "hpm.hard_share_end": "hpm.hard_ratio_end",
+    "model.size": "model.arch",
+    "augment.erase": "augment.random_erasing",
+    "data.short": "data.short_videos",
+    "data.tries": "data.max_retries",
+    "data.sample_seconds": "data.decode_timeout",
+    "data.max_bad_share": "data.max_bad_fraction",
+    "data.reduce": "data.downscale_on_decode",
+    "hard_share": "hard_ratio",
+}
+"""Fields of the configuration and options of commands: old → new."""
+
+RENAMED_METRICS = {"hard_share": "hard_ratio"}
+RENAMED_MODEL_ARGUMENTS = {"size": "arch", "predictor": "predictor_unit"}
+RENAMED_STATE = {"followers": "ema_modules"}
+
+
+def upgrade_config(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A run's configuration, as config.yaml and state.json hold it, in the names of today.
+
+    Args:
+        config: sections of fields. What is no section is passed through.
+    """
+    return {
+        section: {
+            RENAMED_FIELDS.get(f"{section}.{name}", f"{section}.{name}").partition(".")[2]: value
+            for name, value in fields.items()
+        }
+        if isinstance(fields, Mapping)
+        else fields
+        for section, fields in config.items()
+    }
+
+
+def upgrade_names(values: Mapping[str, Any], renamed: Mapping[str, str]) -> dict[str, Any]:
+    """``values`` with the keys that ``renamed`` knows under their names of today."""
+    return {renamed.get(name, name): value for name, value in values.items()}
