@@ -190,7 +190,7 @@ def summary(results: list[dict]) -> dict[str, float]:
 def print_table(result: dict) -> None:
     """One case: a line an arm, milliseconds of its parts, then the ratios."""
     print(
-        f"\n{result['case']}: {result['size']}, {result['frames']} frames of "
+        f"\n{result['case']}: {result['arch']}, {result['frames']} frames of "
         f"{result['image_size']}, batch {result['batch']}, {result['rounds']} rounds; matrix "
         f"products {result['matmul_rate'] / 1e9:.0f} GFLOP/s; load {result['load_average']}"
     )
