@@ -38,14 +38,14 @@ def curve(title: str, series: Sequence[tuple[str, int, list[Point]]]) -> str:
     if not found:
         return '<p class="none">no numbers</p>'
     frame = _Frame.around([x for x, _ in found], [y for _, y in found])
-    parts, said = [frame.axes("step")], []
+    parts, labels = [frame.axes("step")], []
     for name, colour, points in series:
         known = [y for _, y in points if y is not None]
         if not known:
             continue
-        said.append(f"{name}: {short(known[0])} to {short(known[-1])}")
+        labels.append(f"{name}: {short(known[0])} to {short(known[-1])}")
         parts += [_one_curve(frame, piece, colour % SERIES) for piece in _pieces(thinned(points))]
-    return _svg(f"{title}; {'; '.join(said)}", "".join(parts))
+    return _svg(f"{title}; {'; '.join(labels)}", "".join(parts))
 
 
 def thinned(points: list[Point], most: int = MOST_POINTS) -> list[tuple]:
@@ -108,12 +108,12 @@ def calibration(bins: dict, colour: int) -> str:
             parts.append(
                 f'<line class="best" x1="{left:.1f}" x2="{right:.1f}" y1="{y:.1f}" y2="{y:.1f}"/>'
             )
-    said = ", ".join(short(loss) for loss, _ in pairs)
-    return _svg(f"mean true loss by predicted rank, easy to hard: {said}", "".join(parts))
+    losses = ", ".join(short(loss) for loss, _ in pairs)
+    return _svg(f"mean true loss by predicted rank, easy to hard: {losses}", "".join(parts))
 
 
 def heat_map(title: str, rows: list[list[float | None]], percent: bool) -> str:
-    """A value for each place of the frame, dark low and light high, with its scale."""
+    """A value for each position in the frame, dark low and light high, with its scale."""
     known = [cell for row in rows for cell in row if cell is not None]
     if not known:
         return '<p class="none">no numbers</p>'

@@ -52,7 +52,7 @@ def page(runs: list[Run], *, follow: bool = False) -> str:
     refresh = f'<meta http-equiv="refresh" content="{REFRESH_SECONDS}">' if going else ""
     body = [
         f"<h1><bdi>{text(title)}</bdi></h1>",
-        f'<p class="faint">follows the run; looks again every {REFRESH_SECONDS} s</p>' * going,
+        f'<p class="faint">follows the run; reloads every {REFRESH_SECONDS} s</p>' * going,
         _overview(runs),
         _curves(runs),
         _over_training(runs),
@@ -118,10 +118,10 @@ def _curves(runs: list[Run]) -> str:
                 series.append((run.name, number, points))
         if not series:
             continue
-        about = CURVES.get(name, name)
+        label = CURVES.get(name, name)
         last = " ".join(f"{_mark(number)}{short(_last(points))}" for _, number, points in series)
         cards.append(
-            f'<div class="card curve"><h3>{text(about)}</h3>{charts.curve(about, series)}'
+            f'<div class="card curve"><h3>{text(label)}</h3>{charts.curve(label, series)}'
             f'<p class="faint">{text(name)}, last: {last}</p></div>'
         )
     more = len(names) - MOST_CURVES
@@ -155,8 +155,8 @@ def _over_training(runs: list[Run]) -> str:
     if any(run.diagnostics for run in runs):
         parts.append(
             '<p class="faint">Bars: mean true loss of hidden tubes (or tokens), sorted by what the '
-            "predictor said of them, easy to hard. Lines across: the same if it had sorted them "
-            "rightly. Maps: means over clips and time, at their place in the frame.</p>"
+            "predictor gave them, easy to hard. Lines across: the same if it had sorted them "
+            "rightly. Maps: means over clips and time, by position in the frame.</p>"
         )
     cards = []
     for number, run in enumerate(runs):
@@ -189,14 +189,14 @@ def _strip(figures: list[tuple[int, str]]) -> str:
 
 def _diagnosis(run: Run, number: int) -> list[tuple[int, str]]:
     figures = []
-    for step, said in run.diagnostics:
+    for step, values in run.diagnostics:
         parts = []
-        if said["calibration"]:
-            parts.append(charts.calibration(said["calibration"], number))
-        maps = said["maps"]
+        if values["calibration"]:
+            parts.append(charts.calibration(values["calibration"], number))
+        maps = values["maps"]
         hard = maps.get("hard")
         titles = {
-            "hard": "how often the teacher chooses a place",
+            "hard": "how often the teacher chooses a position",
             "hardness": "rank of the teacher's hardness",
             "loss": "true loss",
         }
@@ -208,7 +208,7 @@ def _diagnosis(run: Run, number: int) -> list[tuple[int, str]]:
             else:
                 drawn = charts.heat_map(title, maps[name], percent=name == "hard")
             parts.append(f"<div><p>{title}</p>{drawn}</div>")
-        first = parts.pop(0) if said["calibration"] else ""
+        first = parts.pop(0) if values["calibration"] else ""
         figures.append((step, f'{first}<div class="maps">{"".join(parts)}</div>'))
     return figures
 
@@ -229,8 +229,8 @@ def _confusions(runs: list[Run]) -> str:
         for number, run in enumerate(runs)
         for name, uri in run.confusions.items()
     )
-    about = '<p class="faint">Of each class (row), the share that was called each class.</p>'
-    return f'<h2>Confusions</h2>{about}<div class="cards wide">{cards}</div>' if cards else ""
+    note = '<p class="faint">Of each class (row), the share that was called each class.</p>'
+    return f'<h2>Confusions</h2>{note}<div class="cards wide">{cards}</div>' if cards else ""
 
 
 def _data(runs: list[Run]) -> str:
@@ -272,9 +272,9 @@ def _table(title: str, columns: list[dict[str, str]], runs: list[Run], opened: b
         differing += differs
         cells = "".join(f"<td><bdi>{text(value)}</bdi></td>" for value in values)
         rows.append(f"<tr{' class=differs' * differs}><th>{text(name)}</th>{cells}</tr>")
-    about = f"{len(fields)} fields" + (f", {differing} differ" if len(runs) > 1 else "")
+    summary = f"{len(fields)} fields" + (f", {differing} differ" if len(runs) > 1 else "")
     return (
-        f"<h2>{text(title)}</h2><details{' open' * opened}><summary>{about}</summary>"
+        f"<h2>{text(title)}</h2><details{' open' * opened}><summary>{summary}</summary>"
         f'<div class="scroll"><table><tr><th></th>{head}</tr>{"".join(rows)}</table></div>'
         "</details>"
     )

@@ -41,7 +41,7 @@ class Run:
     pictures: dict[str, list[tuple[int, str]]] = field(default_factory=dict)
     """By name: steps and data URIs, in order."""
     diagnostics: list[tuple[int, dict]] = field(default_factory=list)
-    """Steps and what :func:`videohpm.visualize.diagnostics` said."""
+    """Steps and the output of :func:`videohpm.visualize.diagnostics`."""
     config: dict[str, str] = field(default_factory=dict)
     environment: dict[str, str] = field(default_factory=dict)
     evaluations: dict[str, dict[str, str]] = field(default_factory=dict)
@@ -309,9 +309,9 @@ def _diagnostics(run: Run) -> None:
     for step, file in _steps(folder, "json").get("step", []):
         name = file.relative_to(run.folder).as_posix()
         value = _structure(run, name, "left out")
-        said = _checked(value)
-        if said:
-            run.diagnostics.append((step, said))
+        values = _checked(value)
+        if values:
+            run.diagnostics.append((step, values))
         elif value:
             run.missing.append(f"{name}: not as it should be; left out")
     if not run.diagnostics:
@@ -335,13 +335,13 @@ def _checked(value: object) -> dict | None:
         if len(sizes) != 1 or not 0 < len(rows) * max(sizes) <= MOST_CELLS:
             return None
         maps[name] = [[number(cell) for cell in row] for row in rows]
-    said = {"maps": maps, "clips": number(value.get("clips")), "calibration": None}
+    values = {"maps": maps, "clips": number(value.get("clips")), "calibration": None}
     bins = value.get("calibration")
     if isinstance(bins, dict):
         lists = [bins.get(name) for name in ("loss", "best")]
         if not all(isinstance(part, list) and 0 < len(part) <= 100 for part in lists):
             return None
-        said["calibration"] = {
+        values["calibration"] = {
             name: [number(part) for part in bins[name]] for name in ("loss", "best")
         }
-    return said
+    return values
