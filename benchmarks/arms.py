@@ -20,12 +20,11 @@ from clock import Clock
 from torch import Tensor
 
 from videohpm import hpm
-from videohpm.config import HPMConfig, PretrainConfig
+from videohpm.config import HPMConfig, PretrainConfig, size_of
 from videohpm.data import Batch, normalise
-from videohpm.engine import TorchEngine
+from videohpm.engine import TorchEngine, resolved_precision, torch_device
 from videohpm.hpm import LossTeacher
 from videohpm.models import MaskedAutoencoder
-from videohpm.models.sizes import size_of
 from videohpm.pretrain import train_step
 
 PARTS = ("teacher", "mask", "forward", "losses", "backward", "optimiser")
@@ -57,7 +56,7 @@ class Ours:
         torch.manual_seed(0)
         self.config = config
         model = MaskedAutoencoder(**config.model_arguments())
-        self.clock = Clock(config.engine.torch_device(), kind)
+        self.clock = Clock(torch_device(config.engine.device), kind)
         self.teacher = None
         if config.hpm.enabled:
             made = PixelTeacher if pixel_teacher else MarkedTeacher
@@ -217,7 +216,7 @@ class Case:
     @property
     def dtype(self) -> torch.dtype:
         engine = self.config.engine
-        wanted = engine.resolved_precision(engine.torch_device())
+        wanted = resolved_precision(engine.precision, torch_device(engine.device))
         return torch.bfloat16 if wanted == "bf16" else torch.float32
 
 

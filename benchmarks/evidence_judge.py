@@ -11,15 +11,17 @@ from torch import Tensor, nn
 
 from videohpm import hpm
 from videohpm.config import PretrainConfig
+from videohpm.config.evaluate import STRENGTHS
+from videohpm.config.optim import cosine
 from videohpm.data import normalise
 from videohpm.evaluate import (
     attentive_probabilities,
     knn_probabilities,
     linear_probabilities,
 )
-from videohpm.evaluate.linear import STRENGTHS, Standardise, choose_strength
+from videohpm.evaluate.linear import Standardise, choose_strength
 from videohpm.models import MaskedAutoencoder, VideoClassifier
-from videohpm.optim import cosine, parameter_groups, set_lr
+from videohpm.optim import parameter_groups, set_lr
 from videohpm.pretrain import choose_mask
 
 BLOCK = 64

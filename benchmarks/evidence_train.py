@@ -17,12 +17,11 @@ import yaml
 from evidence_arms import Arm
 from torch import Tensor
 
-from videohpm.config import HPMConfig, MaskConfig, ModelConfig, PretrainConfig
+from videohpm.config import HPMConfig, MaskConfig, ModelConfig, OptimConfig, PretrainConfig
 from videohpm.data import Batch
-from videohpm.engine import EngineConfig, TorchEngine
+from videohpm.engine import EngineConfig, TorchEngine, torch_device
 from videohpm.hpm import LossTeacher
 from videohpm.models import MaskedAutoencoder
-from videohpm.optim import OptimConfig
 from videohpm.pretrain import schedule, train_step
 
 STRIDE = 2
@@ -146,7 +145,7 @@ class Trained:
     @classmethod
     def load(cls, path: Path, arm: Arm, config: PretrainConfig) -> Trained:
         """What was saved of an arm, whose configuration is ``config``."""
-        kept = torch.load(path, map_location=config.engine.torch_device(), weights_only=True)
+        kept = torch.load(path, map_location=torch_device(config.engine.device), weights_only=True)
         model, teacher = make_models(arm, config)
         model.load_state_dict(kept["model"])
         if teacher is not None:

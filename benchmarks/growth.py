@@ -17,9 +17,8 @@ from arms import Ours
 from clock import Clock, count_flops, load_average, peak_memory
 
 from videohpm import hpm
-from videohpm.config import MaskConfig, ModelConfig, PretrainConfig
-from videohpm.engine import EngineConfig
-from videohpm.optim import OptimConfig
+from videohpm.config import MaskConfig, ModelConfig, OptimConfig, PretrainConfig
+from videohpm.engine import EngineConfig, torch_device
 
 SWEEPS = {
     "frames": ("model", "frames", (8, 16, 32, 64)),
@@ -79,7 +78,7 @@ def measure(config: PretrainConfig, rounds: int, kind: str) -> dict[str, float]:
 def _ranking(config: PretrainConfig, kind: str) -> float:
     """Seconds of the relative objective, forward and backward."""
     count = hpm.masked_count(config.model.grid().num_tubes, config.mask.ratio)
-    device = config.engine.torch_device()
+    device = torch_device(config.engine.device)
     scores = torch.randn(config.optim.global_batch_size, count, device=device, requires_grad=True)
     losses = torch.rand_like(scores)
     clock = Clock(device, kind)

@@ -19,9 +19,8 @@ import torch
 from arms import PARTS, Case, make_arms
 from clock import count_flops, load_average, matmul_rate, peak_memory
 
-from videohpm.config import HPMConfig, MaskConfig, ModelConfig, PretrainConfig
-from videohpm.engine import EngineConfig
-from videohpm.optim import OptimConfig
+from videohpm.config import HPMConfig, MaskConfig, ModelConfig, OptimConfig, PretrainConfig
+from videohpm.engine import EngineConfig, torch_device
 
 CASES = {
     "small": {"model": {"arch": "vit_small"}, "batch": 8},
@@ -94,7 +93,7 @@ def measure(
         ends: no round is begun after this moment (of ``time.monotonic``), the first two excepted.
     """
     arms = make_arms(case.config, names, clock)
-    device = case.config.engine.torch_device()
+    device = torch_device(case.config.engine.device)
     facts = {}
     for name, arm in arms.items():
         facts[name] = {

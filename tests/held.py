@@ -9,11 +9,10 @@ import torch
 from torch import Tensor
 
 from videohpm import hpm
-from videohpm.config import ModelConfig, PretrainConfig
+from videohpm.config import ModelConfig, OptimConfig, PretrainConfig
 from videohpm.engine import EngineConfig, make_engine, process_group
 from videohpm.hpm import LossTeacher
 from videohpm.models import MaskedAutoencoder
-from videohpm.optim import OptimConfig
 
 
 def config_of(stage: int) -> PretrainConfig:

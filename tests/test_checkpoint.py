@@ -18,11 +18,11 @@ from videohpm import checkpoint
 from videohpm.checkpoint import folders
 from videohpm.checkpoint.stream import TensorFile
 from videohpm.cli import main
+from videohpm.config import OptimConfig
 from videohpm.engine import EngineConfig, TorchEngine
 from videohpm.errors import RunError, UserError
 from videohpm.hpm import LossTeacher
 from videohpm.models import MaskedAutoencoder
-from videohpm.optim import OptimConfig
 
 SIZES = {
     "arch": "vit_tiny", "frames": 2, "image_size": 16, "patch": 8, "dim": 8, "depth": 1, "heads": 1,

@@ -11,12 +11,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from videohpm import hpm
 from videohpm.cli import main
-from videohpm.config import HPMConfig, MaskConfig, ModelConfig
+from videohpm.config import HPMConfig, MaskConfig, ModelConfig, OptimConfig
 from videohpm.data import Batch
 from videohpm.engine import EngineConfig, make_engine
 from videohpm.hpm import LossTeacher
 from videohpm.models import MaskedAutoencoder
-from videohpm.optim import OptimConfig
 from videohpm.plan import STAGES, PlanConfig, flops_of, memory_of, parameters_of, plan, traffic_of
 from videohpm.pretrain import train_step
 

@@ -14,14 +14,19 @@ import yaml
 
 import videohpm
 from videohpm import hpm
-from videohpm.config import HPMConfig, MaskConfig, ModelConfig, PretrainConfig
+from videohpm.config import (
+    HPMConfig,
+    MaskConfig,
+    ModelConfig,
+    OptimConfig,
+    PretrainConfig,
+    RunConfig,
+)
 from videohpm.data import DataConfig
 from videohpm.engine import EngineConfig
 from videohpm.errors import RunError, UserError
 from videohpm.hpm import LossTeacher
-from videohpm.optim import OptimConfig
 from videohpm.pretrain import pretrain
-from videohpm.tracking import RunConfig
 
 MODEL = ModelConfig(
     arch="vit_tiny", frames=4, image_size=32, patch=8, dim=48, depth=1, heads=2,

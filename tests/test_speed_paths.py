@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from videohpm import hpm
 from videohpm.cli import main
-from videohpm.config import HPMConfig, MaskConfig, ModelConfig, PretrainConfig
+from videohpm.config import HPMConfig, MaskConfig, ModelConfig, OptimConfig, PretrainConfig
 from videohpm.data import Batch
 from videohpm.engine import EngineConfig, make_engine
 from videohpm.engine.compile import compile_blocks
@@ -22,7 +22,6 @@ from videohpm.grid import TokenGrid
 from videohpm.hpm import LossTeacher
 from videohpm.models import MaskedAutoencoder, VideoViT
 from videohpm.models.vit import Block, run_blocks
-from videohpm.optim import OptimConfig
 from videohpm.pretrain import train_step
 
 MICRO = {

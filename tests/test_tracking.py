@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from videohpm.config import RunConfig
 from videohpm.progress import progress_line
-from videohpm.tracking import RunConfig, Stopwatch, Tracker, describe_machine, drop_lines_after
+from videohpm.tracking import Stopwatch, Tracker, describe_machine, drop_lines_after
 
 
 class HandClock:

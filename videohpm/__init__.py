@@ -6,7 +6,14 @@
 """
 
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # what __getattr__ imports
+    from videohpm import config, data, hpm, interop, models
+    from videohpm.checkpoint import load_encoder, load_model, load_teacher
+    from videohpm.grid import TokenGrid
+    from videohpm.hpm import LossTeacher
+    from videohpm.models import MaskedAutoencoder, VideoClassifier, VideoViT
 
 _HOMES = {
     "LossTeacher": "videohpm.hpm",
@@ -18,16 +25,30 @@ _HOMES = {
     "load_model": "videohpm.checkpoint",
     "load_teacher": "videohpm.checkpoint",
 }
-_ROOMS = ("data", "hpm", "interop", "models")
+_PACKAGES = ("config", "data", "hpm", "interop", "models")
 
-__all__ = [*_HOMES, *_ROOMS]
+__all__ = [
+    "LossTeacher",
+    "MaskedAutoencoder",
+    "TokenGrid",
+    "VideoClassifier",
+    "VideoViT",
+    "config",
+    "data",
+    "hpm",
+    "interop",
+    "load_encoder",
+    "load_model",
+    "load_teacher",
+    "models",
+]
 
 
 def __getattr__(name: str) -> Any:
     # Importing torch takes seconds; --help and a mistyped option should not.
     if name in _HOMES:
         return getattr(import_module(_HOMES[name]), name)
-    if name in _ROOMS:
+    if name in _PACKAGES:
         return import_module(f"videohpm.{name}")
     raise AttributeError(f"module 'videohpm' has no attribute {name!r}")
 

@@ -1,8 +1,9 @@
 """The command line: ``videohpm COMMAND …``, the only place that parses arguments.
 
-A command is a function; its parameters and their documentation are the command's options. It
-returns an exit code, or something to print, or nothing. What is particular to a command lives
-beside what it does, not here.
+A command is a function, which takes a config or the options that are declared for it. It returns an
+exit code, or something to print, or nothing. Options are declared and checked in
+:mod:`videohpm.config`, which imports no torch: help and the errors of wrong input are quick. What
+does the work is imported when the input is known to be right.
 """
 
 from __future__ import annotations
@@ -17,29 +18,85 @@ from argparse import ArgumentError
 from collections.abc import Callable
 from dataclasses import is_dataclass
 from pathlib import Path
-from typing import get_origin, get_type_hints
+from typing import NamedTuple, get_origin, get_type_hints
 
 from jsonargparse import ActionConfigFile, ArgumentParser, set_parsing_settings
 
+from videohpm import config
 from videohpm.compat import RENAMED_FIELDS
+from videohpm.config import options
 from videohpm.errors import Preempted, RunError, UserError
 
+
+class Command(NamedTuple):
+    """What the command line needs to know of a command, without importing what it does."""
+
+    options: Callable
+    """A config dataclass, or a function of :mod:`videohpm.config.options`: its parameters and
+    their documentation are the options; calling it checks them."""
+    target: str
+    """module:function that does the work, given the config, or the same arguments."""
+    summary: str
+
+
 COMMANDS = {
-    "pretrain": ("videohpm.pretrain:pretrain", "train a masked autoencoder on unlabelled clips"),
-    "plan": ("videohpm.plan:plan", "what a pre-training run will need"),
-    "visualize": ("videohpm.visualize:visualize", "draw what a model and its teacher see"),
-    "report": ("videohpm.report:report", "put runs side by side in one page"),
-    "explore": ("videohpm.report:explore", "serve that page here and follow a run"),
-    "finetune": ("videohpm.finetune:finetune", "train a classifier that starts from an encoder"),
-    "evaluate": ("videohpm.evaluate:evaluate", "test a classifier on several views of each video"),
-    "probe": ("videohpm.evaluate:probe", "linear, attentive and k-NN probes of frozen features"),
-    "features": ("videohpm.evaluate:features_command", "frozen features of videos or images"),
-    "predict": ("videohpm.evaluate:predict_command", "the most probable classes of videos"),
-    "export": ("videohpm.checkpoint:export", "weights of a run, for use elsewhere"),
-    "data prepare": ("videohpm.data.prepare:prepare", "manifests from official annotations"),
-    "data scan": ("videohpm.data.scan:scan", "check every file; a manifest of the good ones"),
-    "data transcode": ("videohpm.data.transcode:transcode", "a copy for fast random access"),
-    "convert": ("videohpm.interop:convert", "to and from other systems' checkpoints"),
+    "pretrain": Command(
+        config.PretrainConfig,
+        "videohpm.pretrain:pretrain",
+        "train a masked autoencoder on unlabelled clips",
+    ),
+    "plan": Command(config.PlanConfig, "videohpm.plan:plan", "what a pre-training run will need"),
+    "visualize": Command(
+        options.visualize,
+        "videohpm.visualize:visualize",
+        "draw what a model and its teacher see",
+    ),
+    "report": Command(
+        options.report, "videohpm.report:report", "put runs side by side in one page"
+    ),
+    "explore": Command(
+        options.explore, "videohpm.report:explore", "serve that page here and follow a run"
+    ),
+    "finetune": Command(
+        config.FinetuneConfig,
+        "videohpm.finetune:finetune",
+        "train a classifier that starts from an encoder",
+    ),
+    "evaluate": Command(
+        config.EvaluateConfig,
+        "videohpm.evaluate:evaluate",
+        "test a classifier on several views of each video",
+    ),
+    "probe": Command(
+        config.ProbeConfig,
+        "videohpm.evaluate:probe",
+        "linear, attentive and k-NN probes of frozen features",
+    ),
+    "features": Command(
+        options.features,
+        "videohpm.evaluate:features_command",
+        "frozen features of videos or images",
+    ),
+    "predict": Command(
+        options.predict,
+        "videohpm.evaluate:predict_command",
+        "the most probable classes of videos",
+    ),
+    "export": Command(
+        options.export, "videohpm.checkpoint:export", "weights of a run, for use elsewhere"
+    ),
+    "data prepare": Command(
+        options.prepare, "videohpm.prepare:prepare", "manifests from official annotations"
+    ),
+    "data scan": Command(
+        options.scan, "videohpm.data.scan:scan", "check every file; a manifest of the good ones"
+    ),
+    "data transcode": Command(
+        options.transcode, "videohpm.data.transcode:transcode", "a copy for fast random access"
+    ),
+    "convert": Command(
+        options.convert, "videohpm.interop:convert", "to and from other systems' checkpoints"
+    ),
 }
 SHORT = {"output": "-o"}
 INTERRUPTED = 130
@@ -65,7 +122,7 @@ def main(arguments: list[str] | None = None) -> int:
             raise UserError(f"{name}: no such command{_nearest(name, COMMANDS)}")
         return _run(name, rest)
     except tuple(EXIT_CODES) as error:
-        if _speaks():
+        if _reports():
             print(f"videohpm: {_one_line(error)}", file=sys.stderr)
         return next(code for kind, code in EXIT_CODES.items() if isinstance(error, kind))
     except KeyboardInterrupt:
@@ -73,22 +130,23 @@ def main(arguments: list[str] | None = None) -> int:
         return INTERRUPTED
 
 
-def parser_of(name: str, function: Callable) -> ArgumentParser:
+def parser_of(name: str) -> ArgumentParser:
     """The parser of a command: one option for each parameter, or for each field of its config."""
+    declared = COMMANDS[name].options
     parser = ArgumentParser(
         prog=f"videohpm {name}",
-        description=COMMANDS[name][1] if name in COMMANDS else None,
+        description=COMMANDS[name].summary,
         exit_on_error=False,
+        allow_abbrev=False,
     )
-    config = _config_of(function)
-    if config:
+    if is_dataclass(declared):
         parser.add_argument(
             "--config", action=ActionConfigFile, help="YAML file; later ones win over earlier ones"
         )
-        parser.add_class_arguments(config, as_group=False)
+        parser.add_class_arguments(declared, as_group=False)
         return parser
-    lists = _positional_lists(function)
-    parser.add_function_arguments(function, as_group=False, as_positional=True, skip=set(lists))
+    lists = _positional_lists(declared)
+    parser.add_function_arguments(declared, as_group=False, as_positional=True, skip=set(lists))
     for parameter in lists:
         parser.add_argument(parameter, nargs="+", help="one or more")
     for action in parser._actions:
@@ -99,42 +157,34 @@ def parser_of(name: str, function: Callable) -> ArgumentParser:
 
 
 def _run(name: str, arguments: list[str]) -> int:
-    module, _, attribute = COMMANDS[name][0].partition(":")
-    function = getattr(importlib.import_module(module), attribute)
-    if any(p.kind is p.VAR_POSITIONAL for p in inspect.signature(function).parameters.values()):
-        return function(*arguments)  # it hands them on to a script
-    parser = parser_of(name, function)
+    declared, target, _ = COMMANDS[name]
+    if any(p.kind is p.VAR_POSITIONAL for p in inspect.signature(declared).parameters.values()):
+        return _target(target)(*arguments)  # a script of its own parses them
+    parser = parser_of(name)
     try:
-        parsed = parser.parse_args(arguments)
-        values = vars(parser.instantiate(parsed))
-        values = {key: value for key, value in values.items() if key != "config"}
-        config = _config_of(function)
-        call = [config(**values)] if config else []
+        values = vars(parser.instantiate(parser.parse_args(arguments)))
+        values.pop("config", None)
+        checked = declared(**values)
     except ArgumentError as error:
         raise UserError(_explain(error, parser, arguments)) from None
-    except ValueError as error:  # what a config's own checks say
-        raise UserError(str(error)) from None
-    said = function(*call) if config else function(**values)
-    if said is not None and not isinstance(said, (int, Path)):
-        print(said)
-    return said if isinstance(said, int) else 0
+    result = _target(target)(checked) if is_dataclass(declared) else _target(target)(**values)
+    if result is not None and not isinstance(result, (int, Path)):
+        print(result)
+    return result if isinstance(result, int) else 0
 
 
-def _speaks() -> bool:
-    """Whether this process says why it ends: of several that do, one."""
+def _target(target: str) -> Callable:
+    module, _, attribute = target.partition(":")
+    return getattr(importlib.import_module(module), attribute)
+
+
+def _reports() -> bool:
+    """Whether this process prints why it ends: one of several does."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         return True
     from videohpm.engine import distributed
 
     return distributed.first_to_report()
-
-
-def _config_of(function: Callable) -> type | None:
-    """The dataclass of a command that is told everything by one."""
-    hints = get_type_hints(function)
-    hints.pop("return", None)
-    only = next(iter(hints.values()), None)
-    return only if len(hints) == 1 and is_dataclass(only) else None
 
 
 def _positional_lists(function: Callable) -> list[str]:
@@ -148,27 +198,31 @@ def _positional_lists(function: Callable) -> list[str]:
 
 def _overview() -> str:
     width = max(map(len, COMMANDS))
-    lines = [f"  {name:<{width}}  {about}" for name, (_, about) in COMMANDS.items()]
+    lines = [f"  {name:<{width}}  {command.summary}" for name, command in COMMANDS.items()]
     return "\n".join(
         ["usage: videohpm COMMAND [options]", "", *lines, "", "videohpm COMMAND --help says more."]
     )
 
 
 def _explain(error: ArgumentError, parser: ArgumentParser, arguments: list[str]) -> str:
-    """The parser's complaint in our words: which field, what is wrong, what was perhaps meant."""
+    """The parser's error as one line: which field, what is wrong, what was perhaps meant."""
     text = _one_line(error)
     known = [action.dest for action in parser._actions if action.dest != "help"]
     inside = re.search(r"Group '([\w.]+)' does not accept option '([\w.]+)'", text)
     typed = re.search(r"(?:unrecognized arguments: --|(?:option|[Kk]ey) ')([\w.]+)", text)
     field = f"{inside[1]}.{inside[2]}" if inside else typed[1] if typed else None
-    if field in RENAMED_FIELDS:
-        return f"{field}: was renamed to {RENAMED_FIELDS[field]}; use that name"
     if field and field not in known:
+        if RENAMED_FIELDS.get(field) in known:
+            return f"{field}: was renamed to {RENAMED_FIELDS[field]}; use that name"
         return f"{field}: no such field{_nearest(field, known)}"
     if "onfig" in text.partition(":")[0]:  # a file that is no YAML, or no mapping
         files = [b for a, b in zip(arguments, arguments[1:], strict=False) if a == "--config"]
         return f"{', '.join(files)}: {text}"
-    return re.sub(r'^Parser key "([^"]+)": ?', r"\1: ", text)
+    text = re.sub(r'^Parser key "([^"]+)": ?', r"\1: ", text)
+    chosen = re.fullmatch(r"(\S+): Expected a typing\.Literal\[(.*)\]\. Got value: (.*)", text)
+    if chosen:  # as the configs' own checks say it
+        return f"{chosen[1]}: {chosen[3]!r} is not one of {chosen[2].replace(chr(39), '')}"
+    return text
 
 
 def _nearest(word: str, known) -> str:

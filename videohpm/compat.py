@@ -28,6 +28,8 @@ RENAMED_FIELDS = {
     "data.max_bad_share": "data.max_bad_fraction",
     "data.reduce": "data.downscale_on_decode",
     "hard_share": "hard_ratio",
+    "jobs": "workers",
+    "seconds": "decode_timeout",
 }
 """Fields of the configuration and options of commands: old → new."""
 

@@ -9,6 +9,13 @@ class UserError(Exception):
     """
 
 
+class ConfigError(UserError, ValueError):
+    """A field of a configuration whose value cannot be used.
+
+    The message begins with the field's name. It is a ValueError too, for callers from Python.
+    """
+
+
 class RunError(Exception):
     """A run that cannot go on through nobody's mistake in typing: a loss that is not finite, say.
 

@@ -3,14 +3,19 @@
 Legend of shapes, used everywhere: B batch, C = 3 channels, T frames, H×W pixels; t×h×w the grid,
 N = t·h·w tokens in (t, h, w) order; L = h·w tubes (a tube is one place over all t steps);
 V visible and M masked tokens, N = V + M; P = tubelet·patch·patch·3 values of a token.
+
+The configuration checks its numbers with :class:`TokenGrid`, so torch is imported by the functions
+that make tensors, not by the module.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -83,6 +88,8 @@ class TokenGrid:
         Returns:
             (B, K, C, tubelet, patch, patch).
         """
+        import torch
+
         batch, channels, *size = clips.shape
         if tuple(size) != (self.frames, self.height, self.width):
             raise ValueError(
@@ -112,6 +119,8 @@ class TokenGrid:
 
     def tokens_of_tubes(self, tubes: Tensor) -> Tensor:
         """(B, K) tube numbers → (B, t·K) numbers of their tokens; ascending if ``tubes`` is."""
+        import torch
+
         step = torch.arange(self.t, device=tubes.device) * self.num_tubes
         return (step[:, None] + tubes[:, None, :]).flatten(1)
 
@@ -125,6 +134,8 @@ class TokenGrid:
         Returns:
             (count·L,), look by look, the L tubes in order in each.
         """
+        import torch
+
         tube = torch.arange(self.num_tubes, device=device)
         shift = max(1, round(0.382 * self.t))  # the golden section: rows do not line up soon
         first = tube % self.w + tube // self.w * shift
@@ -158,6 +169,8 @@ class Mask:
     @classmethod
     def from_units(cls, masked: Tensor, grid: TokenGrid, unit: str = "tube") -> Mask:
         """From (B, K) numbers of masked tubes (or tokens), all different, in any order."""
+        import torch
+
         size = grid.num_tubes if unit == "tube" else grid.num_tokens
         hidden = torch.zeros(len(masked), size, dtype=torch.bool, device=masked.device)
         hidden = hidden.scatter(1, masked, True)

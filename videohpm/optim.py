@@ -2,78 +2,14 @@
 
 from __future__ import annotations
 
-import math
 import re
-from dataclasses import dataclass
 
 import torch
 from torch import nn
 
+from videohpm.config.optim import OptimConfig
+
 TOKENS = ("cls_token", "mask_token", "positions", "query")
-
-
-@dataclass(frozen=True, kw_only=True)
-class OptimConfig:
-    """AdamW with a cosine schedule.
-
-    Args:
-        global_batch_size: clips of one optimiser step over all GPUs and accumulation steps.
-        base_lr: learning rate for a batch of 256; multiplied by batch/256.
-        min_lr: learning rate at the end for a batch of 256; multiplied likewise.
-        warmup_epochs: epochs of linear warm-up from 0.
-        warmup_steps: the same in optimiser steps; wins over warmup_epochs where given.
-        weight_decay: of matrices; biases, norms and tokens have none.
-        layer_decay: factor on the learning rate from each encoder block to the one below it; 1 for
-            the same rate everywhere.
-        betas: AdamW's decay rates of the two moments.
-        eps: AdamW's term against division by zero.
-    """
-
-    global_batch_size: int = 256
-    base_lr: float = 1.5e-4
-    min_lr: float = 1e-5
-    warmup_epochs: float = 40.0
-    warmup_steps: int | None = None
-    weight_decay: float = 0.05
-    layer_decay: float = 1.0
-    betas: tuple[float, float] = (0.9, 0.95)
-    eps: float = 1e-8
-
-    def __post_init__(self):
-        if self.global_batch_size < 1:
-            raise ValueError(
-                f"optim.global_batch_size: {self.global_batch_size} clips; give at least 1"
-            )
-        for name in ("base_lr", "min_lr", "warmup_epochs", "weight_decay"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise ValueError(f"optim.{name}: {getattr(self, name)}; give 0 or more")
-        if self.warmup_steps is not None and self.warmup_steps < 0:
-            raise ValueError(f"optim.warmup_steps: {self.warmup_steps}; give 0 or more")
-        if not 0 < self.layer_decay <= 1:
-            raise ValueError(f"optim.layer_decay: {self.layer_decay}; give more than 0, at most 1")
-        if not all(0 <= beta < 1 for beta in self.betas):
-            raise ValueError(f"optim.betas: {self.betas}; each must lie in [0, 1)")
-        if self.eps <= 0:
-            raise ValueError(f"optim.eps: {self.eps}; give more than 0")
-
-    def lr_at(self, step: int, steps: int, steps_per_epoch: float) -> float:
-        """The learning rate of optimiser step ``step`` (from 0) of ``steps``."""
-        warmup = self.warmup_steps
-        if warmup is None:
-            warmup = round(self.warmup_epochs * steps_per_epoch)
-        scale = self.global_batch_size / 256
-        return cosine(step, steps, min(warmup, steps), self.base_lr * scale, self.min_lr * scale)
-
-
-def cosine(step: int, steps: int, warmup: int, peak: float, final: float) -> float:
-    """Linear from 0 to ``peak`` over ``warmup`` steps, then half a cosine towards ``final``.
-
-    The last warm-up step and the first cosine step both stand at ``peak`` (MAE, VideoMAE).
-    """
-    if step < warmup:
-        return peak * step / max(1, warmup - 1)
-    progress = min(1.0, (step - warmup) / max(1, steps - warmup))
-    return final + 0.5 * (peak - final) * (1 + math.cos(math.pi * progress))
 
 
 def parameter_groups(model: nn.Module, weight_decay: float, layer_decay: float = 1.0) -> list[dict]:

@@ -16,7 +16,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import TextIO
@@ -25,67 +24,7 @@ import numpy as np
 
 from videohpm.progress import make_screen
 
-DEFAULT_STEPS = 1000
 PACKAGES = ("videohpm", "torch", "torchvision", "timm", "numpy", "av", "decord", "deepspeed")
-
-
-@dataclass(frozen=True, kw_only=True)
-class RunConfig:
-    """How long a run is, and what it leaves behind.
-
-    Args:
-        dir: the run folder, for checkpoints, metrics and pictures.
-        steps: length in optimiser steps; give this or epochs (neither: 1000 steps).
-        epochs: length in passes over the data set; parts of one are allowed.
-        seed: everything random comes from it.
-        log_every: steps between two lines of metrics.
-        picture_every: steps between two pictures; 0 for one at the end only.
-        save_every: steps between two checkpoints; 0 for one at the end only.
-        keep: how many checkpoints to keep; older ones are removed.
-        resume: auto (go on from the newest checkpoint in the run folder, if there is one), never,
-            or the path of a checkpoint to begin from (the same command again goes on from there).
-    """
-
-    dir: str = "runs/pretrain"
-    steps: int | None = None
-    epochs: float | None = None
-    seed: int = 0
-    log_every: int = 50
-    picture_every: int = 1000
-    save_every: int = 1000
-    keep: int = 2
-    resume: str = "auto"
-
-    def __post_init__(self):
-        if not self.dir:
-            raise ValueError("run.dir: empty; name a folder")
-        if self.steps is not None and self.epochs is not None:
-            raise ValueError(
-                f"run.steps: {self.steps}, but run.epochs is {self.epochs:g}; "
-                "set one of the two to null"
-            )
-        if self.steps is not None and self.steps < 1:
-            raise ValueError(f"run.steps: {self.steps}; give at least 1")
-        if self.epochs is not None and not 0 < self.epochs < math.inf:
-            raise ValueError(f"run.epochs: {self.epochs}; give a number above 0")
-        for name, least in (
-            ("seed", 0),
-            ("log_every", 1),
-            ("picture_every", 0),
-            ("save_every", 0),
-            ("keep", 1),
-        ):
-            if getattr(self, name) < least:
-                raise ValueError(f"run.{name}: {getattr(self, name)}; give at least {least}")
-        if not self.resume:
-            raise ValueError("run.resume: empty; give auto, never or the path of a checkpoint")
-
-    def total_steps(self, steps_per_epoch: float) -> int:
-        """Optimiser steps of the whole run; a begun step of the last epoch counts."""
-        if self.epochs is None:
-            return self.steps or DEFAULT_STEPS
-        # The margin keeps 3 epochs of 10/3 steps, 10.000000000000002, from becoming 11 steps.
-        return max(1, math.ceil(self.epochs * steps_per_epoch - 1e-6))
 
 
 class Stopwatch:

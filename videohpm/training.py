@@ -10,12 +10,12 @@ import yaml
 from torch import Tensor, nn
 
 from videohpm import checkpoint
-from videohpm.config import as_plain
+from videohpm.config import RunConfig, as_plain
 from videohpm.data import BadFileTracker, Batch, ClipDataset, GlobalBatchSampler, make_loader
 from videohpm.data.loader import Loader
 from videohpm.engine import TorchEngine, distributed
 from videohpm.errors import Preempted, RunError, UserError
-from videohpm.tracking import RunConfig, describe_machine
+from videohpm.tracking import describe_machine
 
 # A run's config has sections run, data, optim and engine, whatever else it has.
 

@@ -16,7 +16,14 @@ from misbehaving import misbehave
 from painted import copy_packets, encode
 
 from videohpm import cli
-from videohpm.config import HPMConfig, MaskConfig, ModelConfig, PretrainConfig
+from videohpm.config import (
+    HPMConfig,
+    MaskConfig,
+    ModelConfig,
+    OptimConfig,
+    PretrainConfig,
+    RunConfig,
+)
 from videohpm.data import (
     DataConfig,
     GlobalBatchSampler,
@@ -27,9 +34,7 @@ from videohpm.data import (
 )
 from videohpm.engine import EngineConfig
 from videohpm.errors import RunError, UserError
-from videohpm.optim import OptimConfig
 from videohpm.pretrain import Pretraining, pretrain
-from videohpm.tracking import RunConfig
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="needs Linux")
 

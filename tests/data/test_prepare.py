@@ -89,7 +89,7 @@ def test_command_says_what_to_mend(tmp_path, monkeypatch, capsys, arguments, tol
 
 
 def test_installed_without_the_checkout(tmp_path, monkeypatch, capsys):
-    from videohpm.data import prepare
+    from videohpm import prepare
 
     monkeypatch.setattr(prepare, "DATASETS", tmp_path / "datasets")
     assert cli.main(["data", "prepare", "ssv2"]) == 2

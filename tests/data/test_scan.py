@@ -67,7 +67,7 @@ def test_scan_of_good_and_damaged_files(good, tmp_path):
         (folder / f"good{i}.mp4").write_bytes(good.read_bytes())
     for kind in KINDS:
         damage(good, folder / f"{kind}.mp4", kind, seed=0)
-    run(folder, "--out", folder / "scanned.csv", "--jobs", 1)
+    run(folder, "--out", folder / "scanned.csv", "--workers", 1)
     rows = {row["path"]: row for row in read_table(folder / "scanned.csv")}
     bad = {os.path.basename(row["path"]): row["reason"] for row in
            read_table(folder / "scanned-quarantine.csv")}  # fmt: skip
@@ -84,7 +84,7 @@ def test_scan_of_good_and_damaged_files(good, tmp_path):
     assert rows["one_frame.mp4"]["frames"] == "1"
     found = find_samples(folder / "scanned.csv")
     assert found[0].frames and found[0].size == (48, 96) and found[0].reader
-    run(folder / "scanned.csv", "--out", folder / "strict.csv", "--damaged", "drop", "--jobs", 1)
+    run(folder / "scanned.csv", "--out", folder / "strict.csv", "--damaged", "drop", "--workers", 1)
     strict = {row["path"] for row in read_table(folder / "strict.csv")}
     assert strict == {path for path, row in rows.items() if not row["note"]}
 
@@ -94,7 +94,7 @@ def test_a_scan_goes_on_where_it_was_stopped(good, tmp_path, monkeypatch):
         (tmp_path / f"{name}.mp4").write_bytes(good.read_bytes())
     (tmp_path / "list.csv").write_text("path,label,colour\na.mp4,1,red\nb.mp4,0,blue\nc.mp4,1,\n")
     out = tmp_path / "scanned.csv"
-    run(tmp_path / "list.csv", "--out", out, "--jobs", 1)
+    run(tmp_path / "list.csv", "--out", out, "--workers", 1)
     first = out.read_bytes()
     assert [(row["label"], row["colour"]) for row in read_table(out)] == [
         ("1", "red"), ("0", "blue"), ("1", "")
@@ -113,10 +113,10 @@ def test_a_scan_goes_on_where_it_was_stopped(good, tmp_path, monkeypatch):
 
     monkeypatch.setattr(scanning, "run_killable", counted)
     out.unlink()
-    run(tmp_path / "list.csv", "--out", out, "--jobs", 1)
+    run(tmp_path / "list.csv", "--out", out, "--workers", 1)
     assert read == ["a.mp4", "c.mp4"] and out.read_bytes() == first
     read.clear()
-    run(tmp_path / "list.csv", "--out", out, "--jobs", 1)
+    run(tmp_path / "list.csv", "--out", out, "--workers", 1)
     assert read == [] and out.read_bytes() == first
 
 
@@ -137,7 +137,7 @@ def test_images_and_class_folders(tmp_path):
         Image.new("RGB", (30, 20)).save(tmp_path / name)
     (tmp_path / "run/bad.jpg").write_bytes(b"no image")
     out = tmp_path / "out" / "scanned.csv"
-    run(tmp_path, "--out", out, "--labels", "true", "--jobs", 1)
+    run(tmp_path, "--out", out, "--labels", "true", "--workers", 1)
     rows = read_table(out)
     assert [(row["label"], row["height"], row["width"]) for row in rows] == [
         ("run", "20", "30"), ("walk", "20", "30")
@@ -164,7 +164,7 @@ def test_decord_is_checked_against_pyav(good, tmp_path, monkeypatch):
     ("arguments", "told"),
     [
         (["nowhere.csv"], "nowhere.csv does not exist"),
-        ([".", "--seconds", "0"], "seconds"),
+        ([".", "--decode_timeout", "0"], "decode_timeout: 0"),
         ([".", "--damaged", "mend"], "damaged"),
         (["."], "no videos or images"),
     ],
@@ -178,6 +178,6 @@ def test_mistakes(tmp_path, monkeypatch, capsys, arguments, told):
 
 def test_what_is_written_is_plain_json(good, tmp_path):
     (tmp_path / "a.mp4").write_bytes(good.read_bytes())
-    run(tmp_path, "--out", tmp_path / "s.csv", "--jobs", 1)
+    run(tmp_path, "--out", tmp_path / "s.csv", "--workers", 1)
     (line,) = (tmp_path / "s-scan.jsonl").read_text().splitlines()
     assert json.loads(line)["frames"] == 24

@@ -14,7 +14,7 @@ from videohpm.data.killable_pool import run_killable
 
 
 def run(*arguments):
-    assert cli.main(["data", "transcode", *map(str, arguments), "--jobs", "1"]) == 0
+    assert cli.main(["data", "transcode", *map(str, arguments), "--workers", "1"]) == 0
 
 
 def table(path):

@@ -11,13 +11,18 @@ import torch
 
 from videohpm import pretrain
 from videohpm.cli import main
-from videohpm.config import HPMConfig, MaskConfig, ModelConfig, PretrainConfig
+from videohpm.config import (
+    HPMConfig,
+    MaskConfig,
+    ModelConfig,
+    OptimConfig,
+    PretrainConfig,
+    RunConfig,
+)
 from videohpm.data import DataConfig
 from videohpm.engine import EngineConfig, process_group
 from videohpm.engine.settings import WHOLE_BELOW
-from videohpm.optim import OptimConfig
 from videohpm.pretrain import train_step
-from videohpm.tracking import RunConfig
 
 SPOILT = 3
 

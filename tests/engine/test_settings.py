@@ -4,10 +4,10 @@ import json
 
 import pytest
 
+from videohpm.config import OptimConfig
 from videohpm.engine import EngineConfig
 from videohpm.engine.settings import deepspeed_settings, for_ema_module
 from videohpm.errors import UserError
-from videohpm.optim import OptimConfig
 
 
 def settings(engine, precision="fp32"):

@@ -5,8 +5,9 @@ import json
 import pytest
 import torch
 
+from videohpm.config.optim import OptimConfig, cosine
 from videohpm.models import MaskedAutoencoder, VideoClassifier
-from videohpm.optim import OptimConfig, adamw, cosine, parameter_groups, set_lr
+from videohpm.optim import adamw, parameter_groups, set_lr
 
 
 @pytest.fixture(scope="module")

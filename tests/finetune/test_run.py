@@ -15,13 +15,13 @@ from tiny_runs import PLAIN, settings, two_process_settings
 
 from videohpm import evaluate
 from videohpm.checkpoint import latest, load_encoder, load_model
-from videohpm.errors import UserError
-from videohpm.finetune import finetune
-from videohpm.finetune.config import (
+from videohpm.config import (
     ClassifierConfig,
     LossConfig,
     ValidationConfig,
 )
+from videohpm.errors import UserError
+from videohpm.finetune import finetune
 from videohpm.finetune.labels import class_weights
 from videohpm.finetune.run import Finetuning
 

@@ -3,13 +3,17 @@
 from dataclasses import replace
 from pathlib import Path
 
+from videohpm.config import (
+    AugmentConfig,
+    ClassifierConfig,
+    FinetuneConfig,
+    OptimConfig,
+    RunConfig,
+    ValidationConfig,
+)
 from videohpm.data import DataConfig
 from videohpm.engine import EngineConfig
 from videohpm.evaluate import ViewConfig
-from videohpm.finetune.augment import AugmentConfig
-from videohpm.finetune.config import ClassifierConfig, FinetuneConfig, ValidationConfig
-from videohpm.optim import OptimConfig
-from videohpm.tracking import RunConfig
 
 PLAIN = AugmentConfig(rand_augment="", random_erasing=0.0, mixup=0.0, cutmix=0.0)
 TINY = {"frames": 4, "image_size": 32, "patch": 8, "tubelet": 2, "dim": 24, "depth": 2, "heads": 2}

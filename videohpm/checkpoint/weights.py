@@ -12,6 +12,7 @@ from torch import nn
 
 from videohpm.checkpoint.folders import latest
 from videohpm.compat import RENAMED_MODEL_ARGUMENTS, upgrade_names
+from videohpm.config import options
 from videohpm.errors import UserError
 from videohpm.hpm import LossTeacher
 from videohpm.models import MaskedAutoencoder, VideoClassifier, VideoViT
@@ -121,10 +122,7 @@ def export(source: str, out: str, what: str = "encoder", weights: str = "student
         what: encoder alone, or all.
         weights: student or teacher (whose encoder is a moving average of the student's).
     """
-    if what not in ("encoder", "all") or weights not in ("student", "teacher"):
-        raise UserError(
-            f"export: --what is encoder or all, --weights student or teacher; not {what}, {weights}"
-        )
+    options.export(source, out, what, weights)
     folder = Path(out)
     if folder.exists() and any(folder.iterdir()):
         raise UserError(f"{out}: exists and is not empty; give another folder")

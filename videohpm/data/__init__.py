@@ -1,10 +1,10 @@
 """Reading videos and images into batches of clips."""
 
+from videohpm.config import DataConfig
 from videohpm.data.batches import BadFileTracker, Batch, GlobalBatchSampler, collate, make_loader
 from videohpm.data.clips import (
     BadFile,
     ClipDataset,
-    DataConfig,
     ImageDataset,
     VideoDataset,
     count_frames,

@@ -6,8 +6,7 @@ the rank or the order in which items are asked for.
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -15,13 +14,12 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from videohpm.config import DataConfig
 from videohpm.data.decode import DecodeError, read_frames, read_video_info
 from videohpm.data.manifest import Manifest, Sample, find_samples
 from videohpm.data.sampling import dense_indices, segment_indices
 from videohpm.data.timeout import call_with_timeout
 from videohpm.data.transforms import (
-    IMAGENET_MEAN,
-    IMAGENET_STD,
     CentreCrop,
     Compose,
     Flip,
@@ -36,99 +34,6 @@ from videohpm.errors import UserError
 # leaves no thread to notice that its time is up.
 GRACE = 2.0
 Transform = Callable[[Tensor, np.random.Generator], Tensor]
-
-
-@dataclass(frozen=True, kw_only=True)
-class DataConfig:
-    """What is read and how clips are cut from it."""
-
-    root: str | None = None
-    """Folder of videos or images, searched recursively; also the base of a manifest's paths."""
-    manifest: str | None = None
-    """File that lists the samples: CSV with a header (path[,label][,frames][,reader]), or lines of
-    "path label" or "path frames label"."""
-    kind: Literal["auto", "video", "image"] = "auto"
-    """Sort of files; auto tells by their suffixes."""
-    sampling: Literal["dense", "segments"] = "dense"
-    """dense: frames a fixed stride apart from a random start. segments: one random frame from each
-    of as many equal parts of the video as the clip has frames (TSN)."""
-    stride: int = 4
-    """Dense sampling: distance between a clip's frames, in frames of the video (published: 4 on
-    Kinetics, 2 on Something-Something)."""
-    crop: Literal["multiscale", "random_resized", "centre"] = "multiscale"
-    """multiscale: VideoMAE's pre-training crop. random_resized: random area and aspect ratio.
-    centre: shorter side resized, then the centre."""
-    crop_scales: tuple[float, ...] = (1.0, 0.875, 0.75, 0.66)
-    """multiscale: crop sides as shares of the frame's shorter side."""
-    crop_area: tuple[float, float] = (0.2, 1.0)
-    """random_resized: smallest and largest crop as shares of the frame's area."""
-    crop_aspect: tuple[float, float] = (3 / 4, 4 / 3)
-    """random_resized: smallest and largest width / height of the crop, before resizing."""
-    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
-    """How crops are resized, with antialiasing either way."""
-    downscale_on_decode: bool = True
-    """Scale frames down while decoding where they are much larger than any crop needs."""
-    flip: bool = False
-    """Mirror half of the clips left to right. Leave off where labels say left or right."""
-    repeats: int = 1
-    """Clips cut from each decoded sample, each with its own crop and mask (repeated
-    augmentation)."""
-    workers: int = 4
-    """Reading processes for each rank; 0 reads in the training process."""
-    prefetch: int = 2
-    """Micro-batches that each worker keeps ready."""
-    mean: tuple[float, float, float] = IMAGENET_MEAN
-    """Channel means of pixels in 0..1, subtracted on the device."""
-    std: tuple[float, float, float] = IMAGENET_STD
-    """Channel standard deviations of pixels in 0..1, divided by on the device."""
-    short_videos: Literal["refuse", "repeat"] = "refuse"
-    """Videos with fewer frames than a clip: refuse (as if unreadable), or repeat frames. With
-    enough frames for the clip but not for its stride, the last one reached is repeated anyway."""
-    max_bad_fraction: float = 0.2
-    """Largest share of unreadable files before the run stops; they are replaced until then."""
-    max_retries: int = 10
-    """Unreadable files in a row, for one item, before the run stops."""
-    decode_timeout: float = 120.0
-    """Longest time that reading one file may take before another replaces it, in seconds; 0 waits
-    for ever."""
-
-    def __post_init__(self) -> None:
-        for name in ("stride", "repeats", "max_retries", "prefetch"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"data.{name}: {getattr(self, name)} is less than 1")
-        if self.workers < 0:
-            raise ValueError(f"data.workers: {self.workers} is negative; 0 reads without workers")
-        for name, known in _CHOICES.items():
-            value = getattr(self, name)
-            if value not in known:
-                raise ValueError(f"data.{name}: {value!r} is not one of {', '.join(known)}")
-        if not self.crop_scales or not all(0 < scale <= 1 for scale in self.crop_scales):
-            raise ValueError(f"data.crop_scales: {self.crop_scales} must lie in 0..1, at least one")
-        low, high = self.crop_area
-        if not 0 < low <= high <= 1:
-            raise ValueError(f"data.crop_area: {self.crop_area} must be 0 < low <= high <= 1")
-        low, high = self.crop_aspect
-        if not 0 < low <= high:
-            raise ValueError(f"data.crop_aspect: {self.crop_aspect} must be 0 < low <= high")
-        if len(self.mean) != 3 or not all(map(math.isfinite, self.mean)):
-            raise ValueError(f"data.mean: {self.mean} must be three numbers, for pixels in 0..1")
-        if len(self.std) != 3 or not all(0 < value < math.inf for value in self.std):
-            raise ValueError(f"data.std: {self.std} must be three numbers over 0")
-        if not 0 <= self.max_bad_fraction <= 1:
-            raise ValueError(
-                f"data.max_bad_fraction: {self.max_bad_fraction} is a share, from 0 to 1"
-            )
-        if not 0 <= self.decode_timeout < math.inf:
-            raise ValueError(f"data.decode_timeout: {self.decode_timeout} is not 0 or more")
-
-
-_CHOICES = {
-    "kind": ("auto", "video", "image"),
-    "sampling": ("dense", "segments"),
-    "crop": ("multiscale", "random_resized", "centre"),
-    "interpolation": ("bilinear", "bicubic"),
-    "short_videos": ("refuse", "repeat"),
-}
 
 
 class BadFile(NamedTuple):

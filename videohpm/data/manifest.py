@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from videohpm.config.data import KINDS
 from videohpm.data.manifest_parser import (
     IMAGE_SUFFIXES,
     READERS,
@@ -25,7 +26,6 @@ from videohpm.data.manifest_parser import (
 )
 from videohpm.errors import UserError
 
-KINDS = ("auto", "video", "image")
 _TABLE = ("_starts", "_ends", "_labels", "_frames", "_readers", "_heights", "_widths")
 
 

@@ -1,13 +1,12 @@
 """From a data set's official annotations to manifests, with a report of what does not fit.
 
-``prepare`` runs ``datasets/NAME/prepare.py`` of the checkout. Those scripts read the official
-files into lists of ``Entry``, one list a split; ``write_splits`` finds the files on disk, writes
+The scripts ``datasets/NAME/prepare.py`` of the checkout use it. They read the official files into
+ lists of ``Entry``, one list a split; ``write_splits`` finds the files on disk, writes
 the manifests and counts what is missing, extra or there twice. Nothing is dropped in silence.
 """
 
 import argparse
 import csv
-import importlib.util
 import json
 import os
 import sys
@@ -23,7 +22,6 @@ from videohpm.data.manifest import walk
 from videohpm.data.manifest_parser import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 from videohpm.errors import UserError
 
-DATASETS = Path(__file__).resolve().parents[2] / "datasets"  # of the checkout
 SUFFIXES = {"video": VIDEO_SUFFIXES, "image": IMAGE_SUFFIXES}
 SHOWN = 3  # examples of a problem in the printed report; report.json has all
 
@@ -74,30 +72,6 @@ class Report:
         }.items():
             said += [_examples(what, keys)] if keys else []
         return said + self.notes
-
-
-def prepare(*arguments: str) -> int:
-    """Run ``datasets/NAME/prepare.py`` with the other arguments: ``prepare ssv2 --root …``.
-
-    The scripts belong to the checkout, not to the installed package.
-    """
-    names = sorted(file.parent.name for file in DATASETS.glob("*/prepare.py"))
-    if not names:
-        raise UserError(
-            f"prepare: {DATASETS} does not exist; the scripts are part of the checkout, so install "
-            "it with pip install -e, or run its datasets/NAME/prepare.py"
-        )
-    if not arguments or arguments[0] in ("-h", "--help"):
-        print(f"usage: videohpm data prepare NAME [options]\n\nNAME: {', '.join(names)}")
-        return 0 if arguments else 2
-    name, *rest = arguments
-    if name not in names:
-        raise UserError(f"prepare: no data set {name!r}; there are: {', '.join(names)}")
-    spec = importlib.util.spec_from_file_location(f"prepare_{name}", DATASETS / name / "prepare.py")
-    script = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = script  # dataclasses look their module up
-    spec.loader.exec_module(script)
-    return script.main(rest)
 
 
 def run_script(

@@ -31,37 +31,19 @@ def scan(
     out: str = "scanned.csv",
     labels: bool = False,
     damaged: Literal["keep", "drop"] = "keep",
-    jobs: int = 0,
-    seconds: float = 60.0,
+    workers: int = 0,
+    decode_timeout: float = 60.0,
     memory: float = 2.0,
     retry: bool = False,
 ) -> int:
-    """Decode every file of a manifest or folder; list the good ones and the bad ones.
-
-    Writes OUT (the manifest of readable files, with frames, fps, height, width, codec, the reader
-    that returns the right frames, and a note on damage), OUT-quarantine.csv (path, reason) and
-    OUT-scan.jsonl, from which a scan that was stopped goes on.
-
-    Args:
-        manifest: manifest file, or a folder that is searched.
-        root: folder that the manifest's paths start from; by default the manifest's own.
-        out: manifest to write.
-        labels: of a folder, take its first-level folders as labels.
-        damaged: files that decode in part; keep them as far as they decode, or drop them.
-        jobs: worker processes; 0 takes one for each core.
-        seconds: longest time that one file may take.
-        memory: GB that one file may take (on Linux).
-        retry: read files again that could not be read the last time.
-    """
-    if jobs < 0 or seconds <= 0 or memory <= 0:
-        raise UserError("data scan: jobs must be 0 or more, seconds and memory over 0")
+    """``videohpm data scan``; the arguments are those of :func:`videohpm.config.options.scan`."""
     columns, base = list_samples(Path(manifest), root, labels)
     target = Path(out)
     target.parent.mkdir(parents=True, exist_ok=True)
     journal = Journal(target.with_name(f"{target.stem}-scan.jsonl"), retry)
     names = list(dict.fromkeys(columns["path"]))
     paths = [os.path.join(base, name) for name in names]
-    answers = dict(_answers(paths, journal, jobs or os.cpu_count() or 1, seconds, memory))
+    answers = dict(_answers(paths, journal, workers or os.cpu_count() or 1, decode_timeout, memory))
     by_name = {name: answers[path] for name, path in zip(names, paths, strict=True)}
     kept = [
         row
@@ -157,7 +139,7 @@ def check_image(path: str) -> dict[str, Any]:
 
 
 def _answers(
-    paths: list[str], journal: Journal, jobs: int, seconds: float, memory: float
+    paths: list[str], journal: Journal, workers: int, decode_timeout: float, memory: float
 ) -> Iterator[tuple[str, dict]]:
     """(path, answer) of every path: those that are known, then the others as they are checked."""
     known = journal.load()
@@ -170,7 +152,7 @@ def _answers(
     bad = 0
     shown = Progress(len(paths), len(paths) - len(asked))
     with journal.open() as file:
-        results = run_killable(check, asked, jobs=jobs, seconds=seconds, memory=memory)
+        results = run_killable(check, asked, jobs=workers, seconds=decode_timeout, memory=memory)
         for position, result in results:
             path = asked[position]
             if isinstance(result, Failed):

@@ -43,31 +43,11 @@ def transcode(
     group: int = 12,
     quality: int = 20,
     labels: bool = False,
-    jobs: int = 0,
-    seconds: float = 600.0,
+    workers: int = 0,
+    decode_timeout: float = 600.0,
     memory: float = 4.0,
 ) -> int:
-    """Copy the videos of a manifest or folder into OUT as small H.264 files for fast reading.
-
-    A file appears under its name when it is complete, so a run that was stopped goes on. Writes
-    OUT/manifest.csv (with frames, size and reader) and OUT/failed.csv (path, reason).
-
-    Args:
-        manifest: manifest file, or a folder that is searched.
-        out: folder to write to; files keep their relative paths, with the suffix .mp4.
-        root: folder that the manifest's paths start from; by default the manifest's own.
-        short_side: pixels of the shorter side; smaller videos keep their size.
-        group: frames from one key frame to the next: fewer are faster to read and larger.
-        quality: the encoder's constant rate factor: lower is better and larger.
-        labels: of a folder, take its first-level folders as labels.
-        jobs: worker processes; 0 takes one for each core.
-        seconds: longest time that one file may take.
-        memory: GB that one file may take (on Linux).
-    """
-    if min(short_side, group) < 2 or not 0 <= quality <= 51 or jobs < 0:
-        raise UserError(
-            "data transcode: short_side and group must be over 1, quality 0 to 51, jobs 0 or more"
-        )
+    """``videohpm data transcode``; arguments as in :func:`videohpm.config.options.transcode`."""
     recipe, folder = Recipe(short_side - short_side % 2, group, quality), Path(out)
     columns, base = list_samples(Path(manifest), root, labels)
     _claim(folder, recipe)
@@ -76,9 +56,9 @@ def transcode(
     progress = Progress(len(pairs), len(pairs) - len(todo))
     failed = {}
     work = partial(encode, recipe=recipe)
-    jobs = jobs or os.cpu_count() or 1
-    for place, result in run_killable(work, todo, jobs=jobs, seconds=seconds, memory=memory):
-        source, target = todo[place]
+    limits = {"seconds": decode_timeout, "memory": memory}
+    for position, result in run_killable(work, todo, jobs=workers or os.cpu_count() or 1, **limits):
+        source, target = todo[position]
         if isinstance(result, Failed):
             failed[source] = result.reason
             partial_of(target).unlink(missing_ok=True)

@@ -15,8 +15,8 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
+from videohpm.config.data import IMAGENET_MEAN, IMAGENET_STD
+
 ImageSize = tuple[int, int]  # height, width
 
 

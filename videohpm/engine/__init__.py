@@ -1,12 +1,12 @@
 """How a step is carried out: device, precision, accumulation, the optimiser, the processes.
 
 ============== ==============================================================================
-config         :class:`EngineConfig`
-plain          one process, plain torch
-zero           several, or ZeRO in one: DeepSpeed, imported nowhere else and only when needed
+device         the device and precision of this process
+single         one process, plain torch
+deepspeed      several, or ZeRO in one: DeepSpeed, imported nowhere else and only when needed
 settings       DeepSpeed's settings, from ours and a user's file
-ranks          how the processes of a run meet and agree
-faults         what ends a run early: signals, lost processes, full disks
+distributed    the processes of a run: groups and collectives
+preemption     what ends a run early: signals, lost processes, full disks
 launch         starts a process for each GPU of one machine
 ============== ==============================================================================
 """
@@ -21,12 +21,12 @@ import numpy as np
 import torch
 from torch import nn
 
+from videohpm.config import EngineConfig, OptimConfig
+from videohpm.config.engine import check_batch
 from videohpm.engine import distributed
-from videohpm.engine.config import EngineConfig
+from videohpm.engine.device import resolved_precision, torch_device
 from videohpm.engine.preemption import StopRequest, stop_signals_raise, translate_errors
 from videohpm.engine.single import TorchEngine
-from videohpm.errors import UserError
-from videohpm.optim import OptimConfig
 
 __all__ = [
     "EngineConfig",
@@ -34,8 +34,10 @@ __all__ = [
     "TorchEngine",
     "make_engine",
     "process_group",
+    "resolved_precision",
     "distributed",
     "seed_step",
+    "torch_device",
 ]
 
 
@@ -53,16 +55,8 @@ def process_group(config: EngineConfig, batch: int) -> Iterator[None]:
     """
     with stop_signals_raise():
         if config.uses_deepspeed:
-            distributed.init_process_group(config.torch_device(), config.timeout)
-        parts = distributed.world_size() * config.grad_accum_steps
-        if batch % parts:
-            raise UserError(
-                f"optim.global_batch_size: {batch} clips cannot be divided equally among "
-                f"{distributed.world_size()} "
-                f"processes times engine.grad_accum_steps = {config.grad_accum_steps}; give "
-                "a multiple of "
-                f"{parts}"
-            )
+            distributed.init_process_group(torch_device(config.device), config.timeout)
+        check_batch(batch, config.grad_accum_steps, distributed.world_size())
         with translate_errors():
             yield
             distributed.destroy_process_group()  # not after an error: parting waits for the others

@@ -12,12 +12,13 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from videohpm.config import OptimConfig
 from videohpm.engine.settings import deepspeed_settings, for_ema_module
 from videohpm.engine.single import TorchEngine, adamw_state
 from videohpm.errors import UserError
 from videohpm.hpm import LossTeacher
 from videohpm.hpm.teacher import shard_of
-from videohpm.optim import OptimConfig, set_lr
+from videohpm.optim import set_lr
 
 
 class ZeroEngine(TorchEngine):

@@ -20,6 +20,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed import distributed_c10d
 
+from videohpm.config.engine import launched_world_size
 from videohpm.errors import RunError, UserError
 
 
@@ -31,11 +32,6 @@ class _Group:
     control_group: dist.ProcessGroup | None = None
     """The gloo group for flags and metrics."""
     timeout: float = 0.0
-
-
-def launched_world_size() -> int:
-    """How many processes the launcher started; 1 without one."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def local_rank() -> int:

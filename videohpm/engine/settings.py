@@ -7,9 +7,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from videohpm.engine.config import EngineConfig
+from videohpm.config import EngineConfig, OptimConfig
 from videohpm.errors import UserError
-from videohpm.optim import OptimConfig
 
 DEFAULT_STAGE = 1
 WHOLE_BELOW = 4096

@@ -9,10 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from videohpm.config import EngineConfig, OptimConfig
 from videohpm.engine import distributed
 from videohpm.engine.compile import compile_blocks, keep_freed_memory
-from videohpm.engine.config import EngineConfig
-from videohpm.optim import OptimConfig, adamw, parameter_groups, set_lr
+from videohpm.engine.device import resolved_precision, torch_device
+from videohpm.optim import adamw, parameter_groups, set_lr
 
 
 class TorchEngine:
@@ -33,8 +34,8 @@ class TorchEngine:
     def __init__(self, model: nn.Module, config: EngineConfig, optim: OptimConfig):
         self.config = config
         self.rank, self.world = distributed.rank(), distributed.world_size()
-        self.device = config.torch_device()
-        self.precision = config.resolved_precision(self.device)
+        self.device = torch_device(config.device)
+        self.precision = resolved_precision(config.precision, self.device)
         self.model = model.to(self.device).train()
         if self.device.type == "cpu":
             keep_freed_memory()

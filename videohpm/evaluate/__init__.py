@@ -1,6 +1,7 @@
 """Trained models put to the test: multi-view accuracy, probes, features, predictions."""
 
-from videohpm.evaluate.command import EvaluateConfig, SamplesConfig, check_kind, evaluate
+from videohpm.config import EvaluateConfig, ProbeConfig, SamplesConfig, ViewConfig
+from videohpm.evaluate.command import check_kind, evaluate
 from videohpm.evaluate.extraction import Features, extract, read_features, write_features
 from videohpm.evaluate.knn import knn_probabilities
 from videohpm.evaluate.linear import attentive_probabilities, linear_probabilities
@@ -14,9 +15,9 @@ from videohpm.evaluate.prediction import (
     predict,
     predict_command,
 )
-from videohpm.evaluate.probing import ProbeConfig, probe
+from videohpm.evaluate.probing import probe
 from videohpm.evaluate.processes import EvalProcesses, init_eval_processes
-from videohpm.evaluate.protocol import EvalProtocol, ViewConfig
+from videohpm.evaluate.protocol import EvalProtocol
 from videohpm.evaluate.results import UNREADABLE, sentence, write_results
 
 __all__ = [

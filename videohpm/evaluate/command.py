@@ -2,73 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 
 from videohpm.checkpoint import check_writable
+from videohpm.config import EvaluateConfig, SamplesConfig
+from videohpm.config.checks import choice
+from videohpm.config.engine import PRECISIONS, check_device
 from videohpm.data import Manifest, find_samples
 from videohpm.data.dataset_info import read_dataset_info
-from videohpm.engine import EngineConfig
+from videohpm.engine import resolved_precision, torch_device
 from videohpm.errors import UserError
 from videohpm.evaluate.load import Loaded, load
 from videohpm.evaluate.multiview import score
 from videohpm.evaluate.processes import init_eval_processes
-from videohpm.evaluate.protocol import ViewConfig
 from videohpm.evaluate.results import UNREADABLE, sentence, write_results
-
-
-@dataclass(frozen=True, kw_only=True)
-class SamplesConfig:
-    """What is read for a test.
-
-    Args:
-        root: folder of a folder per class; also the base of a manifest's paths.
-        manifest: file that lists the samples and their labels.
-        kind: auto, video or image.
-        workers: reading processes for each rank; 0 reads in the main process.
-        decode_timeout: longest time that reading one file may take; 0 waits for ever.
-    """
-
-    root: str | None = None
-    manifest: str | None = None
-    kind: str = "auto"
-    workers: int = 4
-    decode_timeout: float = 120.0
-
-    def __post_init__(self):
-        if self.workers < 0:
-            raise ValueError(f"data.workers: {self.workers}; give 0 or more")
-        if not self.decode_timeout >= 0:
-            raise ValueError(f"data.decode_timeout: {self.decode_timeout}; give 0 or more")
-
-
-@dataclass(frozen=True, kw_only=True)
-class EvaluateConfig:
-    """All of an evaluation.
-
-    Args:
-        model: run folder (its best weights, else its newest), checkpoint or export.
-        out: folder for the results; empty: ``evaluation`` in the run folder.
-        dataset: dataset.yaml (or its folder) that says the test views and class names; what the
-            model was fine-tuned with if left out.
-        data: what is tested on.
-        test: how a video is looked at.
-        device: auto, cpu, cuda or cuda:N.
-        precision: auto (bf16 where the GPU has it, else fp32), fp32 or bf16.
-    """
-
-    model: str = "runs/finetune"
-    out: str = ""
-    dataset: str | None = None
-    data: SamplesConfig = field(default_factory=SamplesConfig)
-    test: ViewConfig = field(default_factory=ViewConfig)
-    device: str = "auto"
-    precision: str = "auto"
-
-    def __post_init__(self):
-        check_place(self.device, self.precision)
 
 
 def evaluate(config: EvaluateConfig) -> int:
@@ -94,7 +43,7 @@ def evaluate(config: EvaluateConfig) -> int:
         device=device,
         batch=config.test.batch,
         workers=config.data.workers,
-        seconds=config.data.decode_timeout,
+        decode_timeout=config.data.decode_timeout,
         bf16=bf16,
         progress="evaluate",
     )
@@ -131,19 +80,9 @@ def check_kind(manifest: Manifest, frames: int) -> None:
         )
 
 
-def check_place(device: str, precision: str) -> EngineConfig:
-    """ValueError where a device or a precision is none of ours."""
-    try:
-        return EngineConfig(device=device, precision=precision)
-    except ValueError as error:
-        raise ValueError(str(error).removeprefix("engine.")) from None
-
-
 def resolve_device(device: str, precision: str = "auto") -> tuple[torch.device, bool]:
     """The device of this process, and whether to compute in bf16. Raises UserError."""
-    try:
-        engine = check_place(device, precision)
-        found = engine.torch_device()
-    except ValueError as error:
-        raise UserError(str(error).removeprefix("engine.")) from None
-    return found, engine.resolved_precision(found) == "bf16"
+    check_device("device", device)
+    choice("precision", precision, PRECISIONS)
+    found = torch_device(device, field="device")
+    return found, resolved_precision(precision, found) == "bf16"

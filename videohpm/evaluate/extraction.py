@@ -21,15 +21,13 @@ import torch
 from safetensors.numpy import load_file, save_file
 from torch import Tensor
 
+from videohpm.config.options import check_features, check_shards
 from videohpm.data import Manifest
 from videohpm.errors import UserError
 from videohpm.evaluate.load import Loaded, pool_tokens, token_features
 from videohpm.evaluate.processes import EvalProcesses
 from videohpm.evaluate.protocol import EvalProtocol
 from videohpm.evaluate.views import ViewOutput, run_views
-
-KINDS = ("pooled", "tokens", "both")
-FORMATS = ("safetensors", "npz")
 
 
 @dataclass
@@ -68,10 +66,10 @@ def extract(
         what: pooled, tokens or both.
         dtype: float32 or float16.
         processes: which share of the rows is this process's; None for all.
-        options: batch, workers, seconds, bf16 and progress of
+        options: batch, workers, decode_timeout, bf16 and progress of
             :func:`videohpm.evaluate.views.run_views`.
     """
-    _check_kind_of_features(what, dtype)
+    check_features(what, dtype)
     device = device or torch.device("cpu")
     model = loaded.model.to(device).eval()
     rows = np.arange(len(manifest)) if rows is None else rows
@@ -92,13 +90,6 @@ def extract(
         **options,
     )
     return _collect(seen, manifest, what, dtype)
-
-
-def _check_kind_of_features(what: str, dtype: str) -> None:
-    if what not in KINDS:
-        raise UserError(f"what: {what!r} is not one of {', '.join(KINDS)}")
-    if dtype not in ("float32", "float16"):
-        raise UserError(f"dtype: {dtype!r} is neither float32 nor float16")
 
 
 def _collect(seen: Iterator[ViewOutput], manifest: Manifest, what: str, dtype: str) -> Features:
@@ -146,13 +137,10 @@ def write_features(
     Returns:
         Why the rows that could not be read could not.
     """
-    if format not in FORMATS:
-        raise UserError(f"format: {format!r} is not one of {', '.join(FORMATS)}")
-    if shard < 1:
-        raise UserError(f"shard: {shard}; give at least 1")
+    check_shards(format, shard)
     processes = processes or EvalProcesses()
     options = {"what": "pooled", "dtype": "float32"} | options
-    _check_kind_of_features(options["what"], options["dtype"])
+    check_features(options["what"], options["dtype"])
     about = about | {
         "protocol": protocol.plain(),
         "samples": len(manifest),

@@ -8,11 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from videohpm.config.optim import cosine
 from videohpm.models.classifier import AttentivePool
 from videohpm.models.vit import init_linear
-from videohpm.optim import cosine
 
-STRENGTHS = (0.001, 0.01, 0.1, 1.0, 10.0)
 """Tried in :func:`choose_strength`; of weak regularisation there is no end, this is enough."""
 
 

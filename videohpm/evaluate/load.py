@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from videohpm import checkpoint
 from videohpm.compat import upgrade_config
-from videohpm.data.transforms import IMAGENET_MEAN, IMAGENET_STD
+from videohpm.config import DataConfig, from_plain
 from videohpm.errors import UserError
 from videohpm.evaluate.protocol import EvalProtocol
 from videohpm.models import MaskedAutoencoder, VideoClassifier, VideoViT
@@ -70,12 +70,9 @@ def load(path: str | Path) -> Loaded:
     known = {"frames": grid.frames, "size": (grid.height, grid.width)}
     try:
         said = about.get("protocol") or _as_trained(folder)
-        names = {field.name for field in fields(EvalProtocol)}
-        said = {name: value for name, value in said.items() if name in names} | known
-        for name, usual in (("mean", IMAGENET_MEAN), ("std", IMAGENET_STD)):
-            said[name] = tuple(about.get(name) or said.get(name) or usual)
+        pixels = {name: about[name] for name in ("mean", "std") if about.get(name)}
         labels = about.get("labels")
-        protocol = EvalProtocol(**said)
+        protocol = from_plain(EvalProtocol, said | pixels | known, strict=False)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{folder}: its config.json or state.json is damaged ({error})") from None
     return Loaded(model, str(path), protocol, labels)
@@ -86,8 +83,10 @@ def _as_trained(folder: Path) -> dict:
     file = folder / "state.json"
     if not file.is_file():
         return {}
-    data = upgrade_config(json.loads(file.read_text())["config"])["data"]
-    return {name: data[name] for name in ("sampling", "stride", "interpolation", "mean", "std")}
+    config = upgrade_config(json.loads(file.read_text())["config"])
+    data = from_plain(DataConfig, config["data"], strict=False)
+    names = ("sampling", "stride", "interpolation", "mean", "std")
+    return {name: getattr(data, name) for name in names}
 
 
 def about_classifier(protocol: EvalProtocol, labels: list[str] | None) -> dict:

@@ -58,7 +58,7 @@ def score(
     Args:
         call: normalised clips (B, 3, T, H, W) → logits (B, classes).
         rows: of the manifest to score; None for all.
-        options: batch, workers, seconds, bf16 and progress of
+        options: batch, workers, decode_timeout, bf16 and progress of
             :func:`videohpm.evaluate.views.run_views`.
     """
     rows = np.arange(len(manifest)) if rows is None else rows

@@ -10,6 +10,8 @@ from pathlib import Path
 import torch
 
 from videohpm.checkpoint import check_writable
+from videohpm.config import ViewConfig
+from videohpm.config.checks import at_least
 from videohpm.data import Manifest, find_samples
 from videohpm.data.manifest import IMAGE_SUFFIXES
 from videohpm.errors import UserError
@@ -19,7 +21,6 @@ from videohpm.evaluate.load import Loaded, fingerprint, load
 from videohpm.evaluate.metrics import top_classes
 from videohpm.evaluate.multiview import score
 from videohpm.evaluate.processes import EvalProcesses, init_eval_processes
-from videohpm.evaluate.protocol import ViewConfig
 from videohpm.evaluate.results import UNREADABLE
 
 Model = Loaded | str | os.PathLike
@@ -48,8 +49,7 @@ def predict(
 
     Raises UserError for a model that is no classifier.
     """
-    if top < 1:
-        raise UserError(f"top: {top}; give at least 1")
+    at_least("top", top, 1)
     loaded = as_loaded(model)
     classifier = loaded.classifier()
     manifest, view = _samples(paths, loaded), _views(views)
@@ -138,16 +138,7 @@ def predict_command(
     crops: int | None = None,
     device: str = "auto",
 ) -> int:
-    """Name the most probable classes of videos, or of images for a model of images.
-
-    Args:
-        videos: files.
-        model: run folder of a fine-tuning (its best weights), checkpoint or export.
-        top: how many classes.
-        clips: clips over the length of each video; as in the model's own test if left out.
-        crops: crops over the frame; likewise.
-        device: auto, cpu, cuda or cuda:N.
-    """
+    """``videohpm predict``; the arguments are those of :func:`videohpm.config.options.predict`."""
     loaded = load(model)
     views = {
         "clips": clips or loaded.protocol.clips,
@@ -178,27 +169,7 @@ def features_command(
     workers: int = 4,
     device: str = "auto",
 ) -> int:
-    """Write frozen features of a folder or manifest; started again, it goes on.
-
-    Args:
-        model: run folder, checkpoint or export, of any kind.
-        out: folder for the features.
-        root: folder of videos or images; also the base of a manifest's paths.
-        manifest: file that lists the samples; labels in it are kept.
-        what: pooled, tokens or both.
-        format: safetensors or npz.
-        dtype: float32 or float16.
-        clips: clips over the length of each video.
-        crops: crops over the frame.
-        sampling: dense or segments; as the model was trained if left out.
-        stride: of dense sampling; likewise.
-        shard: samples in one file.
-        batch: clips of one forward pass.
-        workers: reading processes for each rank.
-        device: auto, cpu, cuda or cuda:N.
-    """
-    if workers < 0:
-        raise UserError(f"workers: {workers}; give 0 or more")
+    """``videohpm features``; arguments as in :func:`videohpm.config.options.features`."""
     loaded = load(model)
     try:
         view = ViewConfig(clips=clips, crops=crops, sampling=sampling, stride=stride, batch=batch)

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from videohpm.checkpoint import check_writable
+from videohpm.config import ProbeConfig
 from videohpm.data import Manifest, find_samples
 from videohpm.errors import UserError
 from videohpm.evaluate.command import check_kind, resolve_device
 from videohpm.evaluate.extraction import Features, read_features, write_features
 from videohpm.evaluate.knn import knn_probabilities
 from videohpm.evaluate.linear import (
-    STRENGTHS,
     attentive_probabilities,
     choose_strength,
     linear_probabilities,
@@ -24,71 +24,8 @@ from videohpm.evaluate.linear import (
 from videohpm.evaluate.load import Loaded, fingerprint, load, random_twin
 from videohpm.evaluate.metrics import accuracy
 from videohpm.evaluate.processes import init_eval_processes
-from videohpm.evaluate.protocol import EvalProtocol, ViewConfig
+from videohpm.evaluate.protocol import EvalProtocol
 from videohpm.evaluate.results import UNREADABLE
-
-PROBES = ("linear", "attentive", "knn")
-
-
-@dataclass(frozen=True, kw_only=True)
-class ProbeConfig:
-    """All of a probing.
-
-    Args:
-        model: run folder, checkpoint or export, of any kind.
-        random: probe untrained weights of the same architecture: for comparison.
-        train: labelled samples to learn from: a folder of a folder per class, or a manifest.
-        validation: labelled samples to test on, likewise.
-        root: folder that the manifests' paths start from; their own folders if left out.
-        out: folder for the features and the result; empty: ``probe`` in the run folder.
-        probes: which of linear, attentive and knn; attentive needs all tokens in memory.
-        test: how a video is looked at; what is left out is one view, cut as in training.
-        strength: of the linear probe, scikit-learn's C; several: the best on a fifth of the
-            training features.
-        k: neighbours of the k-NN.
-        temperature: of its votes; 0 lets all neighbours count alike.
-        epochs: of the attentive probe.
-        batch: samples of one step of the attentive probe.
-        lr: its learning rate.
-        weight_decay: its weight decay.
-        seed: of the attentive probe, and of random weights.
-        workers: reading processes for each rank.
-        device: auto, cpu, cuda or cuda:N.
-    """
-
-    model: str = "runs/pretrain"
-    random: bool = False
-    train: str | None = None
-    validation: str | None = None
-    root: str | None = None
-    out: str = ""
-    probes: list[str] = field(default_factory=lambda: list(PROBES))
-    test: ViewConfig = field(default_factory=ViewConfig)
-    strength: list[float] = field(default_factory=lambda: list(STRENGTHS))
-    k: int = 20
-    temperature: float = 0.07
-    epochs: int = 20
-    batch: int = 64
-    lr: float = 1e-3
-    weight_decay: float = 0.05
-    seed: int = 0
-    workers: int = 4
-    device: str = "auto"
-
-    def __post_init__(self):
-        for name in self.probes:
-            if name not in PROBES:
-                raise ValueError(f"probes: {name!r} is not one of {', '.join(PROBES)}")
-        if not self.probes:
-            raise ValueError(f"probes: none; give some of {', '.join(PROBES)}")
-        if not self.strength or min(self.strength) <= 0:
-            raise ValueError("strength: give numbers above 0")
-        for name in ("k", "epochs", "batch"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}: {getattr(self, name)}; give at least 1")
-        for name in ("temperature", "lr", "weight_decay", "workers"):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"{name}: {getattr(self, name)}; give 0 or more")
 
 
 def probe(config: ProbeConfig) -> int:

@@ -18,44 +18,6 @@ from videohpm.data.transforms import (
 )
 from videohpm.errors import UserError
 
-SAMPLINGS = ("dense", "segments")
-
-
-@dataclass(frozen=True, kw_only=True)
-class ViewConfig:
-    """How a test sees a video. What is left out is as the data set or the model says.
-
-    Args:
-        clips: clips over the length of a video.
-        crops: crops over the frame, along its longer side; 1 is the centre.
-        sampling: dense (frames a fixed stride apart) or segments (spread over the video).
-        stride: of dense sampling, in frames.
-        resize: the frame's shorter side before cropping, in pixels; the model's size if left out.
-        batch: clips of one forward pass.
-    """
-
-    clips: int | None = None
-    crops: int | None = None
-    sampling: str | None = None
-    stride: int | None = None
-    resize: int | None = None
-    batch: int = 16
-
-    def __post_init__(self):
-        for name in ("clips", "crops", "stride", "resize", "batch"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"test.{name}: {value}; give at least 1")
-        if self.sampling not in (None, *SAMPLINGS):
-            raise ValueError(
-                f"test.sampling: {self.sampling!r} is not one of {', '.join(SAMPLINGS)}"
-            )
-
-    def given(self) -> dict:
-        """The fields that say something about the views."""
-        names = ("clips", "crops", "sampling", "stride", "resize")
-        return {n: getattr(self, n) for n in names if getattr(self, n) is not None}
-
 
 @dataclass(frozen=True, kw_only=True)
 class EvalProtocol:

@@ -84,8 +84,8 @@ def read_views(sample: Sample, protocol: EvalProtocol, kind: str) -> tuple[Tenso
 class ViewDataset(Dataset):
     """Videos by row of a manifest, each with all its views."""
 
-    def __init__(self, manifest: Manifest, protocol: EvalProtocol, seconds: float = 120.0):
-        self.manifest, self.protocol, self.seconds = manifest, protocol, seconds
+    def __init__(self, manifest: Manifest, protocol: EvalProtocol, decode_timeout: float = 120.0):
+        self.manifest, self.protocol, self.decode_timeout = manifest, protocol, decode_timeout
         self.worker_state = WorkerState(len(manifest))
 
     def __len__(self) -> int:
@@ -94,7 +94,7 @@ class ViewDataset(Dataset):
     def __getitem__(self, index: int) -> Video:
         read = (read_views, self.manifest[index], self.protocol, self.manifest.kind)
         try:
-            views, spans = bounded_read(self.worker_state, index, self.seconds, *read)
+            views, spans = bounded_read(self.worker_state, index, self.decode_timeout, *read)
         except DecodeError as error:
             return Video(index, None, None, error.reason)
         return Video(index, views, spans)
@@ -110,7 +110,7 @@ def run_views(
     device: torch.device,
     batch: int = 16,
     workers: int = 0,
-    seconds: float = 120.0,
+    decode_timeout: float = 120.0,
     bf16: bool = False,
     progress: str | None = None,
 ) -> Iterator[ViewOutput]:
@@ -126,7 +126,7 @@ def run_views(
     together = max(1, batch // per_video)
     mine = rows[processes.rank :: processes.world]
     rounds = math.ceil(math.ceil(len(rows) / processes.world) / together)
-    loader = iter(_loader(ViewDataset(manifest, protocol, seconds), mine, together, workers))
+    loader = iter(_loader(ViewDataset(manifest, protocol, decode_timeout), mine, together, workers))
     blank = torch.zeros(per_video, 3, protocol.frames, *protocol.size, dtype=torch.uint8)
     bar = Bar(progress, len(rows), processes)
     for number in range(rounds):

@@ -1,6 +1,6 @@
 """Fine-tuning of a pre-trained encoder for classification, and probing it while it is frozen."""
 
-from videohpm.finetune.config import FinetuneConfig
+from videohpm.config import FinetuneConfig
 from videohpm.finetune.run import Finetuning, finetune
 from videohpm.finetune.start import start_classifier
 

@@ -2,9 +2,8 @@
 
 The operations are timm's; here is what makes them serve clips. One draw is used for all frames of
 a clip, and every random number comes from the generator of the sample, or from (seed, step): timm
-draws from the global generators of Python, NumPy and torch, which :func:`temporary_seed` sets for
-a moment
-and puts back.
+draws from the global generators of Python, NumPy and torch, which :func:`temporary_seed` sets for a
+moment and puts back.
 """
 
 from __future__ import annotations
@@ -13,7 +12,6 @@ import math
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -24,49 +22,11 @@ from timm.data.mixup import mixup_target
 from timm.data.random_erasing import RandomErasing
 from torch import Tensor
 
+from videohpm.config import AugmentConfig
 from videohpm.data.transforms import IMAGENET_MEAN, IMAGENET_STD, Compose
+from videohpm.errors import ConfigError
 
 NO_LABEL = -1
-
-
-@dataclass(frozen=True, kw_only=True)
-class AugmentConfig:
-    """What is done to training clips after the crop of section data.
-
-    Args:
-        rand_augment: timm's name of a RandAugment policy; empty for none.
-        random_erasing: probability of erasing a box of the clip, filled with noise.
-        mixup: alpha of the Beta distribution that mixup weights come from; 0 for no mixup.
-        cutmix: the same for the areas of cutmix; 0 for none. With both, each is as likely.
-        mix_probability: share of the steps that mix at all.
-    """
-
-    rand_augment: str = "rand-m7-n4-mstd0.5-inc1"
-    random_erasing: float = 0.25
-    mixup: float = 0.8
-    cutmix: float = 1.0
-    mix_probability: float = 1.0
-
-    def __post_init__(self):
-        for name in ("random_erasing", "mix_probability"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"augment.{name}: {getattr(self, name)}; give 0 to 1")
-        for name in ("mixup", "cutmix"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise ValueError(f"augment.{name}: {getattr(self, name)}; give 0 (none) or more")
-        if self.rand_augment:
-            try:
-                rand_augment_transform(self.rand_augment, {})
-            except (AssertionError, ValueError, KeyError, TypeError) as error:
-                raise ValueError(
-                    f"augment.rand_augment: {self.rand_augment!r} is no policy of timm's "
-                    f"({error}); give one like rand-m7-n4-mstd0.5-inc1, or nothing"
-                ) from None
-
-    @property
-    def mixes(self) -> bool:
-        """Whether clips are mixed with each other."""
-        return (self.mixup > 0 or self.cutmix > 0) and self.mix_probability > 0
 
 
 @contextmanager
@@ -82,6 +42,19 @@ def temporary_seed(seed: int) -> Iterator[None]:
         finally:
             random.setstate(python)
             np.random.set_state(numpy)
+
+
+def check_policy(policy: str) -> None:
+    """ConfigError where timm knows no RandAugment policy of that name; empty is none, and fine."""
+    if not policy:
+        return
+    try:
+        rand_augment_transform(policy, {})
+    except (AssertionError, ValueError, KeyError, TypeError) as error:
+        raise ConfigError(
+            f"augment.rand_augment: {policy!r} is no policy of timm's ({error}); give one like "
+            "rand-m7-n4-mstd0.5-inc1, or nothing"
+        ) from None
 
 
 class RandAugment:

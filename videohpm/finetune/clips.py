@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from videohpm import evaluate
+from videohpm.config import FinetuneConfig
 from videohpm.data import (
     ClipDataset,
     ImageDataset,
@@ -14,7 +15,6 @@ from videohpm.data import (
 from videohpm.data.dataset_info import DatasetInfo
 from videohpm.errors import UserError
 from videohpm.finetune.augment import augmented
-from videohpm.finetune.config import FinetuneConfig
 from videohpm.grid import TokenGrid
 
 

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from videohpm import checkpoint, evaluate, training
+from videohpm.config import FinetuneConfig
 from videohpm.data import BadFileTracker, Batch, find_samples, normalise
 from videohpm.data.dataset_info import read_dataset_info
 from videohpm.engine import (
@@ -20,11 +21,10 @@ from videohpm.engine import (
     process_group,
     seed_step,
 )
-from videohpm.finetune.augment import mix
+from videohpm.finetune.augment import check_policy, mix
 from videohpm.finetune.average import WeightAverage
 from videohpm.finetune.best import replace_best
 from videohpm.finetune.clips import final_protocol, training_clips, validation_samples
-from videohpm.finetune.config import FinetuneConfig
 from videohpm.finetune.labels import check_flip, class_weights, count_classes
 from videohpm.finetune.start import start_classifier
 from videohpm.tracking import Stopwatch, Tracker
@@ -218,7 +218,7 @@ class Finetuning:
             device=self.engine.device,
             batch=self.config.test.batch,
             workers=self.config.data.workers,
-            seconds=self.config.data.decode_timeout,
+            decode_timeout=self.config.data.decode_timeout,
             bf16=self.engine.precision == "bf16",
             progress=progress,
         )
@@ -248,6 +248,7 @@ class Finetuning:
 
 def finetune(config: FinetuneConfig) -> Path:
     """Fine-tune as ``config`` says and return the run folder; a run that was stopped goes on."""
+    check_policy(config.augment.rand_augment)
     with process_group(config.engine, config.optim.global_batch_size):
         tuning = Finetuning(config)
         if tuning.done < tuning.steps:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from videohpm import checkpoint
+from videohpm.config import ClassifierConfig
 from videohpm.errors import UserError
 from videohpm.evaluate import find
-from videohpm.finetune.config import ClassifierConfig
 from videohpm.models import VideoClassifier, VideoViT
 from videohpm.models.adapt import adapt_encoder
 

@@ -8,10 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from videohpm.config.data import IMAGENET_STD
+from videohpm.config.model import TARGETS
 from videohpm.grid import Mask, TokenGrid
-
-TARGETS = ("raw", "per_channel", "joint")
-IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 def pixel_targets(

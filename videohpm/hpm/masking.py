@@ -7,30 +7,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from videohpm.config.mask import masked_count, unit_count
 from videohpm.grid import Mask, TokenGrid
-
-UNITS = ("tube", "token")
-
-
-def unit_count(grid: TokenGrid, unit: str = "tube") -> int:
-    """How many tubes (L) or tokens (N) there are to choose from."""
-    if unit not in UNITS:
-        raise ValueError(f"unit: {unit!r} is not one of {', '.join(UNITS)}")
-    return grid.num_tubes if unit == "tube" else grid.num_tokens
-
-
-def masked_count(units: int, ratio: float) -> int:
-    """int(ratio·units), as VideoMAE counts: 176 of 196 tubes at .9, 147 at .75.
-
-    Raises ValueError when nothing would be masked, or nothing stay visible.
-    """
-    count = int(ratio * units)
-    if not 0 < count < units:
-        raise ValueError(
-            f"ratio: {ratio} of {units} units masks {count}; it must mask at least one and leave "
-            "at least one visible"
-        )
-    return count
 
 
 def random_shuffle_ids(batch: int, units: int, generator: torch.Generator | None = None) -> Tensor:

@@ -1,7 +1,8 @@
 """Published checkpoints in, other people's layouts out, every tensor accounted for."""
 
+from videohpm.config import ReadOptions
 from videohpm.interop.convert import READERS, WRITERS, convert, read_weights
-from videohpm.interop.core import ReadOptions, Weights
+from videohpm.interop.core import Weights
 from videohpm.interop.report import ConversionReport
 
 __all__ = [

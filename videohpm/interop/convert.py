@@ -5,10 +5,12 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+from videohpm.config import ReadOptions
+from videohpm.config.options import convert as check_options
 from videohpm.errors import UserError
 from videohpm.interop import huggingface, mae, mae_st, native, timm, videomae
 from videohpm.interop.card import write_card
-from videohpm.interop.core import ReadOptions, Weights
+from videohpm.interop.core import Weights
 from videohpm.interop.files import read_source
 from videohpm.interop.inflate import inflate
 from videohpm.interop.report import ConversionReport
@@ -27,10 +29,7 @@ def read_weights(source: str | Path, **options) -> tuple[Weights, ConversionRepo
 
     Raises UserError, one line, for what cannot be read, recognised or accounted for.
     """
-    try:
-        chosen = ReadOptions(**options)
-    except ValueError as error:
-        raise UserError(str(error)) from None
+    chosen = ReadOptions(**options)
     report = ConversionReport(str(source))
     weights = _read(Path(source), report, chosen)
     if chosen.inflate is not None:
@@ -85,13 +84,8 @@ def convert(
     Returns:
         The account of every tensor; ``print`` it.
     """
-    if to not in WRITERS:
-        raise UserError(f"to: {to!r} is not one of {', '.join(WRITERS)}")
-    if what not in ("all", "encoder"):
-        raise UserError(f"what: {what!r} is neither all nor encoder")
+    check_options(str(source), str(out), to, what=what, **options)
     out = Path(out)
-    if out.suffix in (".pth", ".pt", ".safetensors"):
-        raise UserError(f"out: {out} is a file; give a folder, a model card is written beside")
     if out.is_file() or (out.is_dir() and any(out.iterdir())):
         raise UserError(f"out: {out} exists and is not empty; give another folder")
     weights, report = read_weights(source, **options)

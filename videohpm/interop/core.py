@@ -5,12 +5,12 @@ from __future__ import annotations
 import inspect
 import json
 from dataclasses import dataclass, field
-from fnmatch import fnmatch
 from functools import lru_cache
 
 import torch
 from torch import Tensor, nn
 
+from videohpm.config import ReadOptions
 from videohpm.errors import UserError
 from videohpm.grid import TokenGrid
 from videohpm.hpm import LossTeacher
@@ -19,48 +19,8 @@ from videohpm.models import SIZES, MaskedAutoencoder, VideoClassifier, VideoViT
 from videohpm.models.vit import position_table
 
 KINDS = {kind.__name__: kind for kind in (MaskedAutoencoder, VideoClassifier, VideoViT)}
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-"""What every published model here was trained with; written where a layout has a place for it."""
 TOKEN_LIMIT, WIDTH_LIMIT, DEPTH_LIMIT = 1 << 18, 1 << 15, 1 << 9
 """Beyond any model; sizes from a foreign file may not make us allocate without end."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ReadOptions:
-    """What a user knows that the file does not say. None: infer it, and say so.
-
-    Args:
-        weights: ``student``, or ``ema``: the moving average that the file carries (HPM).
-        frames: T of a clip.
-        image_size: H = W in pixels.
-        heads: attention heads of the encoder; weights do not show them.
-        decoder_heads: attention heads of the decoder.
-        inflate: make a video model of an image model, with tubelets of so many frames.
-        allow_missing: names (or patterns with ``*``) of tensors that may be missing, and then keep
-            their initial values, or be left over.
-    """
-
-    weights: str = "student"
-    frames: int | None = None
-    image_size: int | None = None
-    heads: int | None = None
-    decoder_heads: int | None = None
-    inflate: int | None = None
-    allow_missing: tuple[str, ...] = ()
-
-    def __post_init__(self):
-        if isinstance(self.allow_missing, str):
-            object.__setattr__(self, "allow_missing", (self.allow_missing,))
-        if self.weights not in ("student", "ema"):
-            raise ValueError(f"weights: {self.weights!r} is neither student nor ema")
-        for name in ("frames", "image_size", "heads", "decoder_heads", "inflate"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name}: {value}; give at least 1")
-
-    def allows(self, name: str) -> bool:
-        """Whether allow_missing names ``name``."""
-        return any(fnmatch(name, pattern) for pattern in self.allow_missing)
 
 
 @dataclass

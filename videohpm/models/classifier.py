@@ -8,10 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from videohpm.models.sizes import size_of
+from videohpm.config.finetune import POOLS
+from videohpm.config.sizes import size_of
 from videohpm.models.vit import Mlp, VideoViT
-
-POOLS = ("mean", "class_token", "first_token", "attentive")
 
 
 class AttentivePool(nn.Module):

@@ -8,11 +8,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from videohpm.config.hpm import PREDICTORS
+from videohpm.config.sizes import size_of
 from videohpm.grid import Mask
-from videohpm.models.sizes import size_of
 from videohpm.models.vit import Block, VideoViT, init_linear, position_table, run_blocks
-
-PREDICTORS = ("tube", "token")
 
 
 class Output(NamedTuple):

@@ -9,9 +9,8 @@ from timm.layers import DropPath
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from videohpm.config.model import POSITIONS
 from videohpm.grid import TokenGrid
-
-POSITIONS = ("sincos_1d", "sincos_2d", "learned")
 
 
 def sincos_1d(count: int, dim: int) -> np.ndarray:

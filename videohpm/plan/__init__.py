@@ -4,7 +4,9 @@ Everything is counted from the configuration: parameters, tokens and matrix prod
 and communication from what is known of the engine. Nothing is run and no data is read.
 """
 
-from videohpm.plan.config import GPUS, STAGES, PlanConfig
+from videohpm.config import PlanConfig
+from videohpm.config.engine import STAGES
+from videohpm.config.plan import GPUS
 from videohpm.plan.count import (
     Memory,
     flops_of,

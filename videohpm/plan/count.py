@@ -9,10 +9,9 @@ from functools import lru_cache
 import torch
 
 from videohpm import hpm
-from videohpm.config import PretrainConfig
+from videohpm.config import PlanConfig, PretrainConfig
 from videohpm.engine.settings import deepspeed_settings
 from videohpm.models import MaskedAutoencoder
-from videohpm.plan.config import PlanConfig
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import fields
 
-from videohpm.plan.config import GPUS, STAGES, PlanConfig
+from videohpm.config import PlanConfig
+from videohpm.config.engine import STAGES
+from videohpm.config.plan import GPUS
 from videohpm.plan.count import (
     Memory,
     activations_of,

@@ -1,4 +1,4 @@
-"""``videohpm visualize``: a checkpoint and videos in, a picture or a film out."""
+"""``videohpm visualize``: a checkpoint and videos in, a picture or an animation out."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from torch import Tensor
 
 from videohpm import checkpoint, hpm
 from videohpm.compat import upgrade_config
+from videohpm.config import DataConfig, HPMConfig, MaskConfig, from_plain
+from videohpm.config.options import CELL, picture_suffix
 from videohpm.data import (
-    DataConfig,
     DecodeError,
     Sample,
     count_frames,
@@ -24,11 +25,12 @@ from videohpm.data import (
 from videohpm.data.manifest import IMAGE_SUFFIXES
 from videohpm.data.sampling import dense_indices, segment_indices
 from videohpm.data.transforms import CentreCrop
+from videohpm.engine import torch_device
 from videohpm.errors import UserError
 from videohpm.models import MaskedAutoencoder
-from videohpm.visualize.files import check_suffix, write
+from videohpm.visualize.files import write
 from videohpm.visualize.inspection import Inspection, inspect
-from videohpm.visualize.pictures import CELL, animation, image_grid
+from videohpm.visualize.pictures import animation, image_grid
 
 
 def visualize(
@@ -54,10 +56,10 @@ def visualize(
         stride: frames of the video from one frame of the clip to the next; as trained if left out.
         seed: for the random part of the mask.
         cell: height of a frame in the picture, pixels.
-        fps: frames a second of a film.
-        device: cpu, or cuda for a GPU.
+        fps: frames a second of an animation.
+        device: auto, cpu, cuda or cuda:N.
     """
-    suffix = check_suffix(output)
+    suffix = picture_suffix(output)
     seen = inspect_videos(
         checkpoint,
         videos,
@@ -104,14 +106,15 @@ def inspect_videos(
         [read_clip(video, model, recipe.data, stride or recipe.data.stride) for video in videos]
     )
     statistics = {"mean": recipe.data.mean, "std": recipe.data.std}
-    model, clips = model.to(device), normalise(pixels.to(device), **statistics)
+    found = torch_device(device, field="device")
+    model, clips = model.to(found), normalise(pixels.to(found), **statistics)
     shuffle_ids = hpm.random_shuffle_ids(
         len(clips), hpm.unit_count(grid, unit), torch.Generator().manual_seed(seed)
-    ).to(device)
+    ).to(found)
     if teacher is None:
         mask = hpm.random_mask(grid, ratio, shuffle_ids, unit)
     else:
-        teacher = teacher.to(device)
+        teacher = teacher.to(found)
         mask = hpm.hard_mask(teacher(clips), grid, ratio, hard_ratio, shuffle_ids, unit)
     return inspect(model, clips, mask, teacher, **statistics, hard_ratio=hard_ratio)
 
@@ -165,16 +168,12 @@ class ClipSettings:
         try:
             state = json.loads(file.read_text())
             config = upgrade_config(state["config"])
-            data, mask, mining = config["data"], config["mask"], config["hpm"]
-            names = ("sampling", "stride", "interpolation")
-            kept = {name: data[name] for name in names}
-            kept |= {name: tuple(data[name]) for name in ("mean", "std")}
-            share = hpm.hard_ratio(
-                state["step"] / state["steps"],
-                mining["hard_ratio_start"],
-                mining["hard_ratio_end"],
-            )
-            return cls(DataConfig(**kept), mask["ratio"], mask["unit"], share)
+            data = from_plain(DataConfig, config["data"], strict=False)
+            mask = from_plain(MaskConfig, config["mask"], strict=False)
+            mining = from_plain(HPMConfig, config["hpm"], strict=False)
+            progress = state["step"] / state["steps"]
+            share = hpm.hard_ratio(progress, mining.hard_ratio_start, mining.hard_ratio_end)
+            return cls(data, mask.ratio, mask.unit, share)
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise UserError(f"{file}: cannot be used ({error!r}); delete it") from error
 

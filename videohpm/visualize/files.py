@@ -1,4 +1,4 @@
-"""Pictures and films written as PNG, GIF or MP4."""
+"""Pictures and animations written as PNG, GIF or MP4."""
 
 from __future__ import annotations
 
@@ -9,17 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from videohpm.errors import UserError
-
-SUFFIXES = (".png", ".gif", ".mp4")
-
-
-def check_suffix(path: str | Path) -> str:
-    """The suffix of ``path`` in lower case. Raises UserError where it is none of SUFFIXES."""
-    suffix = Path(path).suffix.lower()
-    if suffix not in SUFFIXES:
-        raise UserError(f"output: {path} must end in {', '.join(SUFFIXES)}")
-    return suffix
+from videohpm.config.options import picture_suffix
 
 
 def gif_bytes(frames: np.ndarray, fps: float = 4.0) -> bytes:
@@ -49,7 +39,7 @@ def gif_bytes(frames: np.ndarray, fps: float = 4.0) -> bytes:
 
 def write(path: str | Path, frames: np.ndarray, fps: float = 4.0) -> None:
     """Write (H, W, 3) uint8 as PNG, or (T, H, W, 3) uint8 as GIF or MP4, as the suffix says."""
-    suffix = check_suffix(path)
+    suffix = picture_suffix(path)
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     if suffix == ".png":

@@ -11,6 +11,7 @@ import matplotlib
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from videohpm.config.options import CELL
 from videohpm.grid import TokenGrid
 from videohpm.visualize.inspection import Inspection
 
@@ -36,7 +37,6 @@ TRAINING_ROWS = (
 LOSS_ROWS = ("input", "reconstruction_with_visible", "loss", "scores", "hardness")
 COLOURS = "viridis"  # its lowest colour is not the dark grey of "not known"
 HARD = np.array([255, 140, 0])
-CELL = 112
 LABELS = 152
 GAP = 2
 NARROWEST = 420

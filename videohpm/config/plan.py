@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from videohpm.config import PretrainConfig
-from videohpm.errors import UserError
-
-STAGES = (0, 1, 2, 3)
+from videohpm.config.checks import Section
+from videohpm.config.engine import STAGES, check_batch
+from videohpm.config.pretrain import PretrainConfig
 
 
 @dataclass(frozen=True)
@@ -46,8 +45,8 @@ class PlanConfig(PretrainConfig):
         gpu: b200, h200, h100, a100, a100_40gb, l40s, rtx4090 or v100.
         zero: ZeRO stage, instead of engine.zero_stage.
         utilisation: share of the GPU's data-sheet FLOP/s that the steps reach.
-        samples: clips in the data set; without it, and without run.steps, nothing is said of the
-            whole run.
+        samples: clips in the data set; without it, and without run.steps, the length of the run is
+            unknown.
         overhead: power of the machine and its cooling, as a multiple of the GPUs' own.
     """
 
@@ -60,23 +59,13 @@ class PlanConfig(PretrainConfig):
 
     def __post_init__(self):
         super().__post_init__()
-        if self.gpu not in GPUS:
-            raise ValueError(f"gpu: {self.gpu!r} is not one of {', '.join(GPUS)}")
-        if self.zero not in (None, *STAGES):
-            raise ValueError(f"zero: {self.zero}; give 0, 1, 2 or 3")
-        if not 0 < self.utilisation <= 1:
-            raise ValueError(f"utilisation: {self.utilisation}; give more than 0, at most 1")
-        if self.gpus < 1 or (self.samples is not None and self.samples < 1):
-            raise ValueError("gpus, samples: give at least 1")
-        parts = self.gpus * self.engine.grad_accum_steps
-        if self.optim.global_batch_size % parts:
-            raise UserError(
-                f"optim.global_batch_size: {self.optim.global_batch_size} clips cannot be "
-                "divided equally among "
-                f"{self.gpus} GPUs times engine.grad_accum_steps = "
-                f"{self.engine.grad_accum_steps}; give a "
-                f"multiple of {parts}"
-            )
+        check = Section(self)
+        check.choice("gpu", GPUS)
+        check.choice("zero", (None, *STAGES))
+        check.fraction("utilisation", zero=False)
+        check.at_least(1, "gpus", "samples")
+        batch, accumulation = self.optim.global_batch_size, self.engine.grad_accum_steps
+        check_batch(batch, accumulation, self.gpus, per="GPUs")
 
     @property
     def micro_batch(self) -> int:
@@ -90,9 +79,9 @@ class PlanConfig(PretrainConfig):
     @property
     def stage(self) -> int:
         """The ZeRO stage meant; 0 with one GPU, where nothing is divided."""
-        for said in (self.zero, self.engine.zero_stage):
-            if said is not None:
-                return said
+        for stage in (self.zero, self.engine.zero_stage):
+            if stage is not None:
+                return stage
         return 1 if self.gpus > 1 else 0
 
     @property

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from videohpm.errors import UserError
+from videohpm.errors import ConfigError
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ SIZES = {
 
 
 def size_of(name: str) -> ViTSize:
-    """The size called ``name``; UserError when there is none."""
+    """The size called ``name``; ConfigError when there is none."""
     if name not in SIZES:
-        raise UserError(f"model.arch: there is no {name!r}; choose from {', '.join(SIZES)}")
+        raise ConfigError(f"model.arch: {name!r} is not one of {', '.join(SIZES)}")
     return SIZES[name]

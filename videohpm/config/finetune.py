@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass, field
 
-from videohpm.data import DataConfig
-from videohpm.engine import EngineConfig
-from videohpm.errors import UserError
-from videohpm.evaluate import ViewConfig
-from videohpm.finetune.augment import AugmentConfig
-from videohpm.models import SIZES
-from videohpm.models.classifier import POOLS
-from videohpm.models.vit import POSITIONS
-from videohpm.optim import OptimConfig
-from videohpm.tracking import RunConfig
+from videohpm.config.checks import Section
+from videohpm.config.data import DataConfig
+from videohpm.config.engine import EngineConfig, check_batch
+from videohpm.config.evaluate import ViewConfig
+from videohpm.config.model import POSITIONS
+from videohpm.config.optim import OptimConfig
+from videohpm.config.run import RunConfig
+from videohpm.config.sizes import SIZES
+from videohpm.errors import ConfigError
+
+POOLS = ("mean", "class_token", "first_token", "attentive")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,26 +67,56 @@ class ClassifierConfig:
     head_scale: float = 0.001
 
     def __post_init__(self):
-        for name, known in (
-            ("weights", ("student", "teacher")),
-            ("pool", POOLS),
-            ("arch", (None, *SIZES)),
-            ("position", (None, *POSITIONS)),
-        ):
-            if getattr(self, name) not in known:
-                choices = ", ".join(filter(None, known))
-                raise ValueError(f"model.{name}: {getattr(self, name)!r} is not one of {choices}")
-        for name in ("frames", "patch", "tubelet", "dim", "depth", "heads"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"model.{name}: {value}; give at least 1")
-        if isinstance(self.image_size, list) and len(self.image_size) != 2:
-            raise ValueError("model.image_size: give one number, or [height, width]")
-        for name in ("drop_path", "head_dropout"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"model.{name}: {getattr(self, name)}; give 0 or more, below 1")
-        if not 0 <= self.head_scale < math.inf:
-            raise ValueError(f"model.head_scale: {self.head_scale}; give 0 or more")
+        check = Section(self, "model")
+        check.choice("weights", ("student", "teacher"))
+        check.choice("pool", POOLS)
+        check.choice("arch", (None, *SIZES))
+        check.choice("position", (None, *POSITIONS))
+        check.at_least(1, "frames", "patch", "tubelet", "dim", "depth", "heads")
+        check.image_size("image_size")
+        check.fraction("drop_path", "head_dropout", one=False)
+        check.at_least(0, "head_scale")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AugmentConfig:
+    """What is done to training clips after the crop of section data.
+
+    Args:
+        rand_augment: timm's name of a RandAugment policy; empty for none.
+        random_erasing: probability of erasing a box of the clip, filled with noise.
+        mixup: alpha of the Beta distribution that mixup weights come from; 0 for no mixup.
+        cutmix: the same for the areas of cutmix; 0 for none. With both, each is as likely.
+        mix_probability: share of the steps that mix at all.
+    """
+
+    rand_augment: str = "rand-m7-n4-mstd0.5-inc1"
+    random_erasing: float = 0.25
+    mixup: float = 0.8
+    cutmix: float = 1.0
+    mix_probability: float = 1.0
+
+    def __post_init__(self):
+        check = Section(self, "augment")
+        check.fraction("random_erasing", "mix_probability")
+        check.at_least(0, "mixup", "cutmix")
+        if self.rand_augment and not _is_policy(self.rand_augment):
+            raise ConfigError(
+                f"augment.rand_augment: {self.rand_augment!r} is no policy of timm's; give one "
+                "like rand-m7-n4-mstd0.5-inc1, or nothing"
+            )
+
+    @property
+    def mixes(self) -> bool:
+        """Whether clips are mixed with each other."""
+        return (self.mixup > 0 or self.cutmix > 0) and self.mix_probability > 0
+
+
+def _is_policy(name: str) -> bool:
+    """Whether timm might know a RandAugment policy; it says for certain when a run starts."""
+    variant, *settings = name.split("-")
+    known = re.compile(r"t|\D*$|(m|n|p|mstd|mmax|inc)\d")
+    return variant == "rand" and all(known.match(setting) for setting in settings)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,18 +132,15 @@ class LossConfig:
     class_weights: str | list[float] = "none"
 
     def __post_init__(self):
-        if not 0 <= self.label_smoothing < 1:
-            raise ValueError(
-                f"loss.label_smoothing: {self.label_smoothing}; give 0 or more, below 1"
-            )
+        Section(self, "loss").fraction("label_smoothing", one=False)
         weights = self.class_weights
         if isinstance(weights, str):
             if weights not in ("none", "balanced"):
-                raise ValueError(
+                raise ConfigError(
                     f"loss.class_weights: {weights!r} is neither none nor balanced nor a list"
                 )
         elif not all(0 <= weight < math.inf for weight in weights) or not sum(weights):
-            raise ValueError("loss.class_weights: give numbers of 0 or more, not all 0")
+            raise ConfigError("loss.class_weights: give numbers of 0 or more, not all 0")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,12 +163,10 @@ class ValidationConfig:
     best_by: str = "top1"
 
     def __post_init__(self):
-        if self.best_by not in ("top1", "mean_class"):
-            raise ValueError(f"validation.best_by: {self.best_by!r} is neither top1 nor mean_class")
-        if self.every_steps is not None and self.every_steps < 1:
-            raise ValueError(f"validation.every_steps: {self.every_steps}; give at least 1")
-        if not 0 < self.every_epochs < math.inf:
-            raise ValueError(f"validation.every_epochs: {self.every_epochs}; give more than 0")
+        check = Section(self, "validation")
+        check.choice("best_by", ("top1", "mean_class"))
+        check.at_least(1, "every_steps")
+        check.above_zero("every_epochs")
 
     @property
     def given(self) -> bool:
@@ -194,23 +221,21 @@ class FinetuneConfig:
     ema: float = 0.0
 
     def __post_init__(self):
-        """What no section can see alone. Raises UserError naming the fields."""
-        if not 0 <= self.ema < 1:
-            raise UserError(f"ema: {self.ema}; give 0 (none) or more, below 1")
+        """What no section can see alone. Raises ConfigError naming the fields."""
+        Section(self).fraction("ema", one=False)
         if self.model.scratch and self.model.freeze:
-            raise UserError("model.freeze: a frozen encoder without weights learns nothing useful; "
-                            "videohpm probe --random true compares with one")  # fmt: skip
+            raise ConfigError(
+                "model.freeze: a frozen encoder without weights learns nothing useful; "
+                "videohpm probe --random true compares with one"
+            )
         self.check_batch(1)
 
     def check_batch(self, world: int) -> None:
-        """UserError where the global batch cannot be divided over ``world`` ranks."""
-        pieces = world * self.engine.grad_accum_steps
-        unit = 2 * pieces if self.augment.mixes else pieces
-        if self.optim.global_batch_size % unit:
-            why = ", in pairs for mixup" if self.augment.mixes else ""
-            raise UserError(
-                f"optim.global_batch_size: {self.optim.global_batch_size} clips cannot be "
-                f"divided over {world} ranks and "
-                f"engine.grad_accum_steps {self.engine.grad_accum_steps}{why}; give a "
-                f"multiple of {unit}"
-            )
+        """ConfigError where the global batch cannot be divided over ``world`` ranks."""
+        check_batch(
+            self.optim.global_batch_size,
+            self.engine.grad_accum_steps,
+            world,
+            per="ranks",
+            pairs=self.augment.mixes,
+        )

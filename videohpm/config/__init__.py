@@ -1,0 +1,70 @@
+"""What every command is told: configuration dataclasses, their checks and the known names.
+
+Nothing here imports torch, so that help and the errors of wrong input are quick. What a field means
+stands in its class; what follows from it is done elsewhere.
+
+============== ==============================================================================
+checks         one message for one mistake, used by all classes
+plain          a config as YAML and JSON hold it, and back
+run            :class:`RunConfig`: length, seed, checkpoints, logging
+data           :class:`DataConfig`: what is read, and how clips are cut
+sizes          the published sizes of vision transformers
+model          :class:`ModelConfig`: the masked autoencoder
+mask           :class:`MaskConfig`: what is hidden
+hpm            :class:`HPMConfig`: loss predictor, teacher, easy to hard
+optim          :class:`OptimConfig`: AdamW and the learning rate of every step
+engine         :class:`EngineConfig`: device, precision, processes
+pretrain       :class:`PretrainConfig`: all of a pre-training run
+finetune       :class:`FinetuneConfig` and its sections
+evaluate       :class:`EvaluateConfig`, :class:`ProbeConfig` and their sections
+plan           :class:`PlanConfig`, and the known GPUs
+convert        :class:`ReadOptions`: what a foreign checkpoint does not say
+============== ==============================================================================
+"""
+
+from videohpm.config.convert import ReadOptions
+from videohpm.config.data import DataConfig
+from videohpm.config.engine import EngineConfig
+from videohpm.config.evaluate import EvaluateConfig, ProbeConfig, SamplesConfig, ViewConfig
+from videohpm.config.finetune import (
+    AugmentConfig,
+    ClassifierConfig,
+    FinetuneConfig,
+    LossConfig,
+    ValidationConfig,
+)
+from videohpm.config.hpm import HPMConfig
+from videohpm.config.mask import MaskConfig
+from videohpm.config.model import ModelConfig
+from videohpm.config.optim import OptimConfig
+from videohpm.config.plain import as_plain, from_plain
+from videohpm.config.plan import PlanConfig
+from videohpm.config.pretrain import PretrainConfig
+from videohpm.config.run import RunConfig
+from videohpm.config.sizes import SIZES, size_of
+
+__all__ = [
+    "SIZES",
+    "AugmentConfig",
+    "ClassifierConfig",
+    "DataConfig",
+    "EngineConfig",
+    "EvaluateConfig",
+    "FinetuneConfig",
+    "HPMConfig",
+    "LossConfig",
+    "MaskConfig",
+    "ModelConfig",
+    "OptimConfig",
+    "PlanConfig",
+    "PretrainConfig",
+    "ProbeConfig",
+    "ReadOptions",
+    "RunConfig",
+    "SamplesConfig",
+    "ValidationConfig",
+    "ViewConfig",
+    "as_plain",
+    "from_plain",
+    "size_of",
+]

@@ -1,0 +1,53 @@
+"""What is hidden, in numbers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from videohpm.config.checks import Section
+from videohpm.grid import TokenGrid
+
+UNITS = ("tube", "token")
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskConfig:
+    """What is hidden.
+
+    Args:
+        ratio: share of the units that is masked; int(ratio x units) of them.
+        unit: tube (one place over all time steps) or token.
+        decode_ratio: share of what is masked that is reconstructed: of a tube, that share of its
+            time steps (VideoMAEv2: 0.5). Below 1 steps are faster.
+    """
+
+    ratio: float = 0.9
+    unit: str = "tube"
+    decode_ratio: float = 1.0
+
+    def __post_init__(self):
+        check = Section(self, "mask")
+        check.choice("unit", UNITS)
+        check.fraction("ratio", zero=False, one=False)
+        check.fraction("decode_ratio", zero=False)
+
+
+def unit_count(grid: TokenGrid, unit: str = "tube") -> int:
+    """How many tubes (L) or tokens (N) there are to choose from."""
+    if unit not in UNITS:
+        raise ValueError(f"unit: {unit!r} is not one of {', '.join(UNITS)}")
+    return grid.num_tubes if unit == "tube" else grid.num_tokens
+
+
+def masked_count(units: int, ratio: float) -> int:
+    """int(ratio·units), as VideoMAE counts: 176 of 196 tubes at .9, 147 at .75.
+
+    Raises ValueError when nothing would be masked, or nothing stay visible.
+    """
+    count = int(ratio * units)
+    if not 0 < count < units:
+        raise ValueError(
+            f"ratio: {ratio} of {units} units masks {count}; it must mask at least one and leave "
+            "at least one visible"
+        )
+    return count

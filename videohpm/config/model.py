@@ -1,0 +1,88 @@
+"""The masked autoencoder."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from videohpm.config.checks import Section
+from videohpm.config.sizes import SIZES
+from videohpm.errors import ConfigError
+from videohpm.grid import TokenGrid
+
+POSITIONS = ("sincos_1d", "sincos_2d", "learned")
+TARGETS = ("raw", "per_channel", "joint")
+PATCH_INITS = ("default", "xavier")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """The masked autoencoder.
+
+    Args:
+        arch: vit_tiny, vit_small, vit_base, vit_large, vit_huge or vit_giant.
+        frames: frames of a clip; 1, with tubelet 1, is the image mode.
+        image_size: pixels; one number for squares, or [height, width].
+        patch: pixels, side of a patch.
+        tubelet: frames one token spans.
+        dim: encoder width, instead of the size's.
+        depth: encoder blocks, instead of the size's.
+        heads: encoder attention heads, instead of the size's.
+        decoder_dim: decoder width, instead of the size's.
+        decoder_depth: decoder blocks, instead of the size's.
+        decoder_heads: decoder attention heads, instead of the size's.
+        position: sincos_1d over the flat token number (VideoMAE) or sincos_2d (MAE, HPM).
+        class_token: put a class token before the tokens (MAE, HPM).
+        projection_bias: bias in the encoder-to-decoder projection (MAE, HPM).
+        patch_init: default (VideoMAE) or xavier (MAE, HPM) weights of the embedding.
+        drop_path: stochastic depth of the last encoder block.
+        target: pixels to predict: raw (HPM as published), per_channel (VideoMAE) or joint (MAE
+            with normalised pixels).
+    """
+
+    arch: str = "vit_base"
+    frames: int = 16
+    image_size: int | list[int] = 224
+    patch: int = 16
+    tubelet: int = 2
+    dim: int | None = None
+    depth: int | None = None
+    heads: int | None = None
+    decoder_dim: int | None = None
+    decoder_depth: int | None = None
+    decoder_heads: int | None = None
+    position: str = "sincos_1d"
+    class_token: bool = False
+    projection_bias: bool = False
+    patch_init: str = "default"
+    drop_path: float = 0.0
+    target: str = "per_channel"
+
+    def __post_init__(self):
+        check = Section(self, "model")
+        check.choice("arch", SIZES)
+        check.choice("position", POSITIONS)
+        check.choice("target", TARGETS)
+        check.choice("patch_init", PATCH_INITS)
+        check.at_least(1, "frames", "patch", "tubelet", "dim", "depth", "heads")
+        check.at_least(1, "decoder_dim", "decoder_depth", "decoder_heads")
+        check.fraction("drop_path", one=False)
+        check.image_size("image_size")
+        size = SIZES[self.arch]
+        for width_field, heads_field in (("dim", "heads"), ("decoder_dim", "decoder_heads")):
+            width = getattr(self, width_field) or getattr(size, width_field)
+            heads = getattr(self, heads_field) or getattr(size, heads_field)
+            if width % heads or (self.position == "sincos_2d" and width % 4):
+                raise ConfigError(
+                    f"model.{width_field}: {width} must be a multiple of model.{heads_field} "
+                    f"({heads}), and of 4 for sincos_2d"
+                )
+        try:
+            self.grid()
+        except ValueError as error:
+            raise ConfigError(f"model.{error}; change one of them") from None
+
+    def grid(self) -> TokenGrid:
+        """The grid of tokens of one clip."""
+        size = self.image_size
+        height, width = (size, size) if isinstance(size, int) else size
+        return TokenGrid.of_clip(self.frames, height, width, self.tubelet, self.patch)

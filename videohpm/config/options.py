@@ -1,0 +1,309 @@
+"""Options of the commands that take no configuration file: their names, documentation and checks.
+
+Each function stands for the command of its name: its parameters are the command's options, and it
+raises ConfigError for values that cannot be used. The work is done by the function that
+``videohpm.cli.COMMANDS`` names, which takes the same arguments.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from videohpm.config.checks import above_zero, at_least, choice, fraction
+from videohpm.config.convert import ReadOptions
+from videohpm.config.data import SAMPLINGS
+from videohpm.config.engine import check_device
+from videohpm.errors import ConfigError
+
+LAYOUTS = ("videohpm", "videomae", "huggingface", "timm", "mae")
+FEATURES = ("pooled", "tokens", "both")
+FEATURE_TYPES = ("float32", "float16")
+FEATURE_FORMATS = ("safetensors", "npz")
+PICTURE_SUFFIXES = (".png", ".gif", ".mp4")
+CELL = 112
+"""Height of a frame in a picture, pixels."""
+
+
+def visualize(
+    checkpoint: str,
+    videos: list[str],
+    output: str = "pictures.png",
+    ratio: float | None = None,
+    hard_ratio: float | None = None,
+    stride: int | None = None,
+    seed: int = 0,
+    cell: int = CELL,
+    fps: float = 4.0,
+    device: str = "cpu",
+) -> None:
+    """Draw what a model and its teacher see in videos (or images, for a model of images).
+
+    Args:
+        checkpoint: run folder, checkpoint or export.
+        videos: files; a clip is taken from the middle of each.
+        output: file to write; .png shows time steps side by side, .gif and .mp4 play them.
+        ratio: share of tubes (or tokens) to hide; what the run was trained with if left out.
+        hard_ratio: share of those that the teacher chooses; what the run had come to if left out.
+        stride: frames of the video from one frame of the clip to the next; as trained if left out.
+        seed: for the random part of the mask.
+        cell: height of a frame in the picture, pixels.
+        fps: frames a second of an animation.
+        device: auto, cpu, cuda or cuda:N.
+    """
+    picture_suffix(output)
+    fraction("ratio", ratio, zero=False, one=False)
+    fraction("hard_ratio", hard_ratio)
+    at_least("stride", stride, 1)
+    at_least("cell", cell, 1)
+    above_zero("fps", fps)
+    check_device("device", device)
+
+
+def picture_suffix(path: str | Path) -> str:
+    """The suffix of a picture or animation in lower case; ConfigError for one not known."""
+    suffix = Path(path).suffix.lower()
+    if suffix not in PICTURE_SUFFIXES:
+        raise ConfigError(f"output: {path} must end in {', '.join(PICTURE_SUFFIXES)}")
+    return suffix
+
+
+def report(runs: list[str], output: str = "report.html") -> None:
+    """Put runs side by side in one page that needs no network.
+
+    Args:
+        runs: run folders.
+        output: HTML file to write.
+    """
+
+
+def explore(run: str, port: int = 0) -> None:
+    """Show the report of a run, and follow it, until Ctrl-C.
+
+    Only this machine can reach it, and nothing but the report is there.
+
+    Args:
+        run: run folder.
+        port: where to serve; 0 for any free one.
+    """
+    if not 0 <= port < 1 << 16:
+        raise ConfigError(f"port: {port}; give 0 to {(1 << 16) - 1}")
+
+
+def features(
+    model: str,
+    out: str,
+    root: str | None = None,
+    manifest: str | None = None,
+    what: str = "pooled",
+    format: str = "safetensors",
+    dtype: str = "float32",
+    clips: int = 1,
+    crops: int = 1,
+    sampling: str | None = None,
+    stride: int | None = None,
+    shard: int = 512,
+    batch: int = 16,
+    workers: int = 4,
+    device: str = "auto",
+) -> None:
+    """Write frozen features of a folder or manifest; started again, it goes on.
+
+    Args:
+        model: run folder, checkpoint or export, of any kind.
+        out: folder for the features.
+        root: folder of videos or images; also the base of a manifest's paths.
+        manifest: file that lists the samples; labels in it are kept.
+        what: pooled, tokens or both.
+        format: safetensors or npz.
+        dtype: float32 or float16.
+        clips: clips over the length of each video.
+        crops: crops over the frame.
+        sampling: dense or segments; as the model was trained if left out.
+        stride: of dense sampling; likewise.
+        shard: samples in one file.
+        batch: clips of one forward pass.
+        workers: reading processes for each rank; 0 reads in the main process.
+        device: auto, cpu, cuda or cuda:N.
+    """
+    check_features(what, dtype)
+    check_shards(format, shard)
+    choice("sampling", sampling, (None, *SAMPLINGS))
+    sizes = {"clips": clips, "crops": crops, "stride": stride, "batch": batch}
+    for name, value in sizes.items():
+        at_least(name, value, 1)
+    at_least("workers", workers, 0)
+    check_device("device", device)
+
+
+def check_features(what: str, dtype: str) -> None:
+    """ConfigError where features of that kind or number type are not made."""
+    choice("what", what, FEATURES)
+    choice("dtype", dtype, FEATURE_TYPES)
+
+
+def check_shards(format: str, shard: int) -> None:
+    """ConfigError where features are not written in that format, or in files of that length."""
+    choice("format", format, FEATURE_FORMATS)
+    at_least("shard", shard, 1)
+
+
+def predict(
+    videos: list[str],
+    model: str = "runs/finetune",
+    top: int = 5,
+    clips: int | None = None,
+    crops: int | None = None,
+    device: str = "auto",
+) -> None:
+    """Name the most probable classes of videos, or of images for a model of images.
+
+    Args:
+        videos: files.
+        model: run folder of a fine-tuning (its best weights), checkpoint or export.
+        top: how many classes.
+        clips: clips over the length of each video; as in the model's own test if left out.
+        crops: crops over the frame; likewise.
+        device: auto, cpu, cuda or cuda:N.
+    """
+    for name, value in {"top": top, "clips": clips, "crops": crops}.items():
+        at_least(name, value, 1)
+    check_device("device", device)
+
+
+def export(source: str, out: str, what: str = "encoder", weights: str = "student") -> None:
+    """Write the weights of a run or checkpoint to a folder of their own.
+
+    Args:
+        source: run folder (its newest checkpoint) or checkpoint.
+        out: folder to write: model.safetensors and config.json.
+        what: encoder alone, or all.
+        weights: student or teacher (whose encoder is a moving average of the student's).
+    """
+    choice("what", what, ("encoder", "all"))
+    choice("weights", weights, ("student", "teacher"))
+
+
+def prepare(*arguments: str) -> None:
+    """Write the manifests of a data set: the arguments are those of its own script."""
+
+
+def scan(
+    manifest: str,
+    root: str | None = None,
+    out: str = "scanned.csv",
+    labels: bool = False,
+    damaged: Literal["keep", "drop"] = "keep",
+    workers: int = 0,
+    decode_timeout: float = 60.0,
+    memory: float = 2.0,
+    retry: bool = False,
+) -> None:
+    """Decode every file of a manifest or folder; list the good ones and the bad ones.
+
+    Writes OUT (the manifest of readable files, with frames, fps, height, width, codec, the reader
+    that returns the right frames, and a note on damage), OUT-quarantine.csv (path, reason) and
+    OUT-scan.jsonl, from which a scan that was stopped goes on.
+
+    Args:
+        manifest: manifest file, or a folder that is searched.
+        root: folder that the manifest's paths start from; by default the manifest's own.
+        out: manifest to write.
+        labels: of a folder, take its first-level folders as labels.
+        damaged: files that decode in part; keep them as far as they decode, or drop them.
+        workers: reading processes; 0 takes one for each core.
+        decode_timeout: longest time that reading one file may take, in seconds.
+        memory: GB that one file may take (on Linux).
+        retry: read files again that could not be read the last time.
+    """
+    choice("damaged", damaged, ("keep", "drop"))
+    at_least("workers", workers, 0)
+    above_zero("decode_timeout", decode_timeout)
+    above_zero("memory", memory, finite=False)
+
+
+def transcode(
+    manifest: str,
+    out: str,
+    root: str | None = None,
+    short_side: int = 320,
+    group: int = 12,
+    quality: int = 20,
+    labels: bool = False,
+    workers: int = 0,
+    decode_timeout: float = 600.0,
+    memory: float = 4.0,
+) -> None:
+    """Copy the videos of a manifest or folder into OUT as small H.264 files for fast reading.
+
+    A file appears under its name when it is complete, so a run that was stopped goes on. Writes
+    OUT/manifest.csv (with frames, size and reader) and OUT/failed.csv (path, reason).
+
+    Args:
+        manifest: manifest file, or a folder that is searched.
+        out: folder to write to; files keep their relative paths, with the suffix .mp4.
+        root: folder that the manifest's paths start from; by default the manifest's own.
+        short_side: pixels of the shorter side; smaller videos keep their size.
+        group: frames from one key frame to the next: fewer are faster to read and larger.
+        quality: the encoder's constant rate factor: lower is better and larger.
+        labels: of a folder, take its first-level folders as labels.
+        workers: reading and encoding processes; 0 takes one for each core.
+        decode_timeout: longest time that reading and encoding one file may take, in seconds.
+        memory: GB that one file may take (on Linux).
+    """
+    at_least("short_side", short_side, 2)
+    at_least("group", group, 2)
+    if not 0 <= quality <= 51:
+        raise ConfigError(f"quality: {quality}; give 0 to 51")
+    at_least("workers", workers, 0)
+    above_zero("decode_timeout", decode_timeout)
+    above_zero("memory", memory, finite=False)
+
+
+def convert(
+    source: str,
+    out: str,
+    to: str = "videohpm",
+    *,
+    what: str = "all",
+    data: str | None = None,
+    metrics: dict[str, float] | None = None,
+    weights: str = "student",
+    frames: int | None = None,
+    image_size: int | None = None,
+    heads: int | None = None,
+    decoder_heads: int | None = None,
+    inflate: int | None = None,
+    allow_missing: tuple[str, ...] = (),
+) -> None:
+    """Convert a checkpoint to another layout; the source's is recognised.
+
+    Args:
+        source: a checkpoint file, a folder with one, or a run folder of ours.
+        out: a folder to make; a failure leaves nothing behind.
+        to: videohpm, videomae, huggingface, timm or mae.
+        what: ``all``, or ``encoder``: the encoder alone.
+        data: what it was trained on, for the model card.
+        metrics: how well it does, for the model card, for example '{"top1": 70.8}'.
+        weights: ``student``, or ``ema``: the moving average that the file carries (HPM).
+        frames: T of a clip.
+        image_size: H = W in pixels.
+        heads: attention heads of the encoder; weights do not show them.
+        decoder_heads: attention heads of the decoder.
+        inflate: make a video model of an image model, with tubelets of so many frames.
+        allow_missing: names (or patterns with ``*``) of tensors that may be missing, and then keep
+            their initial values, or be left over.
+    """
+    choice("to", to, LAYOUTS)
+    choice("what", what, ("all", "encoder"))
+    if Path(out).suffix in (".pth", ".pt", ".safetensors"):
+        raise ConfigError(f"out: {out} is a file; give a folder, a model card is written beside")
+    ReadOptions(
+        weights=weights,
+        frames=frames,
+        image_size=image_size,
+        heads=heads,
+        decoder_heads=decoder_heads,
+        inflate=inflate,
+        allow_missing=allow_missing,
+    )

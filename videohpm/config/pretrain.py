@@ -1,0 +1,64 @@
+"""All of a pre-training run, and the checks between its sections."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+
+from videohpm.config.data import DataConfig
+from videohpm.config.engine import EngineConfig, check_batch
+from videohpm.config.hpm import HPMConfig
+from videohpm.config.mask import MaskConfig, masked_count, unit_count
+from videohpm.config.model import ModelConfig
+from videohpm.config.optim import OptimConfig
+from videohpm.config.run import RunConfig
+from videohpm.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainConfig:
+    """All of a pre-training run."""
+
+    run: RunConfig = field(default_factory=RunConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    mask: MaskConfig = field(default_factory=MaskConfig)
+    hpm: HPMConfig = field(default_factory=HPMConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    engine: EngineConfig = field(default_factory=EngineConfig)
+
+    def __post_init__(self):
+        """What no section can see alone. Raises ConfigError naming the fields."""
+        grid, hpm = self.model.grid(), self.hpm
+        try:
+            masked_count(unit_count(grid, self.mask.unit), self.mask.ratio)
+        except ValueError as error:
+            raise ConfigError(f"mask.{error}") from None
+        check_batch(self.optim.global_batch_size, self.engine.grad_accum_steps)
+        if self.mask.decode_ratio < 1 and grid.t == 1 and self.mask.unit == "tube":
+            raise ConfigError(
+                "mask.decode_ratio: a tube of one time step is decoded whole or not at all; give 1"
+            )
+        by_token = hpm.enabled and self.mask.unit == "token" and grid.t > 1
+        if by_token and hpm.predictor_unit == "tube":
+            raise ConfigError(
+                "hpm.predictor_unit: a score a tube cannot choose tokens; with mask.unit token set "
+                "hpm.predictor_unit token"
+            )
+        if by_token and 0 < hpm.teacher_samples_per_tube < grid.t:
+            raise ConfigError(
+                "hpm.teacher_samples_per_tube: with mask.unit token the teacher must see "
+                "every time step; set hpm.teacher_samples_per_tube 0"
+            )
+
+    def model_arguments(self) -> dict:
+        """The arguments of :class:`videohpm.MaskedAutoencoder`."""
+        hpm = self.hpm
+        size = self.model.image_size
+        # In image mode tube and token are one: the published, token-level form covers both.
+        return asdict(self.model) | {
+            "image_size": size if isinstance(size, int) else tuple(size),
+            "predictor_unit": hpm.predictor_unit if hpm.enabled else None,
+            "predictor_depth": hpm.predictor_depth,
+            "predictor_detach": hpm.predictor_detach,
+            "checkpoint": self.engine.checkpoint_activations,
+        }
