@@ -38,7 +38,7 @@ def shapes_module():
 def shapes(shapes_module, tmp_path_factory) -> Path:
     """A small made data set of moving shapes: 32 training and 16 validation clips."""
     out = tmp_path_factory.mktemp("data") / "shapes"
-    shapes_module.prepare(out, train=32, validation=16, jobs=1)
+    shapes_module.prepare(out, train=32, validation=16, workers=1)
     return out
 
 

@@ -82,7 +82,7 @@ def clip_class(index: int) -> tuple[int, int, int]:
 
 
 def clip_random(seed: int, split: str, index: int) -> np.random.Generator:
-    """The random stream of one clip: the same whatever the other clips, counts and jobs."""
+    """The random stream of one clip: the same whatever the other clips, counts and workers."""
     return np.random.default_rng((seed, SPLITS.index(split), index))
 
 
@@ -146,24 +146,24 @@ def write_part(folder: Path, settings: Settings, part: int, parts: int) -> None:
             np.savez(folder / f"{split}-{part:02d}.npz", **share)
 
 
-def run_parts(folder: Path, settings: Settings, jobs: int) -> None:
-    """Write all clips in `jobs` processes of this very file, showing how far they are."""
+def run_parts(folder: Path, settings: Settings, workers: int) -> None:
+    """Write all clips in `workers` processes of this very file, showing how far they are."""
     total = settings.train + settings.validation
     arguments = [sys.executable, __file__, "--part", str(folder), json.dumps(asdict(settings))]
-    workers = [subprocess.Popen([*arguments, str(part), str(jobs)]) for part in range(jobs)]
+    processes = [subprocess.Popen([*arguments, str(part), str(workers)]) for part in range(workers)]
     try:
-        while any(worker.poll() is None for worker in workers):
+        while any(worker.poll() is None for worker in processes):
             if sys.stderr.isatty():
                 done = sum(len(files) for _, _, files in os.walk(folder))
                 print(f"\rshapes: {min(done, total)} of {total}", end="", file=sys.stderr)
             time.sleep(0.1)
     finally:
-        for worker in workers:
+        for worker in processes:
             worker.terminate()
             worker.wait()
         if sys.stderr.isatty():
             print("\r\033[K", end="", file=sys.stderr)
-    if any(worker.returncode for worker in workers):
+    if any(worker.returncode for worker in processes):
         raise RuntimeError("a worker failed; its message is above")
 
 
@@ -223,7 +223,7 @@ def is_ready(out: Path, settings: Settings, force: bool) -> bool:
 
 def prepare(
     out: str | os.PathLike, train: int = 1024, validation: int = 256, *, size: int = 64,
-    frames: int = 16, seed: int = 0, images: bool = False, object: float = 1.0, jobs: int = 2,
+    frames: int = 16, seed: int = 0, images: bool = False, object: float = 1.0, workers: int = 2,
     force: bool = False,
 ) -> Path:  # fmt: skip
     """Write the data set into the folder `out` and return it; see README.md for the layout.
@@ -233,8 +233,8 @@ def prepare(
     a shapes data set, and nothing else.
     """
     settings = Settings(train, validation, size, 1 if images else frames, seed, images, object)
-    if not isinstance(jobs, int) or not 1 <= jobs <= 64:
-        refuse(f"jobs: {jobs!r} is not a whole number from 1 to 64")
+    if not isinstance(workers, int) or not 1 <= workers <= 64:
+        refuse(f"workers: {workers!r} is not a whole number from 1 to 64")
     out = Path(out)
     if is_ready(out, settings, force):
         print(f"shapes: {out} is complete already")
@@ -244,7 +244,7 @@ def prepare(
     try:
         folder = work / "new"
         folder.mkdir()
-        run_parts(folder, settings, jobs)
+        run_parts(folder, settings, workers)
         join_truth(folder)
         write_manifests(folder, settings)
         (folder / "shapes.json").write_text(json.dumps(asdict(settings), indent=1) + "\n")
@@ -275,10 +275,14 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--images", action="store_true", help="one PNG a clip, not a video")
     parser.add_argument("--object", type=float, default=1.0, help="times its usual width; 1.75: "
                         "over a third of the frame, not an eighth")  # fmt: skip
-    parser.add_argument("--jobs", type=int, default=2, help="processes that draw and encode")
+    parser.add_argument("--workers", type=int, default=2, help="processes that draw and encode")
+    parser.add_argument("--jobs", help=argparse.SUPPRESS)  # its name in earlier versions
     parser.add_argument("--force", action="store_true", help="replace a data set in that folder")
     try:
-        prepare(**vars(parser.parse_args(arguments)))
+        options = vars(parser.parse_args(arguments))
+        if options.pop("jobs") is not None:
+            refuse("jobs: was renamed to workers; use that name")
+        prepare(**options)
     except UserError as error:
         print(f"prepare.py: {error}", file=sys.stderr)
         return 2

@@ -24,7 +24,7 @@ TRAIN = 64
 @pytest.fixture(scope="module")
 def made(shapes_module, tmp_path_factory) -> Path:
     """64 training and 32 validation clips of the default size."""
-    return shapes_module.prepare(tmp_path_factory.mktemp("made") / "set", TRAIN, 32, jobs=2)
+    return shapes_module.prepare(tmp_path_factory.mktemp("made") / "set", TRAIN, 32, workers=2)
 
 
 @pytest.fixture(scope="module")
@@ -226,8 +226,8 @@ def test_decord_and_pyav_read_the_same_frames(made):
 # --- the folder -----------------------------------------------------------------------------------
 
 
-def test_the_same_settings_give_the_same_bytes_whatever_the_jobs(shapes_module, made, tmp_path):
-    again = shapes_module.prepare(tmp_path / "again", TRAIN, 32, jobs=3)
+def test_the_same_settings_give_the_same_bytes_whatever_the_workers(shapes_module, made, tmp_path):
+    again = shapes_module.prepare(tmp_path / "again", TRAIN, 32, workers=3)
     assert contents(again) == contents(made)
 
 
@@ -261,7 +261,7 @@ def test_manifests_name_every_clip_and_its_class(shapes_module, made):
 
 
 def test_the_image_mode_writes_the_first_frames_by_shape(shapes_module, clips, tmp_path):
-    out = shapes_module.prepare(tmp_path / "images", 32, 8, images=True, jobs=1)
+    out = shapes_module.prepare(tmp_path / "images", 32, 8, images=True, workers=1)
     found = find_samples(out / "train", labels=True)
     assert found.kind == "image" and sorted(found.classes) == sorted(shapes_module.SHAPES)
     listed = find_samples(None, out / "train.csv", labels=True, kind="image")
@@ -301,26 +301,26 @@ def test_a_complete_folder_is_left_alone(shapes_module, made, capsys):
 
 
 def test_other_settings_stop_unless_forced(shapes_module, tmp_path):
-    out = shapes_module.prepare(tmp_path / "set", 4, 2, jobs=1)
+    out = shapes_module.prepare(tmp_path / "set", 4, 2, workers=1)
     with pytest.raises(UserError, match=r"other settings \(train, seed\).*--out.*--force"):
-        shapes_module.prepare(out, 6, 2, seed=1, jobs=1)
+        shapes_module.prepare(out, 6, 2, seed=1, workers=1)
     assert len(list((out / "train").iterdir())) == 4
-    shapes_module.prepare(out, 6, 2, seed=1, jobs=1, force=True)
+    shapes_module.prepare(out, 6, 2, seed=1, workers=1, force=True)
     assert len(list((out / "train").iterdir())) == 6
     (out / "train" / "00003.mp4").unlink()
     with pytest.raises(UserError, match="missing.*--force"):
-        shapes_module.prepare(out, 6, 2, seed=1, jobs=1)
+        shapes_module.prepare(out, 6, 2, seed=1, workers=1)
     assert [path.name for path in tmp_path.iterdir()] == ["set"]
 
 
 def test_a_folder_of_before_the_object_had_a_size_is_the_usual_one(shapes_module, tmp_path):
-    out = shapes_module.prepare(tmp_path / "set", 4, 2, jobs=1)
+    out = shapes_module.prepare(tmp_path / "set", 4, 2, workers=1)
     said = json.loads((out / "shapes.json").read_text())
     assert said.pop("object") == 1
     (out / "shapes.json").write_text(json.dumps(said))
-    assert shapes_module.prepare(out, 4, 2, jobs=1) == out
+    assert shapes_module.prepare(out, 4, 2, workers=1) == out
     with pytest.raises(UserError, match=r"other settings \(object\)"):
-        shapes_module.prepare(out, 4, 2, object=1.75, jobs=1)
+        shapes_module.prepare(out, 4, 2, object=1.75, workers=1)
 
 
 @pytest.mark.parametrize("force", [False, True])
@@ -340,7 +340,7 @@ def test_a_failure_leaves_nothing_behind(shapes_module, tmp_path, monkeypatch):
 
     monkeypatch.setattr(shapes_module, "write_manifests", fail)
     with pytest.raises(OSError, match="disk full"):
-        shapes_module.prepare(tmp_path / "set", 2, 1, jobs=1)
+        shapes_module.prepare(tmp_path / "set", 2, 1, workers=1)
     assert not list(tmp_path.iterdir())
 
 
@@ -348,7 +348,7 @@ def test_a_failure_leaves_nothing_behind(shapes_module, tmp_path, monkeypatch):
     ("wrong", "said"),
     [({"size": 50}, "size: 50 is not a multiple of 4; use 48"), ({"size": 8}, "size"),
      ({"frames": 0}, "frames"), ({"train": 0}, "train"), ({"validation": -1}, "validation"),
-     ({"seed": -1}, "seed"), ({"object": 3}, "object"), ({"jobs": 0}, "jobs")],
+     ({"seed": -1}, "seed"), ({"object": 3}, "object"), ({"workers": 0}, "workers")],
 )  # fmt: skip
 def test_wrong_numbers_name_their_field(shapes_module, tmp_path, wrong, said):
     with pytest.raises(UserError, match=said) as caught:

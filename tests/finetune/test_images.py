@@ -17,7 +17,7 @@ TINY = {"image_size": 32, "patch": 8, "dim": 24, "depth": 2, "heads": 2}
 def images(shapes_module, tmp_path_factory):
     """An ImageFolder: a folder for each of the four shapes."""
     out = tmp_path_factory.mktemp("data") / "images"
-    shapes_module.prepare(out, train=32, validation=16, images=True, jobs=1)
+    shapes_module.prepare(out, train=32, validation=16, images=True, workers=1)
     return out
 
 

@@ -8,10 +8,9 @@ from pathlib import Path
 from safetensors.torch import save_file
 from torch import Tensor
 
+from videohpm.config.data import IMAGENET_MEAN, IMAGENET_STD
 from videohpm.errors import UserError
 from videohpm.interop.core import (
-    IMAGENET_MEAN,
-    IMAGENET_STD,
     ReadOptions,
     Weights,
     expected_shapes,

@@ -10,12 +10,11 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from videohpm.config.data import IMAGENET_MEAN, IMAGENET_STD
 from videohpm.errors import UserError
 from videohpm.interop.core import (
     ENCODER_HEADS,
     HEADLESS,
-    IMAGENET_MEAN,
-    IMAGENET_STD,
     ReadOptions,
     Weights,
     depth_of,
