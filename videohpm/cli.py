@@ -108,14 +108,14 @@ set_parsing_settings(docstring_parse_attribute_docstrings=True)
 def main(arguments: list[str] | None = None) -> int:
     """Run one command and return its exit code.
 
-    0, 1 (the run failed), 2 (a user's mistake) or 75 (stopped by a signal: start it again).
+    0, 1 (the run failed), 2 (wrong input) or 75 (stopped by a signal: start it again).
     """
     arguments = sys.argv[1:] if arguments is None else arguments
     if not arguments or arguments[0] in ("-h", "--help"):
         print(_overview())
         return 0 if arguments else 2
     name, *rest = arguments
-    if f"{name} {' '.join(rest[:1])}" in COMMANDS:  # two words: data scan
+    if f"{name} {' '.join(rest[:1])}" in COMMANDS:  # as in: data scan
         name, rest = f"{name} {rest[0]}", rest[1:]
     try:
         if name not in COMMANDS:
@@ -225,13 +225,13 @@ def _explain(error: ArgumentError, parser: ArgumentParser, arguments: list[str])
     return text
 
 
-def _nearest(word: str, known) -> str:
-    near = difflib.get_close_matches(word, known, 1)
+def _nearest(name: str, known) -> str:
+    near = difflib.get_close_matches(name, known, 1)
     if near:
         return f"; did you mean {near[0]}?"
-    section = word.partition(".")[0]
-    inside = [name for name in known if name.startswith(f"{section}.")] or known
-    return f"; there are: {', '.join(name for name in inside if not name.startswith('print_'))}"
+    section = name.partition(".")[0]
+    fields = [each for each in known if each.startswith(f"{section}.")] or known
+    return f"; there are: {', '.join(each for each in fields if not each.startswith('print_'))}"
 
 
 def _one_line(error: Exception) -> str:

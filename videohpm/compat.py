@@ -1,4 +1,4 @@
-"""Names that earlier versions used, so that their files still load and their users are told.
+"""Names that earlier versions used: their files still load, their keys are refused by name.
 
 A config or command line with an old key is refused with the new one; checkpoints, exports and run
 folders that an earlier version wrote are translated while they are read.
@@ -39,10 +39,10 @@ RENAMED_STATE = {"followers": "ema_modules"}
 
 
 def upgrade_config(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A run's configuration, as config.yaml and state.json hold it, in the names of today.
+    """A run's configuration, as config.yaml and state.json hold it, in today's names.
 
     Args:
-        config: sections of fields. What is no section is passed through.
+        config: sections of fields; values outside a section are passed through.
     """
     return {
         section: {
@@ -56,5 +56,5 @@ def upgrade_config(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def upgrade_names(values: Mapping[str, Any], renamed: Mapping[str, str]) -> dict[str, Any]:
-    """``values`` with the keys that ``renamed`` knows under their names of today."""
+    """``values`` with the keys of ``renamed`` replaced by their new names."""
     return {renamed.get(name, name): value for name, value in values.items()}

@@ -2,9 +2,9 @@
 
 
 class UserError(Exception):
-    """Something the user can mend: a wrong file, field or combination.
+    """Wrong input that the user can correct: a file, a field or a combination of fields.
 
-    The message is one line that names the field or file and says what to do. The command line
+    The message is one line that names the field or file and how to correct it. The command line
     prints it and exits with code 2.
     """
 
@@ -17,17 +17,17 @@ class ConfigError(UserError, ValueError):
 
 
 class RunError(Exception):
-    """A run that cannot go on through nobody's mistake in typing: a loss that is not finite, say.
+    """A run that cannot continue though its input was right, e.g. a loss that is not finite.
 
     The message is one line. The command line prints it and exits with code 1.
     """
 
 
 class Preempted(BaseException):
-    """A run was asked to stop (SIGTERM, SIGUSR1), has left a checkpoint, and can go on from there.
+    """A run received SIGTERM or SIGUSR1, has saved a checkpoint, and can continue from it.
 
-    Like KeyboardInterrupt it is no Exception: it may come at any moment, and whoever handles what
-    can go wrong there (a worker that dies, say) must not take it for that.
+    Like KeyboardInterrupt it is no Exception: it may be raised at any point, and handlers of
+    ordinary failures there (a worker that dies, for example) must not catch it.
 
     The message is one line. The command line prints it and exits with code 75, EX_TEMPFAIL: start
     the same command again.

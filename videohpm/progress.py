@@ -1,4 +1,4 @@
-"""How a long run shows that it is alive: a bar on a terminal, plain lines elsewhere."""
+"""Progress of a long run: a bar on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from typing import TextIO
 
-PLAIN_WIDTH = 120  # columns of a plain line; a terminal is asked for its own
+PLAIN_WIDTH = 120  # columns of a plain line; a terminal reports its own
 NUMBER_WIDTH = 6  # columns most numbers take, as in 0.4312
 SHORTEST_BAR, LONGEST_BAR = 8, 32
 REDRAW_EVERY = 0.25  # seconds
@@ -99,7 +99,7 @@ class Pace:
         self.marks = deque([(start, clock())], maxlen=8)
 
     def left(self, step: int) -> float | None:
-        """Seconds until the last step; None while nothing is known."""
+        """Seconds until the last step; None while it is unknown."""
         first, begun = self.marks[0]
         now = self.clock()
         if step > self.marks[-1][0]:  # a step may be logged twice, as training and as test
@@ -112,8 +112,8 @@ def progress_line(
 ) -> str:
     """``step 120/600  loss 0.4312  clips/s 75  wait 2%  eta 3:12``, in about ``width`` columns.
 
-    The first metric is always there; others as far as there is room, which is decided by their
-    names alone, so that all lines of a run have the same columns.
+    The first metric is always shown, others as long as they fit; their names alone decide that, so
+    that all lines of a run have the same columns.
     """
     end = []
     if "clips_per_second" in metrics:

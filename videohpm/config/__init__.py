@@ -1,10 +1,10 @@
-"""What every command is told: configuration dataclasses, their checks and the known names.
+"""The configuration of every command: dataclasses, their checks and the names they accept.
 
-Nothing here imports torch, so that help and the errors of wrong input are quick. What a field means
-stands in its class; what follows from it is done elsewhere.
+Nothing here imports torch, so that help and the errors of wrong input are quick. Each class
+documents its fields.
 
 ============== ==============================================================================
-checks         one message for one mistake, used by all classes
+checks         checks of single fields, used by all classes
 plain          a config as YAML and JSON hold it, and back
 run            :class:`RunConfig`: length, seed, checkpoints, logging
 data           :class:`DataConfig`: what is read, and how clips are cut
@@ -18,6 +18,7 @@ pretrain       :class:`PretrainConfig`: all of a pre-training run
 finetune       :class:`FinetuneConfig` and its sections
 evaluate       :class:`EvaluateConfig`, :class:`ProbeConfig` and their sections
 plan           :class:`PlanConfig`, and the known GPUs
+options        options of the commands that take no configuration file
 convert        :class:`ReadOptions`: what a foreign checkpoint does not say
 ============== ==============================================================================
 """

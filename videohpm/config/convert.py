@@ -1,4 +1,4 @@
-"""What a checkpoint from elsewhere does not say of itself."""
+"""What a foreign checkpoint does not state about itself."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ WEIGHTS = ("student", "ema")
 
 @dataclass(frozen=True, kw_only=True)
 class ReadOptions:
-    """What a user knows that the file does not say. None: infer it, and say so.
+    """What the file does not state. None: infer it, and note that in the report.
 
     Args:
         weights: ``student``, or ``ema``: the moving average that the file carries (HPM).

@@ -1,4 +1,4 @@
-"""What is read, and how clips are cut from it."""
+"""Which samples are read, and how clips are cut from them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ KINDS, SAMPLINGS = get_args(Kind), get_args(Sampling)
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
-    """What is read and how clips are cut from it."""
+    """Which samples are read, and how clips are cut from them."""
 
     root: str | None = None
     """Folder of videos or images, searched recursively; also the base of a manifest's paths."""
@@ -67,8 +67,8 @@ class DataConfig:
     max_retries: int = 10
     """Unreadable files in a row, for one item, before the run stops."""
     decode_timeout: float = 120.0
-    """Longest time that reading one file may take before another replaces it, in seconds; 0 waits
-    for ever."""
+    """Longest time that reading one file may take before another replaces it, in seconds; 0 for
+    no limit."""
 
     def __post_init__(self) -> None:
         check = Section(self, "data")

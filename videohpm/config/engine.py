@@ -61,8 +61,10 @@ class EngineConfig:
     @property
     def uses_deepspeed(self) -> bool:
         """Whether the run needs DeepSpeed, as its fields and the launcher's environment say."""
-        asked = self.zero_stage is not None or self.offload or self.deepspeed_config is not None
-        return asked or launched_world_size() > 1
+        configured = (
+            self.zero_stage is not None or self.offload or self.deepspeed_config is not None
+        )
+        return configured or launched_world_size() > 1
 
 
 def launched_world_size() -> int:

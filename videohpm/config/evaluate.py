@@ -1,4 +1,4 @@
-"""What evaluation and probing are told."""
+"""Configuration of evaluation and probing."""
 
 from __future__ import annotations
 
@@ -39,14 +39,14 @@ class ViewConfig:
         check.choice("sampling", (None, *SAMPLINGS))
 
     def given(self) -> dict:
-        """The fields that say something about the views."""
+        """The fields of the views that are set."""
         names = ("clips", "crops", "sampling", "stride", "resize")
         return {n: getattr(self, n) for n in names if getattr(self, n) is not None}
 
 
 @dataclass(frozen=True, kw_only=True)
 class SamplesConfig:
-    """What is read for a test.
+    """The samples of a test.
 
     Args:
         root: folder of a folder per class; also the base of a manifest's paths.

@@ -19,7 +19,7 @@ class HPMConfig:
         enabled: false is VideoMAE (in image mode MAE): no predictor, no teacher, random masks.
         predictor_unit: one score a tube, or one a token (as published).
         predictor_depth: blocks of the predictor; empty for as many as the pixel decoder.
-        predictor_detach: keep the predictor's gradient from the encoder (the paper does not).
+        predictor_detach: stop the predictor's gradient before the encoder (the paper does not).
         objective: relative (which of two is harder) or absolute (how hard).
         weight: of the predictor's loss beside the reconstruction loss.
         hard_ratio_start: share of the masked units that the teacher chooses, at the start.

@@ -1,4 +1,4 @@
-"""What is hidden, in numbers."""
+"""Which share of a clip is hidden, in which units."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ UNITS = ("tube", "token")
 
 @dataclass(frozen=True, kw_only=True)
 class MaskConfig:
-    """What is hidden.
+    """How much is hidden, and in which units.
 
     Args:
         ratio: share of the units that is masked; int(ratio x units) of them.
-        unit: tube (one place over all time steps) or token.
+        unit: tube (one position over all time steps) or token.
         decode_ratio: share of what is masked that is reconstructed: of a tube, that share of its
             time steps (VideoMAEv2: 0.5). Below 1 steps are faster.
     """

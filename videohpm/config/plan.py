@@ -1,4 +1,4 @@
-"""What a plan is told: a run's configuration, and the GPUs it is meant for."""
+"""Configuration of a plan: a pre-training run, and the GPUs it is meant for."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ GPUS = {
 
 @dataclass(frozen=True, kw_only=True)
 class PlanConfig(PretrainConfig):
-    """A pre-training run, and what it is to run on.
+    """A pre-training run, and the GPUs it is to run on.
 
     Args:
         gpus: how many.

@@ -1,4 +1,4 @@
-"""How long a run is, and what it leaves behind."""
+"""Length, seed, logging and checkpoints of a run."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ DEFAULT_STEPS = 1000
 
 @dataclass(frozen=True, kw_only=True)
 class RunConfig:
-    """How long a run is, and what it leaves behind.
+    """Length, seed, logging and checkpoints of a run.
 
     Args:
         dir: the run folder, for checkpoints, metrics and pictures.
@@ -24,8 +24,8 @@ class RunConfig:
         picture_every: steps between two pictures; 0 for one at the end only.
         save_every: steps between two checkpoints; 0 for one at the end only.
         keep: how many checkpoints to keep; older ones are removed.
-        resume: auto (go on from the newest checkpoint in the run folder, if there is one), never,
-            or the path of a checkpoint to begin from (the same command again goes on from there).
+        resume: auto (continue from the newest checkpoint in the run folder, if any), never, or the
+            path of a checkpoint to start from (the same command again continues the run).
     """
 
     dir: str = "runs/pretrain"
@@ -54,7 +54,7 @@ class RunConfig:
             raise ConfigError("run.resume: empty; give auto, never or the path of a checkpoint")
 
     def total_steps(self, steps_per_epoch: float) -> int:
-        """Optimiser steps of the whole run; a begun step of the last epoch counts."""
+        """Optimiser steps of the run; a begun step of the last epoch counts."""
         if self.epochs is None:
             return self.steps or DEFAULT_STEPS
         # The margin keeps 3 epochs of 10/3 steps, 10.000000000000002, from becoming 11 steps.

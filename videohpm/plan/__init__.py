@@ -1,7 +1,7 @@
-"""``videohpm plan``: what a pre-training run will need, before anything is bought or started.
+"""``videohpm plan``: the resources that a pre-training run will need.
 
 Everything is counted from the configuration: parameters, tokens and matrix products exactly, memory
-and communication from what is known of the engine. Nothing is run and no data is read.
+and communication from how the engine works. Nothing is run and no data is read.
 """
 
 from videohpm.config import PlanConfig

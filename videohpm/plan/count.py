@@ -96,12 +96,15 @@ def work_of(config: PretrainConfig) -> Work:
     depth = config.hpm.predictor_depth or model["decoder_depth"]
     by_tube = config.hpm.predictor_unit == "tube"
     queries = masked // grid.t if by_tube else decoded
-    looks = min(config.hpm.teacher_samples_per_tube or grid.t, grid.t) * grid.num_tubes
-    asked = grid.num_tubes if by_tube else grid.num_tokens
-    told = (looks + asked, asked) if config.hpm.score_readout == "query" else (looks, looks)
+    teacher_tokens = min(config.hpm.teacher_samples_per_tube or grid.t, grid.t) * grid.num_tubes
+    teacher_predictor = (teacher_tokens, teacher_tokens)  # positions in, scores out
+    if config.hpm.score_readout == "query":
+        scored = grid.num_tubes if by_tube else grid.num_tokens
+        teacher_predictor = (teacher_tokens + scored, scored)
     return Work(
-        visible, decoded, queries, looks, encoder(visible), pixels,
-        decoder(visible + queries, queries, depth), encoder(looks), decoder(*told, depth),
+        visible, decoded, queries, teacher_tokens, encoder(visible), pixels,
+        decoder(visible + queries, queries, depth), encoder(teacher_tokens),
+        decoder(*teacher_predictor, depth),
     )  # fmt: skip
 
 
@@ -216,7 +219,7 @@ def activations_of(config: PlanConfig) -> float:
         kept = max(blocks) + sum(wide * x.tokens * x.width * x.depth for x in stacks)
     clip = grid.num_tokens * grid.patch_dim * (wide + 1)  # in floating point, and as it came
     embedded = work.visible * grid.patch_dim * narrow
-    # What the decoder says, how far off that is, and the gradient of it.
+    # The decoder's output, its error and the gradient of it.
     pixels = work.decoded * grid.patch_dim * (narrow + 2 * wide)
     student = kept + clip + embedded + pixels
     if not work.teacher_encoder:

@@ -1,4 +1,4 @@
-"""A plan in words and columns."""
+"""A plan as text."""
 
 from __future__ import annotations
 
@@ -23,14 +23,16 @@ USABLE = 0.92
 
 def describe(config: PlanConfig) -> str:
     """All that ``videohpm plan`` prints."""
-    return "\n".join([*_step(config), "", *_memory(config), "", *_time(config), "", *_said(config)])
+    return "\n".join(
+        [*_step(config), "", *_memory(config), "", *_time(config), "", *_assumptions(config)]
+    )
 
 
 def _step(config: PlanConfig) -> list[str]:
     student, teacher, _ = parameters_of(config)
     flops, work, grid = flops_of(config), work_of(config), config.model.grid()
     clips = config.optim.global_batch_size * config.data.repeats
-    whole = sum(flops.values()) * clips
+    step = sum(flops.values()) * clips
     lines = [
         f"{config.model.arch}, {grid.frames} frames of {grid.height}x{grid.width}, "
         f"{config.gpus} x {config.gpu}, ZeRO-{config.stage}, {config.precision}",
@@ -42,7 +44,7 @@ def _step(config: PlanConfig) -> list[str]:
         f"{config.engine.grad_accum_steps} times",
         f"FLOPs          {flops['student'] / 1e9:.1f} G a clip"
         + (f" + {flops['teacher'] / 1e9:.1f} G of the teacher" if teacher else "")
-        + f"; {whole / 1e15:.3g} P a step",
+        + f"; {step / 1e15:.3g} P a step",
     ]
     return lines
 
@@ -70,10 +72,9 @@ def _memory(config: PlanConfig) -> list[str]:
         lines.append(f"at most {largest} clips fit on a GPU at a time under ZeRO-{config.stage}")
         if largest < config.micro_batch:
             lines.append(
-                f"{config.micro_batch} do not: set --engine.grad_accum_steps to at least "
-                f"{-(-config.micro_batch * config.engine.grad_accum_steps // largest)} (of "
-                "which the "
-                "batch is a multiple), or --engine.checkpoint_activations true"
+                f"{config.micro_batch} do not fit: set --engine.grad_accum_steps to at least "
+                f"{-(-config.micro_batch * config.engine.grad_accum_steps // largest)} (a divisor "
+                "of the batch), or --engine.checkpoint_activations true"
             )
     return lines
 
@@ -112,12 +113,13 @@ def _steps(config: PlanConfig) -> int | None:
     return run.total_steps((config.samples or 0) / config.optim.global_batch_size)
 
 
-def _said(config: PlanConfig) -> list[str]:
+def _assumptions(config: PlanConfig) -> list[str]:
     gpu = GPUS[config.gpu]
     peak = (gpu.bf16 if config.precision == "bf16" else gpu.fp32) / 1e12
     return [
         "assumed: matrix products only are counted, at "
-        f"{config.utilisation:.0%} of {peak:.0f} TFLOP/s; the teacher is asked at every step; data "
+        f"{config.utilisation:.0%} of {peak:.0f} TFLOP/s; the teacher scores clips at every step; "
+        "data "
         "keeps up;",
         f"all GPUs in one machine ({gpu.link / 1e9:.0f} GB/s each way); a GPU draws "
         f"{gpu.watts:.0f} W throughout, machine and cooling {config.overhead - 1:.0%} more;",
