@@ -1,10 +1,12 @@
 #!/usr/bin/env python
-"""Does the teacher mine, or does it know places? ``python benchmarks/mining.py RUN --manifest FILE``.
+"""Does the teacher look at the clip, or does it know places?
+
+    python benchmarks/mining.py runs/demo --manifest data/shapes/validation.csv
 
 The truth is measured: each clip is reconstructed under random masks, and a tube's hardness is the
 mean of its losses where it was hidden. The teacher, and the student's own predictor, are asked as
-in training: with nothing hidden. FILE (or the folder --root) holds clips that RUN was not trained
-on; how they are cut, masked and normalised is read from RUN.
+in training: with nothing hidden. Give clips that the run was not trained on; how they
+are cut, masked and normalised is read from the run.
 
 ``rank correlation``   Spearman's with the truth, mean over clips. ``truth``: between two halves of
                        the masks, which bounds what anybody can reach
@@ -171,7 +173,7 @@ def main(arguments: list[str] | None = None) -> None:
     source.add_argument("--manifest", help="file that lists the clips")
     source.add_argument("--root", "--data.root", help="folder of clips")
     parser.add_argument("--clips", type=int, default=192)
-    parser.add_argument("--masks", type=int, default=32, help="random masks a clip")
+    parser.add_argument("--masks", type=int, default=48, help="random masks a clip")
     parser.add_argument("--seed", type=int, default=0, help="of the masks")
     parser.add_argument("--json", type=Path, help="file to write")
     args = parser.parse_args(arguments)

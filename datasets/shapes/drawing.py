@@ -37,8 +37,8 @@ def make_track(
     growth = rng.uniform(1.7, 1.9)
     radius = scale * size * rng.uniform(0.22, 0.25)
     turns = rng.uniform(0.42, 0.58)
-    axis, step = {"left": (0, -travel), "right": (0, travel), "up": (1, -travel), "down": (1, travel),
-                  "shrink": (2, -1), "grow": (2, 1),
+    axis, step = {"left": (0, -travel), "right": (0, travel),
+                  "up": (1, -travel), "down": (1, travel), "shrink": (2, -1), "grow": (2, 1),
                   "anticlockwise": (3, -turns), "clockwise": (3, turns)}[motion]  # fmt: skip
     phase = np.repeat(start[None], frames, 0)
     phase[:, axis] = (phase[:, axis] + step * np.arange(frames) / frames) % 1.0
