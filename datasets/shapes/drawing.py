@@ -29,14 +29,14 @@ def make_track(
     and the motion moves one of them on: equal draws in equal order for every motion keep the
     distribution of any single frame independent of it, and that of the place uniform over the
     frame. Opposite sides of the frame are joined, so going on and turning need no jump; a size
-    changes for one clip and starts over. A whole turn takes about two clips, slow enough that a
+    changes for one clip and starts over. A whole turn takes about three clips, slow enough that a
     square still turns visibly one way at every second frame.
     """
     start = rng.random(4)
     travel = rng.uniform(0.3, 0.45)
     growth = rng.uniform(1.7, 1.9)
     radius = scale * size * rng.uniform(0.22, 0.25)
-    turns = rng.uniform(0.42, 0.58)
+    turns = rng.uniform(0.26, 0.36)
     axis, step = {"left": (0, -travel), "right": (0, travel),
                   "up": (1, -travel), "down": (1, travel), "shrink": (2, -1), "grow": (2, 1),
                   "anticlockwise": (3, -turns), "clockwise": (3, turns)}[motion]  # fmt: skip
