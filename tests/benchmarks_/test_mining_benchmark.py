@@ -64,45 +64,53 @@ def loop_residuals(rows: list[list[float]]) -> list[float]:
     return [v - means[j] for row in ranks for j, v in enumerate(row)]
 
 
+def loop_overlap(rows: list[list[float]]) -> float:
+    """Over pairs of clips, how many of their two hardest are the same, beyond chance; 9 tubes."""
+    hard = [{j for j, rank in enumerate(row) if rank >= 7} for row in loop_ranks(rows)]
+    pairs = [(a, b) for i, a in enumerate(hard) for k, b in enumerate(hard) if i != k]
+    shared, chance = mean(len(a & b) for a, b in pairs) / 9, (2 / 9) ** 2
+    return (shared - chance) / (2 / 9 - chance)
+
+
 @pytest.mark.parametrize("place", [0.0, 0.5, 2.0])
 def test_the_numbers_are_those_of_loops(mining, place):
-    truth, scores = made(7, 9, 1, place), made(7, 9, 2, place)
-    for i in range(7):
-        scores[i] = [0.7 * a + b for a, b in zip(truth[i], scores[i], strict=True)]
-    found = mining.compare(
-        torch.tensor(truth), (torch.tensor(truth), torch.tensor(scores)),
-        {"teacher": torch.tensor(scores)},
-    )  # fmt: skip
-    agreement = mean(map(correlation, loop_ranks(scores), loop_ranks(truth)))
-    told = found["teacher"]
-    assert told["rank_correlation"] == pytest.approx(agreement)
-    assert told["position_share"] == pytest.approx(loop_share(scores))
-    beyond = correlation(loop_residuals(scores), loop_residuals(truth))
-    assert told["beyond_position"] == pytest.approx(beyond)
-    assert found["truth"]["rank_correlation"] == pytest.approx(agreement)
+    first, second, scores = (made(7, 9, seed, place) for seed in (1, 2, 3))
+    truth = [[(a + b) / 2 for a, b in zip(*rows, strict=True)]
+             for rows in zip(first, second, strict=True)]  # fmt: skip
+    scores = [[0.7 * a + b for a, b in zip(*rows, strict=True)]
+              for rows in zip(truth, scores, strict=True)]  # fmt: skip
+    halves = (torch.tensor(first), torch.tensor(second))
+    found = mining.compare(halves, {"teacher": torch.tensor(scores)})
+
+    def agreement(a, b) -> float:
+        return mean(map(correlation, loop_ranks(a), loop_ranks(b)))
+
+    assert found["teacher"] == pytest.approx(
+        {
+            "rank_correlation": agreement(scores, truth),
+            "position_share": loop_share(scores),
+            "choice_overlap": loop_overlap(scores),
+            "beyond_position": correlation(loop_residuals(scores), loop_residuals(truth)),
+        }
+    )
+    assert found["truth"]["rank_correlation"] == pytest.approx(agreement(first, second))
     assert found["truth"]["position_share"] == pytest.approx(loop_share(truth))
+    assert found["truth"]["choice_overlap"] == pytest.approx(loop_overlap(truth))
     ranks = loop_ranks(truth)
     others = [[mean(ranks[k][j] for k in range(7) if k != i) for j in range(9)] for i in range(7)]
-    ordered = [[sorted(range(9), key=row.__getitem__).index(j) for j in range(9)] for row in others]
-    expected = mean(map(correlation, ordered, ranks))
-    assert found["fixed map"]["rank_correlation"] == pytest.approx(expected, abs=0.02)  # ties
-
-
-def test_few_clips_do_not_look_positional(mining):
-    """By chance alone the tubes' mean ranks differ by 1/n of the variance."""
-    ranks = mining.ranks_of(torch.tensor(made(6, 2000, 3, 0.0)))
-    plain = ranks.mean(0).var() / ranks.var()
-    assert plain == pytest.approx(1 / 6, rel=0.1)
-    assert abs(mining.position_share(ranks)) < 0.02
+    told = mining.fixed_map(torch.tensor(truth))
+    assert told.flatten().tolist() == pytest.approx([v for row in others for v in row])
+    expected = float(mining.hpm.rank_correlation(torch.tensor(others), torch.tensor(truth)))
+    assert found["fixed map"]["rank_correlation"] == pytest.approx(expected)
 
 
 def test_the_same_order_everywhere_is_position_and_nothing_beyond(mining):
-    same = mining.ranks_of(torch.tensor([[0.3, 0.1, 0.2, 0.9]] * 5))
-    other = mining.ranks_of(torch.tensor(made(5, 4, 4, 0.0)))
-    assert mining.position_share(same) == 1
+    same = torch.tensor([[0.3, 0.1, 0.2, 0.9]] * 5)
+    other = torch.tensor(made(5, 4, 4, 0.0))
+    assert mining.describe(same) == pytest.approx((1, 1))
     assert mining.beyond_position(same, other) == 0
     assert mining.beyond_position(other, other) == pytest.approx(1)
-    assert mining.beyond_position(3 - other, other) == pytest.approx(-1)
+    assert mining.beyond_position(-other, other) == pytest.approx(-1)
 
 
 @pytest.fixture(scope="module")
@@ -114,12 +122,12 @@ def run(shapes, tmp_path_factory):
             run=RunConfig(dir=str(folder), steps=2, picture_every=0, save_every=0),
             data=DataConfig(root=str(shapes / "train"), workers=0, stride=2),
             model=ModelConfig(
-                size="vit_tiny", frames=8, image_size=64, patch=16, dim=32, depth=1, heads=2,
+                arch="vit_tiny", frames=8, image_size=64, patch=16, dim=32, depth=1, heads=2,
                 decoder_dim=32, decoder_depth=1, decoder_heads=2, target="raw",
             ),
             mask=MaskConfig(ratio=0.75),
-            hpm=HPMConfig(teacher_steps=1),
-            optim=OptimConfig(batch=8, lr=3e-2),
+            hpm=HPMConfig(teacher_samples_per_tube=1),
+            optim=OptimConfig(global_batch_size=8, base_lr=3e-2),
             engine=EngineConfig(device="cpu", precision="fp32"),
         )
     )  # fmt: skip
@@ -129,7 +137,7 @@ def run(shapes, tmp_path_factory):
 def test_it_measures_a_run_and_keeps_what_it_prints(mining, run, shapes, tmp_path, capsys):
     file = tmp_path / "said.json"
     asked = [str(run), "--manifest", str(shapes / "validation.csv"), "--clips", "8"]
-    mining.main([*asked, "--masks", "12", "--json", str(file)])
+    assert mining.main([*asked, "--masks", "12", "--json", str(file)]) == 0
     printed = capsys.readouterr().out
     said = json.loads(file.read_text())
     assert said["clips"] == 8 and said["masks"] == 12 and said["ratio"] == 0.75
@@ -145,6 +153,13 @@ def test_it_measures_a_run_and_keeps_what_it_prints(mining, run, shapes, tmp_pat
     assert json.loads(file.read_text()) == said  # the same again
 
 
-def test_one_clip_is_too_few(mining, run, shapes):
-    with pytest.raises(SystemExit, match="too few"):
-        mining.main([str(run), "--root", str(shapes / "validation"), "--clips", "1"])
+def test_a_mistake_is_one_line_and_exit_code_2(mining, run, shapes, tmp_path, capsys):
+    clips = ["--root", str(shapes / "validation")]
+    for asked, said in (
+        ([str(run), *clips, "--clips", "1"], "--clips: 1 is too few"),
+        ([str(run), *clips, "--masks", "1"], "--masks: 1"),
+        ([str(tmp_path), *clips], str(tmp_path)),
+    ):
+        assert mining.main(asked) == 2
+        error = capsys.readouterr().err
+        assert said in error and len(error.splitlines()) == 1
