@@ -32,7 +32,8 @@ from hardness import true_hardness
 from torch import Tensor
 
 from videohpm import checkpoint, hpm
-from videohpm.data import DataConfig, collate, make_dataset, normalise
+from videohpm.config import DataConfig
+from videohpm.data import collate, make_dataset, normalise
 from videohpm.errors import UserError
 from videohpm.hpm.mining import PositionStatistics, choice_overlap, position_share
 from videohpm.models import MaskedAutoencoder

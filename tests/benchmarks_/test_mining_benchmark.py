@@ -7,12 +7,17 @@ import random
 import pytest
 import torch
 
-from videohpm.config import HPMConfig, MaskConfig, ModelConfig, PretrainConfig
-from videohpm.data import DataConfig
-from videohpm.engine import EngineConfig
-from videohpm.optim import OptimConfig
+from videohpm.config import (
+    DataConfig,
+    EngineConfig,
+    HPMConfig,
+    MaskConfig,
+    ModelConfig,
+    OptimConfig,
+    PretrainConfig,
+    RunConfig,
+)
 from videohpm.pretrain import pretrain
-from videohpm.tracking import RunConfig
 
 
 @pytest.fixture(scope="module")
