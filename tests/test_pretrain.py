@@ -8,6 +8,7 @@ import sys
 import time
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -87,8 +88,17 @@ def test_a_run_learns_and_leaves_all_that_is_promised(finished):
     assert resolved["hpm"]["enabled"] is True
 
 
-def test_the_predictor_learns_what_is_hard(finished):
-    logged = metrics(finished)
+def test_the_predictor_learns_what_is_hard(shapes_module, tmp_path):
+    """In clips whose left half is empty and whose right half is new colours in every frame."""
+    random = np.random.default_rng(0)
+    (tmp_path / "train").mkdir()
+    for clip in range(32):
+        frames = np.full((8, 32, 32, 3), 90, np.uint8)
+        colours = random.integers(0, 256, (8, 4, 4, 3), np.uint8)
+        frames[:, :, 16:] = colours.repeat(8, 1).repeat(4, 2)
+        shapes_module.write_video(tmp_path / "train" / f"{clip}.mp4", frames)
+    pretrain(settings(tmp_path, tmp_path / "run", steps=40, optim=LEARNS))
+    logged = metrics(tmp_path / "run")
     assert sum(line["rank_correlation"] for line in logged[-5:]) / 5 > 0.25
     assert sum(line["relative_loss"] for line in logged[-5:]) / 5 < 0.69  # ln 2: knows nothing
 

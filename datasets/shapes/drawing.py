@@ -23,26 +23,27 @@ class Track:
 def make_track(
     motion: str, frames: int, size: int, rng: np.random.Generator, scale: float = 1.0
 ) -> Track:
-    """The object's way through one clip: a loop cut at a random moment.
+    """The object's way through one clip: a part of a loop that begins at a random moment.
 
     Four phases in [0, 1) place the object on x, y, size and angle. All start uniformly at random
     and the motion moves one of them on: equal draws in equal order for every motion keep the
-    distribution of any single frame independent of it. A turn closes by itself and takes about
-    two clips; slow enough that a square still turns visibly one way at every second frame.
+    distribution of any single frame independent of it, and that of the place uniform over the
+    frame. Opposite sides of the frame are joined, so going on and turning need no jump; a size
+    changes for one clip and starts over. A whole turn takes about three clips, slow enough that a
+    square still turns visibly one way at every second frame.
     """
     start = rng.random(4)
-    middle = size * rng.uniform(0.44, 0.56, 2) - 0.5
-    travel = size * rng.uniform(0.25, 0.34, 2)
+    travel = rng.uniform(0.3, 0.45)
     growth = rng.uniform(1.7, 1.9)
     radius = scale * size * rng.uniform(0.22, 0.25)
-    turns = rng.uniform(0.42, 0.58)
-    axis, step = {"left": (0, -1), "right": (0, 1), "up": (1, -1), "down": (1, 1),
-                  "shrink": (2, -1), "grow": (2, 1),
+    turns = rng.uniform(0.26, 0.36)
+    axis, step = {"left": (0, -travel), "right": (0, travel),
+                  "up": (1, -travel), "down": (1, travel), "shrink": (2, -1), "grow": (2, 1),
                   "anticlockwise": (3, -turns), "clockwise": (3, turns)}[motion]  # fmt: skip
     phase = np.repeat(start[None], frames, 0)
     phase[:, axis] = (phase[:, axis] + step * np.arange(frames) / frames) % 1.0
     return Track(
-        centre=(middle + travel * (phase[:, :2] - 0.5)).astype(np.float32),
+        centre=(size * phase[:, :2] - 0.5).astype(np.float32),
         radius=(radius * growth ** (phase[:, 2] - 0.5)).astype(np.float32),
         angle=(2 * np.pi * phase[:, 3]).astype(np.float32),
     )
@@ -68,6 +69,10 @@ def signed_distance(shape: str, x: np.ndarray, y: np.ndarray) -> np.ndarray:
 def draw_object(shape: str, track: Track, size: int, mark: float) -> tuple[np.ndarray, np.ndarray]:
     """Coverage of each pixel by the object, and its shading there; both (T, H, W) in [0, 1].
 
+    What is over one side of the frame is drawn at the opposite one: the object is always whole, and
+    no place of the frame is covered more often than another. (One that is wider than the frame
+    ends where it would meet itself.)
+
     The shading runs from 0 to 1 across the object, at angle `mark` to the shape. It is the same
     for every shape, shows the turning of shapes that look alike when turned, and leaves no patch
     flat (a flat patch is nothing but coding noise once a target is normalised).
@@ -75,6 +80,7 @@ def draw_object(shape: str, track: Track, size: int, mark: float) -> tuple[np.nd
     grid = np.arange(size, dtype=np.float32)
     x = grid[None, None, :] - track.centre[:, 0, None, None]
     y = grid[None, :, None] - track.centre[:, 1, None, None]
+    x, y = x - size * np.round(x / size), y - size * np.round(y / size)  # from the nearest copy
     radius, angle = track.radius[:, None, None], track.angle[:, None, None]
     cos, sin = np.cos(angle), np.sin(angle)
     right, down = cos * x + sin * y, cos * y - sin * x
