@@ -195,6 +195,20 @@ def test_the_average_follows_as_the_formula_says():
     torch.testing.assert_close(average.model.weight, wanted)
 
 
+def test_the_average_of_a_bf16_model_is_not_rounded_away():
+    from videohpm.finetune.average import WeightAverage
+
+    model = torch.nn.Linear(3, 2).bfloat16()
+    average = WeightAverage(model, 0.9999)
+    start = average.model.weight.clone()
+    with torch.no_grad():
+        model.weight.add_(1.0)
+    average.update(model, 10**6)
+    assert average.model.weight.dtype == torch.float32
+    moved = (average.model.weight - start).mean().item()
+    assert moved == pytest.approx(1 - 0.9999, rel=0.02)
+
+
 def test_class_weights_make_rare_classes_count_alike():
     labels = np.array([0] * 6 + [1] * 3 + [3])
     weights = class_weights("balanced", labels, 4)
