@@ -51,12 +51,13 @@ class Run:
         self.teacher.update(self.model, 0.9)
 
     def save(self, folder, step, keep=2):
-        ema_modules = {"teacher": self.teacher}
-        about = {"samples": 3, "config": {"run": {"resume": self.wish}}}
-        checkpoint.save(folder, step, self.engine, ema_modules, about, keep)
+        ema_modules = {"teacher": self.teacher.model}
+        state = {"samples": 3, "config": {"run": {"resume": self.wish}}}
+        description = {"teacher": self.teacher.config}
+        checkpoint.save(folder, step, self.engine, ema_modules, state, keep, description)
 
     def load(self, folder):
-        saved = checkpoint.restore(folder, self.model, {"teacher": self.teacher})
+        saved = checkpoint.restore(folder, self.model, {"teacher": self.teacher.model})
         self.start()
         checkpoint.restore_moments(saved, self.engine)
         return saved

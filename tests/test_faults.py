@@ -240,9 +240,9 @@ def test_other_files_on_a_full_disk_are_named_too(tmp_path):
 def test_signals_are_as_before_once_a_run_is_over():
     before = signal.getsignal(signal.SIGTERM)
     with StopRequest() as request:
-        assert not request.agreed()
+        assert not request.should_stop()
         os.kill(os.getpid(), signal.SIGTERM)
-        assert request.agreed()
+        assert request.should_stop()
     assert signal.getsignal(signal.SIGTERM) is before
 
 
@@ -252,7 +252,7 @@ def test_a_signal_outside_the_steps_ends_a_run_at_once_and_says_go_on():
     with pytest.raises(Preempted, match=said), process_group(cpu, batch=1):
         with StopRequest() as request:
             os.kill(os.getpid(), signal.SIGUSR1)
-            assert request.agreed()  # within them it is noted
+            assert request.should_stop()  # within them it is noted
         with suppress(Exception):  # whoever handles errors there does not catch it
             os.kill(os.getpid(), signal.SIGUSR1)
     assert signal.getsignal(signal.SIGUSR1) is before

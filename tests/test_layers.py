@@ -45,8 +45,8 @@ ONLY_IMPORTERS = {
     "decord": ("data/decode.py",),
     "av": ("data/decode.py", "data/transcode.py", "visualize/files.py"),  # the last two write
     "jsonargparse": ("cli.py",),
-    "tensorboard": ("tracking.py",),
-    "torch.utils.tensorboard": ("tracking.py",),
+    "tensorboard": ("tracking/",),
+    "torch.utils.tensorboard": ("tracking/",),
     "transformers": (),  # tests compare with it
     "sklearn": (),  # likewise
     "datasets": (),  # Hugging Face's, or our folder of that name: neither

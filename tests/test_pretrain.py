@@ -12,9 +12,11 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from handclock import HandClock
 
 import videohpm
 from videohpm import hpm
+from videohpm import pretrain as pretrain_module
 from videohpm.config import (
     HPMConfig,
     MaskConfig,
@@ -23,11 +25,11 @@ from videohpm.config import (
     PretrainConfig,
     RunConfig,
 )
-from videohpm.data import DataConfig
+from videohpm.data import DataConfig, VideoDataset
 from videohpm.engine import EngineConfig
 from videohpm.errors import RunError, UserError
 from videohpm.hpm import LossTeacher
-from videohpm.pretrain import pretrain
+from videohpm.pretrain import Pretraining, pretrain, train_step
 
 MODEL = ModelConfig(
     arch="vit_tiny", frames=4, image_size=32, patch=8, dim=48, depth=1, heads=2,
@@ -207,6 +209,29 @@ def test_a_run_goes_on_only_with_its_own_data_and_model(shapes, tmp_path):
         pretrain(settings(shapes, folder, model=replace(MODEL, dim=64)))
     with pytest.raises(UserError, match=r"run\.resume: never"):
         pretrain(settings(shapes, folder, run=RunConfig(dir=str(folder), resume="never")))
+
+
+def test_clips_a_second_count_repeats_and_neither_pictures_nor_checkpoints(
+    shapes, tmp_path, monkeypatch
+):
+    clock = HandClock()
+    clock.time_runs(monkeypatch)
+    for owner, name, seconds in (
+        (VideoDataset, "__getitem__", 0.125),
+        (pretrain_module, "train_step", 3.0),
+        (Pretraining, "evaluate", 100.0),
+        (Pretraining, "save", 100.0),
+    ):
+        monkeypatch.setattr(owner, name, clock.takes(seconds, getattr(owner, name)))
+    folder = tmp_path / "run"
+    run = RunConfig(dir=str(folder), steps=6, log_every=2, picture_every=1, save_every=3)
+    data = DataConfig(root=str(shapes / "train"), workers=0, stride=2, repeats=2)
+    pretrain(settings(shapes, folder, run=run, data=data))
+    assert pretrain_module.train_step is not train_step
+    assert len(list((folder / "pictures").iterdir())) == 6
+    # 8 samples are read in 1 s, and their 16 clips are trained on in 3.
+    assert [line["clips_per_second"] for line in metrics(folder)] == [4.0, 4.0, 4.0]
+    assert [line["data_wait"] for line in metrics(folder)] == [0.25, 0.25, 0.25]
 
 
 def test_killed_and_restarted_gives_the_same_losses_bit_for_bit(shapes, tmp_path):

@@ -10,6 +10,7 @@ from importlib import metadata
 import numpy as np
 import pytest
 import torch
+from handclock import HandClock
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -17,17 +18,17 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from videohpm.config import RunConfig
 from videohpm.progress import progress_line
-from videohpm.tracking import Stopwatch, Tracker, describe_machine, drop_lines_after
+from videohpm.tracking import (
+    Console,
+    LoggedRun,
+    Stopwatch,
+    Tracker,
+    describe_machine,
+    drop_lines_after,
+    make_loggers,
+)
 
-
-class HandClock:
-    """Seconds that pass only when told to."""
-
-    def __init__(self):
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
+FILES = ("jsonl", "pictures", "tensorboard")
 
 
 class Terminal(io.StringIO):
@@ -38,6 +39,17 @@ class Terminal(io.StringIO):
 @pytest.fixture
 def clock() -> HandClock:
     return HandClock()
+
+
+def files(folder, *, total_steps=10, start_step=0) -> Tracker:
+    """What a run writes, without the console."""
+    return Tracker(make_loggers(LoggedRun(folder, total_steps, start_step), FILES))
+
+
+def with_console(folder, stream, *, total_steps=10, start_step=0, **clock) -> Tracker:
+    """What a run writes, and shows on ``stream``."""
+    run = LoggedRun(folder, total_steps, start_step)
+    return Tracker([*make_loggers(run, FILES), Console(run, stream, **clock)])
 
 
 def rows(folder) -> list[dict]:
@@ -54,7 +66,7 @@ def curve(folder, name: str) -> list[tuple[int, float]]:
 
 
 def run_with(folder, steps, *, start=0, value=float):
-    with Tracker(folder, total_steps=100, start_step=start, console=False) as tracker:
+    with files(folder, total_steps=100, start_step=start) as tracker:
         for step in steps:
             tracker.log(step, {"loss": value(step)})
 
@@ -101,7 +113,7 @@ def test_epochs_come_to_the_steps_that_integers_give(samples, batch, epochs):
 
 
 def test_every_logged_step_is_one_line_with_all_digits(tmp_path):
-    with Tracker(tmp_path / "run", total_steps=10, console=False) as tracker:
+    with files(tmp_path / "run") as tracker:
         tracker.log(3, {"loss": 1 / 3, "lr": 1e-300, "bad_files": 2, "flag": True})
         tracker.log(6, {"loss": np.float32(0.1), "share": torch.tensor(0.5)})
     assert rows(tmp_path / "run") == [
@@ -113,21 +125,21 @@ def test_every_logged_step_is_one_line_with_all_digits(tmp_path):
 
 
 def test_lines_can_be_read_while_the_run_goes_on(tmp_path):
-    with Tracker(tmp_path, total_steps=10, console=False) as tracker:
+    with files(tmp_path) as tracker:
         for step in (1, 2):
             tracker.log(step, {"loss": 1.0})
             assert rows(tmp_path)[-1]["step"] == step
 
 
 def test_numbers_that_json_lacks_become_null(tmp_path):
-    with Tracker(tmp_path, total_steps=10, console=False) as tracker:
+    with files(tmp_path) as tracker:
         tracker.log(1, {"a": math.nan, "b": math.inf, "c": torch.tensor(-math.inf), "d": 1.5})
     assert rows(tmp_path) == [{"step": 1, "a": None, "b": None, "c": None, "d": 1.5}]
 
 
 def test_what_is_not_measured_is_null_and_not_shown(tmp_path):
     out = io.StringIO()
-    with Tracker(tmp_path, total_steps=10, stream=out) as tracker:
+    with with_console(tmp_path, out) as tracker:
         tracker.log(1, {"teacher": None, "loss": 1.5})
     assert rows(tmp_path) == [{"step": 1, "teacher": None, "loss": 1.5}]
     assert "loss 1.5" in out.getvalue() and "teacher" not in out.getvalue()
@@ -136,7 +148,7 @@ def test_what_is_not_measured_is_null_and_not_shown(tmp_path):
 @pytest.mark.parametrize("wrong", [{"step": 3}, {"loss": "low"}, {"loss": [1.0]}])
 def test_what_is_no_metric_is_refused_and_not_written(tmp_path, wrong):
     with (
-        Tracker(tmp_path, total_steps=10, console=False) as tracker,
+        files(tmp_path) as tracker,
         pytest.raises((TypeError, ValueError), match=r"^metrics: "),
     ):
         tracker.log(1, wrong)
@@ -190,8 +202,8 @@ def test_curves_of_a_resumed_run_hide_what_was_done_twice(tmp_path):
 
 def test_pictures_come_back_pixel_by_pixel(tmp_path):
     image = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
-    with Tracker(tmp_path, total_steps=10, console=False) as tracker:
-        tracker.picture(120, "masks", image)
+    with files(tmp_path) as tracker:
+        tracker.image(120, "masks", image)
     assert os.listdir(tmp_path / "pictures") == ["masks_0000120.png"]
     with Image.open(tmp_path / "pictures/masks_0000120.png") as saved:
         assert np.array_equal(np.asarray(saved), image)
@@ -199,16 +211,16 @@ def test_pictures_come_back_pixel_by_pixel(tmp_path):
     assert [event.step for event in events.Images("masks")] == [120]
 
 
-def test_films_are_kept_as_they_are(tmp_path):
+def test_animations_are_kept_as_they_are(tmp_path):
     first, second = (Image.new("RGB", (7, 5), colour) for colour in ("red", "blue"))
     gif = io.BytesIO()
     first.save(gif, format="GIF", save_all=True, append_images=[second])
-    with Tracker(tmp_path, total_steps=10, console=False) as tracker:
+    with files(tmp_path) as tracker:
         tracker.animation(4, "masks", gif.getvalue(), (5, 7))
     events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
-    (film,) = events.Images("masks")
-    assert (film.step, film.height, film.width) == (4, 5, 7)
-    assert film.encoded_image_string == gif.getvalue()
+    (animation,) = events.Images("masks")
+    assert (animation.step, animation.height, animation.width) == (4, 5, 7)
+    assert animation.encoded_image_string == gif.getvalue()
 
 
 @pytest.mark.parametrize(
@@ -223,10 +235,10 @@ def test_films_are_kept_as_they_are(tmp_path):
 )
 def test_wrong_pictures_are_refused(tmp_path, name, image):
     with (
-        Tracker(tmp_path, total_steps=10, console=False) as tracker,
+        files(tmp_path) as tracker,
         pytest.raises(ValueError, match=r"^(name|image): "),
     ):
-        tracker.picture(1, name, image)
+        tracker.image(1, name, image)
 
 
 def test_environment_names_versions_but_no_host(tmp_path):
@@ -238,13 +250,48 @@ def test_environment_names_versions_but_no_host(tmp_path):
 
 
 def test_a_tracker_of_another_rank_does_nothing(tmp_path, capsys):
-    with Tracker(tmp_path / "run", total_steps=10, enabled=False) as tracker:
+    with Tracker([]) as tracker:
         tracker.log(1, {"loss": 1.0})
         tracker.advance(2)
-        tracker.picture(1, "x", np.zeros((2, 2, 3), np.uint8))
+        tracker.image(1, "x", np.zeros((2, 2, 3), np.uint8))
         tracker.message("hello")
     assert not (tmp_path / "run").exists()
     assert capsys.readouterr() == ("", "")
+
+
+def test_every_logger_gets_all_there_is_to_log():
+    calls = []
+
+    class Recorder:
+        def __getattr__(self, name):
+            return lambda *arguments: calls.append((name, *arguments))
+
+    image = np.zeros((2, 2, 3), np.uint8)
+    with Tracker([Recorder(), Recorder()]) as tracker:
+        tracker.log(1, {"loss": torch.tensor(0.5), "other": None})
+        tracker.image(1, "x", image)
+        tracker.animation(1, "y", b"GIF", (2, 2))
+        tracker.advance(2)
+        tracker.message("hello")
+    tracker.close()
+    once = [
+        ("log", 1, {"loss": 0.5, "other": None}), ("image", 1, "x", image),
+        ("animation", 1, "y", b"GIF", (2, 2)), ("advance", 2), ("message", "hello"), ("close",),
+    ]  # fmt: skip
+    assert calls == [call for call in once for _ in range(2)]
+
+
+def test_a_logger_that_fails_does_not_keep_the_console_from_its_end(tmp_path, monkeypatch):
+    class Full:
+        def close(self):
+            raise OSError("no space left")
+
+    monkeypatch.setenv("TERM", "xterm")
+    out = Terminal()
+    console = Console(LoggedRun(tmp_path, 10), out)
+    with pytest.raises(OSError, match="no space"), Tracker([Full(), console]):
+        console.log(5, {"loss": 1.0})
+    assert out.getvalue().rfind("\x1b[?25h") > out.getvalue().rfind("\x1b[?25l")  # the cursor
 
 
 # ---- the console
@@ -252,7 +299,7 @@ def test_a_tracker_of_another_rank_does_nothing(tmp_path, capsys):
 
 def test_plain_lines_one_for_each_log_with_the_time_left(tmp_path, clock):
     out = io.StringIO()
-    with Tracker(tmp_path, total_steps=600, stream=out, clock=clock) as tracker:
+    with with_console(tmp_path, out, total_steps=600, clock=clock) as tracker:
         clock.now += 48
         tracker.advance(100)
         tracker.log(120, {"loss": 0.43124, "clips_per_second": 75.2, "data_wait": 0.021})
@@ -268,7 +315,7 @@ def test_plain_lines_one_for_each_log_with_the_time_left(tmp_path, clock):
 
 def test_time_left_follows_a_changed_pace_and_counts_from_the_resumed_step(tmp_path, clock):
     out = io.StringIO()
-    with Tracker(tmp_path, total_steps=1000, start_step=900, stream=out, clock=clock) as tracker:
+    with with_console(tmp_path, out, total_steps=1000, start_step=900, clock=clock) as tracker:
         for step in range(901, 951):
             clock.now += 100 if step < 925 else 1
             tracker.log(step, {"loss": 1.0})
@@ -293,7 +340,7 @@ def test_a_terminal_shows_a_bar_in_one_line_of_its_width(tmp_path, clock, monkey
     monkeypatch.setenv("COLUMNS", str(columns))
     monkeypatch.setenv("TERM", "xterm-256color")
     out = Terminal()
-    with Tracker(tmp_path, total_steps=600, stream=out, clock=clock) as tracker:
+    with with_console(tmp_path, out, total_steps=600, clock=clock) as tracker:
         clock.now += 48
         metrics = {
             "loss": 0.4312,
@@ -322,7 +369,7 @@ def test_a_terminal_shows_a_bar_in_one_line_of_its_width(tmp_path, clock, monkey
 def test_a_terminal_that_cannot_draw_gets_plain_lines(tmp_path, monkeypatch):
     monkeypatch.setenv("TERM", "dumb")
     out = Terminal()
-    with Tracker(tmp_path, total_steps=10, stream=out) as tracker:
+    with with_console(tmp_path, out) as tracker:
         tracker.log(5, {"loss": 1.0})
     assert "\x1b" not in out.getvalue() and out.getvalue().startswith("step  5/10  loss 1")
 
@@ -332,7 +379,7 @@ def test_the_bar_ends_when_the_run_fails(tmp_path, monkeypatch):
     out = Terminal()
     with (
         pytest.raises(KeyboardInterrupt),
-        Tracker(tmp_path, total_steps=10, stream=out) as tracker,
+        with_console(tmp_path, out) as tracker,
     ):
         tracker.log(5, {"loss": 1.0})
         raise KeyboardInterrupt
@@ -352,3 +399,16 @@ def test_stopwatch_divides_by_all_the_time_and_starts_anew(clock):
     with watch.waiting():
         clock.now += 4
     assert watch.lap() == {"clips_per_second": 8.0, "data_wait": 1.0}
+
+
+def test_pictures_and_validation_count_neither_as_steps_nor_as_waiting(clock):
+    watch = Stopwatch(32, clock)
+    for pause in (0, 100):
+        for step in range(4):
+            with watch.waiting():
+                clock.now += 1
+            clock.now += 3
+            if step == 2:
+                with watch.paused():
+                    clock.now += pause
+        assert watch.lap() == {"clips_per_second": 8.0, "data_wait": 0.25}

@@ -1,28 +1,21 @@
-"""Pre-training: the loop, readable as the algorithm."""
+"""Pre-training: the step, readable as the algorithm, and what surrounds it."""
 
 from __future__ import annotations
 
-import itertools
 import json
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from videohpm import checkpoint, hpm, training, visualize
+from videohpm import hpm, training, visualize
 from videohpm.config import PretrainConfig
-from videohpm.data import BadFileTracker, Batch, collate, make_dataset, normalise
-from videohpm.engine import (
-    StopRequest,
-    TorchEngine,
-    distributed,
-    make_engine,
-    process_group,
-    seed_step,
-)
+from videohpm.data import Batch, make_dataset, normalise
+from videohpm.engine import TorchEngine, process_group, seed_step
 from videohpm.hpm import LossTeacher
 from videohpm.models import MaskedAutoencoder
-from videohpm.tracking import Stopwatch, Tracker
+from videohpm.tracking import Tracker
+from videohpm.training import TrainingRun
 
 FIXED_CLIPS, DRAWN_CLIPS = 8, 2
 
@@ -101,133 +94,86 @@ def schedule(
     config: PretrainConfig, step: int, steps: int, steps_per_epoch: float
 ) -> dict[str, float]:
     """Hard share, teacher momentum and learning rate of optimiser step ``step`` (from 0)."""
-    said = config.hpm
-    ramp = said.momentum_progress(step, steps_per_epoch)
+    mining = config.hpm
+    ramp = mining.momentum_progress(step, steps_per_epoch)
     return {
-        "hard_ratio": hpm.hard_ratio(step / steps, said.hard_ratio_start, said.hard_ratio_end),
-        "momentum": hpm.teacher_momentum(ramp, said.momentum_start, said.momentum_end),
+        "hard_ratio": hpm.hard_ratio(step / steps, mining.hard_ratio_start, mining.hard_ratio_end),
+        "momentum": hpm.teacher_momentum(ramp, mining.momentum_start, mining.momentum_end),
         "lr": config.optim.lr_at(step, steps, steps_per_epoch),
     }
 
 
-class Pretraining:
-    """One run: what it trains on, what it trains, and where it writes.
+class Pretraining(TrainingRun):
+    """Pre-training as ``config`` says; see :class:`videohpm.training.TrainingRun`."""
 
-    Raises UserError for what the user can mend, before anything is written, and RunError where the
-    loss is no longer finite.
-    """
+    config: PretrainConfig
 
     def __init__(self, config: PretrainConfig):
-        self.config, self.folder = config, Path(config.run.dir)
         grid = config.model.grid()
-        self.data = make_dataset(
+        data = make_dataset(
             config.data,
             frames=grid.frames,
             size=(grid.height, grid.width),
             units=hpm.unit_count(grid, config.mask.unit),
             seed=config.run.seed,
         )
-        self.steps_per_epoch = len(self.data) / config.optim.global_batch_size
-        self.steps = config.run.total_steps(self.steps_per_epoch)
         seed_step(config.run.seed, 0)
-        model = MaskedAutoencoder(**config.model_arguments())
+        self.model = MaskedAutoencoder(**config.model_arguments())
         self.teacher = None
+        ema_modules: dict[str, nn.Module] = {}
         if config.hpm.enabled:
             steps = config.hpm.teacher_samples_per_tube or None
-            self.teacher = LossTeacher(model, steps, config.hpm.score_readout)
-        saved = training.restore(config.run, len(self.data), model, self._ema_modules())
-        self.engine = make_engine(model, config.engine, config.optim)
-        if self.teacher is not None:
-            self.engine.attach_ema(self.teacher)
-        if saved is not None:
-            checkpoint.restore_moments(saved, self.engine)
-        self.done = 0 if saved is None else saved.step
+            self.teacher = LossTeacher(self.model, steps, config.hpm.score_readout)
+            ema_modules["teacher"] = self.teacher
+        self.evaluate_every = config.run.picture_every
+        super().__init__(config, data, self.model, ema_modules)
 
     def run(self) -> None:
-        """Train until the last step; a checkpoint, a picture and metrics are left behind."""
-        config, engine = self.config, self.engine
-        first = engine.rank == 0
-        self.folder.mkdir(parents=True, exist_ok=True)
-        if first:
-            training.write_settings(config)
-        loader = training.training_batches(self.data, config, engine, self.done, self.steps)
-        ledger = BadFileTracker(len(self.data), config.data.max_bad_fraction)
-        recent = training.RecentLosses(self.data.manifest)
-        fixed = collate([self.data[0, i % len(self.data)] for i in range(FIXED_CLIPS)])
-        tracker = Tracker(self.folder, total_steps=self.steps, start_step=self.done, enabled=first)
-        watch = Stopwatch(config.optim.global_batch_size)
-        with tracker, StopRequest() as request:
-            batches = iter(loader)
-            for step in range(self.done, self.steps):
-                with watch.waiting():
-                    micro = list(itertools.islice(batches, config.engine.grad_accum_steps))
-                training.name_bad_files(self.folder, ledger, micro)
-                seed_step(config.run.seed, step + 1, engine.rank)
-                schedule = self.schedule(step - engine.skipped)
-                said = train_step(engine, self.teacher, micro, config, **schedule)
-                recent.add(step + 1, said["loss"], micro)
-                self.done = step + 1
-                tracker.advance(self.done)
-                if self._due(config.run.log_every):
-                    recent.check()
-                    said |= watch.lap()
-                    faults = training.reading_faults(ledger, loader)
-                    tracker.log(self.done, self._metrics(said, schedule) | faults)
-                if self._due(config.run.picture_every):
-                    self._picture(tracker, fixed, schedule["hard_ratio"])
-                stopped = request.agreed() and self.done < self.steps
-                if stopped or self._due(config.run.save_every):
-                    recent.check()
-                    self.save()
-                if stopped:
-                    raise training.asked_to_stop(self.folder, self.done, self.steps)
+        """Train until the last step; the pictures show the same clips every time."""
+        keys = [(0, i % len(self.data)) for i in range(FIXED_CLIPS)]
+        self.fixed = training.read_once(self.data, keys, self.config.data.workers)
+        super().run()
+
+    def train(self, batches: list[Batch], step: int) -> dict[str, Tensor]:
+        """See :func:`train_step`."""
+        schedule = self.schedule(step)
+        return train_step(self.engine, self.teacher, batches, self.config, **schedule)
 
     def schedule(self, step: int) -> dict[str, float]:
-        """What :func:`schedule` says of step ``step`` (from 0) of this run."""
+        """:func:`schedule` at step ``step`` (from 0) of this run."""
         return schedule(self.config, step, self.steps, self.steps_per_epoch)
 
-    def save(self) -> None:
-        """Write a checkpoint of the steps done so far."""
-        about = {"steps": self.steps, "samples": len(self.data)}
-        training.save(self.config, self.done, self.engine, self._ema_modules(), about)
-
-    def _ema_modules(self) -> dict[str, LossTeacher]:
-        return {} if self.teacher is None else {"teacher": self.teacher}
-
-    def _due(self, every: int) -> bool:
-        return self.done == self.steps or (every > 0 and self.done % every == 0)
-
-    def _metrics(self, said: dict, schedule: dict) -> dict[str, float | None]:
-        """Means over all ranks."""
-        metrics = distributed.all_reduce_mean(said) | schedule
+    def step_metrics(self, step: int) -> dict[str, float | None]:
+        """The schedules, and how far the teacher is from the student."""
+        schedule = self.schedule(step)
         if self.teacher is None:
-            metrics |= {"hard_ratio": 0.0, "relative_loss": None}
-            del metrics["momentum"]
-        else:
-            metrics["teacher_distance"] = float(self.teacher.distance(self.engine.model))
-        if self.engine.skipped:
-            metrics["skipped_steps"] = self.engine.skipped
-        return metrics | {"epoch": self.done / self.steps_per_epoch}
+            return {"hard_ratio": 0.0, "lr": schedule["lr"], "relative_loss": None}
+        return {**schedule, "teacher_distance": float(self.teacher.distance(self.model))}
 
-    def _picture(self, tracker: Tracker, fixed: Batch, hard_ratio: float) -> None:
-        """The same clips every time, so that one can watch them being learnt."""
-        config = self.config
-        statistics = {"mean": config.data.mean, "std": config.data.std}
-        clips = normalise(fixed.clips.to(self.engine.device), **statistics)
-        with self.engine.eval_mode() as model, self.engine.autocast():
-            mask = choose_mask(self.teacher, clips, fixed.shuffle_ids, config, hard_ratio)
-            seen = visualize.inspect(
-                model, clips, mask, self.teacher, **statistics, hard_ratio=hard_ratio
+    def description(self) -> dict:
+        """How the teacher is made, for whoever loads it."""
+        return {} if self.teacher is None else {"teacher": self.teacher.config}
+
+    def evaluate(self, tracker: Tracker, step: int) -> None:
+        """Draw what the model makes of the fixed clips, and measure it."""
+        config, hard_ratio = self.config, self.schedule(step)["hard_ratio"]
+        mean, std = config.data.mean, config.data.std
+        clips = normalise(self.fixed.clips.to(self.engine.device), mean, std)
+        with self.engine.eval_mode(), self.engine.autocast():
+            mask = choose_mask(self.teacher, clips, self.fixed.shuffle_ids, config, hard_ratio)
+            inspection = visualize.inspect(
+                self.model, clips, mask, self.teacher, mean=mean, std=std, hard_ratio=hard_ratio
             )
         if self.engine.rank > 0:  # it was needed only where the weights are divided
             return
-        drawn = seen.first(DRAWN_CLIPS)
-        tracker.picture(self.done, "reconstruction", visualize.training_picture(drawn))
-        film = visualize.training_animation(drawn)
-        tracker.animation(self.done, "loss_map", visualize.gif_bytes(film), film.shape[1:3])
+        drawn = inspection.first(DRAWN_CLIPS)
+        tracker.image(self.done, "reconstruction", visualize.training_picture(drawn))
+        animation = visualize.training_animation(drawn)
+        size = animation.shape[1], animation.shape[2]
+        tracker.animation(self.done, "loss_map", visualize.gif_bytes(animation), size)
         folder = self.folder / "diagnostics"
         folder.mkdir(exist_ok=True)
-        text = json.dumps(visualize.diagnostics(seen))
+        text = json.dumps(visualize.diagnostics(inspection))
         (folder / f"step_{self.done:08d}.json").write_text(text + "\n")
 
 
@@ -237,9 +183,9 @@ def pretrain(config: PretrainConfig) -> Path:
         run = Pretraining(config)
         if run.done < run.steps:
             run.run()
-            said = f"{run.steps} steps done"
+            outcome = f"{run.steps} steps done"
         else:
-            said = training.nothing_to_do(run.steps)
+            outcome = training.nothing_to_do(run.steps)
         if run.engine.rank == 0:
-            print(f"{run.folder}: {said}")
+            print(f"{run.folder}: {outcome}")
     return run.folder

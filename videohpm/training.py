@@ -1,9 +1,12 @@
-"""What all training runs do around their loop: start where one ended, read, save, leave word."""
+"""The loop that all training runs share: resume, read, step, log, evaluate, save, stop."""
 
 from __future__ import annotations
 
 import json
+from abc import ABC, abstractmethod
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import torch
 import yaml
@@ -11,13 +14,147 @@ from torch import Tensor, nn
 
 from videohpm import checkpoint
 from videohpm.config import RunConfig, as_plain
-from videohpm.data import BadFileTracker, Batch, ClipDataset, GlobalBatchSampler, make_loader
+from videohpm.data import (
+    BadFileTracker,
+    Batch,
+    ClipDataset,
+    GlobalBatchSampler,
+    collate,
+    make_loader,
+)
 from videohpm.data.loader import Loader
-from videohpm.engine import TorchEngine, distributed
+from videohpm.data.manifest import Manifest
+from videohpm.engine import StopRequest, TorchEngine, distributed, make_engine, seed_step
 from videohpm.errors import Preempted, RunError, UserError
-from videohpm.tracking import describe_machine
+from videohpm.tracking import LoggedRun, Stopwatch, Tracker, describe_machine, make_loggers
 
-# A run's config has sections run, data, optim and engine, whatever else it has.
+
+class TrainingRun(ABC):
+    """One training run; a subclass defines a step and what is done between steps.
+
+    Args:
+        config: has sections run, data, optim and engine, whatever else it has.
+        model: with the weights to start from, where no checkpoint is resumed.
+        ema_modules: averages of the model's weights, by the name they are saved under; what is
+            saved of each is its submodule ``model``.
+
+    Attributes:
+        steps: optimiser steps from the first to the last.
+        done: those that have been done.
+        evaluate_every: steps between two calls of :meth:`evaluate`; 0 for one after the last step
+            only, None for none.
+
+    Raises UserError for what the user can mend, before anything is written, and RunError where the
+    loss is no longer finite.
+    """
+
+    evaluate_every: int | None = None
+
+    def __init__(
+        self, config: Any, data: ClipDataset, model: nn.Module, ema_modules: dict[str, nn.Module]
+    ):
+        self.config, self.folder, self.data = config, Path(config.run.dir), data
+        self.ema_modules = ema_modules
+        self.steps_per_epoch = len(data) / config.optim.global_batch_size
+        self.steps = config.run.total_steps(self.steps_per_epoch)
+        saved = restore(config.run, len(data), model, self._averages())
+        self.engine = make_engine(model, config.engine, config.optim)
+        for module in ema_modules.values():
+            self.engine.attach_ema(module)
+        if saved is not None:
+            checkpoint.restore_moments(saved, self.engine)
+        self.done = 0 if saved is None else saved.step
+        self.restored: dict = {} if saved is None else saved.state
+
+    @abstractmethod
+    def train(self, batches: list[Batch], step: int) -> dict[str, Tensor]:
+        """Do one optimiser step; returns scalars, left on the device, among them ``loss``.
+
+        Args:
+            step: the steps before it that moved the weights; ``done`` counts skipped ones too.
+        """
+
+    @abstractmethod
+    def step_metrics(self, step: int) -> dict[str, float | None]:
+        """What else is logged of a step: its schedules, and what takes time to measure.
+
+        None for what this run does not measure.
+        """
+
+    @abstractmethod
+    def evaluate(self, tracker: Tracker, step: int) -> None:
+        """Between two steps, as often as ``evaluate_every`` says: draw pictures, or validate."""
+
+    def state(self) -> dict:
+        """Plain values that a checkpoint keeps, besides the step and the configuration."""
+        return {"steps": self.steps, "samples": len(self.data)}
+
+    def description(self) -> dict:
+        """Plain values that config.json of a checkpoint holds beside the model's."""
+        return {}
+
+    def run(self) -> None:
+        """Train until the last step; metrics, pictures and checkpoints are left behind."""
+        config, engine, first = self.config, self.engine, self.engine.rank == 0
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if first:
+            write_settings(config)
+        loader = training_batches(self.data, config, engine, self.done, self.steps)
+        files = BadFileTracker(len(self.data), config.data.max_bad_fraction)
+        recent = RecentLosses(self.data.manifest)
+        watch = Stopwatch(config.optim.global_batch_size * config.data.repeats)
+        logged = LoggedRun(self.folder, self.steps, self.done)
+        with Tracker(make_loggers(logged) if first else []) as tracker, StopRequest() as request:
+            batches = iter(loader)
+            while self.done < self.steps:
+                with watch.waiting():
+                    micro_batches = list(islice(batches, config.engine.grad_accum_steps))
+                record_bad_files(self.folder, files, micro_batches)
+                seed_step(config.run.seed, self.done + 1, engine.rank)
+                step = self.done - engine.skipped
+                metrics = self.train(micro_batches, step)
+                self.done += 1
+                recent.add(self.done, metrics["loss"], micro_batches)
+                tracker.advance(self.done)
+                if self._due(config.run.log_every):
+                    recent.check()
+                    means = distributed.all_reduce_mean(metrics | watch.lap())
+                    faults = reading_faults(files, loader)
+                    tracker.log(self.done, means | self._metrics(step) | faults)
+                if self.evaluate_every is not None and self._due(self.evaluate_every):
+                    recent.check()
+                    with watch.paused():
+                        self.evaluate(tracker, step)
+                stopped = request.should_stop() and self.done < self.steps
+                if stopped or self._due(config.run.save_every):
+                    recent.check()
+                    with watch.paused():
+                        self.save()
+                if stopped:
+                    raise asked_to_stop(self.folder, self.done, self.steps)
+
+    def save(self) -> None:
+        """Write a checkpoint of the steps done so far; RunError on every rank where it fails."""
+        failure = None
+        state = self.state() | {"config": as_plain(self.config)}
+        arguments = self.folder, self.done, self.engine, self._averages(), state
+        try:
+            checkpoint.save(*arguments, self.config.run.keep, self.description())
+        except RunError as error:
+            failure = error
+        distributed.raise_on_all_ranks(failure)
+
+    def _averages(self) -> dict[str, nn.Module]:
+        return {name: module.get_submodule("model") for name, module in self.ema_modules.items()}
+
+    def _due(self, every: int) -> bool:
+        return self.done == self.steps or (every > 0 and self.done % every == 0)
+
+    def _metrics(self, step: int) -> dict[str, float | None]:
+        metrics = self.step_metrics(step)
+        if self.engine.skipped:
+            metrics["skipped_steps"] = self.engine.skipped
+        return metrics | {"epoch": self.done / self.steps_per_epoch}
 
 
 def restore(
@@ -27,7 +164,7 @@ def restore(
 
     Args:
         samples: of the data set; UserError where the checkpoint was trained on another number.
-        ema_modules: what is saved beside the model, by name.
+        ema_modules: averages of the model's weights, by name.
 
     Raises UserError where run.dir cannot be written to, too.
     """
@@ -40,7 +177,7 @@ def restore(
             failure = error
     distributed.raise_on_all_ranks(failure)  # and wait until that is done
     folder = checkpoint.to_resume(Path(run.dir), run.resume)
-    saved = folder and checkpoint.restore(folder, model, ema_modules)
+    saved = None if folder is None else checkpoint.restore(folder, model, ema_modules)
     distributed.assert_equal_across_ranks("run.dir: steps done", saved.step if saved else 0)
     if saved and saved.state["samples"] != samples:
         raise UserError(
@@ -51,7 +188,7 @@ def restore(
 
 
 def training_batches(
-    data: ClipDataset, config, engine: TorchEngine, first: int, last: int
+    data: ClipDataset, config: Any, engine: TorchEngine, first: int, last: int
 ) -> Loader:
     """This rank's micro-batches of steps ``first`` (from 0) up to ``last``, not included."""
     sampler = GlobalBatchSampler(
@@ -68,20 +205,16 @@ def training_batches(
     return make_loader(data, sampler, workers=config.data.workers, pin_memory=on_gpu)
 
 
-def save(
-    config, step: int, engine: TorchEngine, ema_modules: dict[str, nn.Module], about: dict
-) -> None:
-    """Write a checkpoint; RunError on every rank where one cannot."""
-    failure = None
-    about = about | {"config": as_plain(config)}
-    try:
-        checkpoint.save(Path(config.run.dir), step, engine, ema_modules, about, config.run.keep)
-    except RunError as error:
-        failure = error
-    distributed.raise_on_all_ranks(failure)
+def read_once(data: ClipDataset, keys: list[tuple[int, int]], workers: int) -> Batch:
+    """The items of ``keys`` as one batch, read as training reads.
+
+    With ``workers`` that is in a process of its own: a file whose decoder crashes it is replaced.
+    In one process whatever their number, so that no other file is taken for the one that did it.
+    """
+    return next(iter(Loader(data, [keys], collate, workers=min(workers, 1))))
 
 
-def write_settings(config) -> None:
+def write_settings(config: Any) -> None:
     """config.yaml and environment.json of a run that begins or goes on."""
     folder = Path(config.run.dir)
     text = yaml.safe_dump(as_plain(config), sort_keys=False)
@@ -89,24 +222,24 @@ def write_settings(config) -> None:
     describe_machine(folder / "environment.json")
 
 
-def reading_faults(ledger: BadFileTracker, loader: Loader) -> dict[str, int]:
+def reading_faults(files: BadFileTracker, loader: Loader) -> dict[str, float | None]:
     """Metrics over all ranks: files found unreadable, and, if any, readers that died."""
-    found = {"bad_files": int(distributed.all_reduce_any(ledger.bad_files).sum())}
+    found = {"bad_files": int(distributed.all_reduce_any(files.bad_files).sum())}
     deaths = distributed.all_reduce_sum(loader.deaths)
-    return found | {"reader_deaths": deaths} if deaths else found
+    return {**found, "reader_deaths": deaths} if deaths else {**found}
 
 
-def name_bad_files(folder: Path, ledger: BadFileTracker, batches: list[Batch]) -> None:
-    """New unreadable files, in bad_files.jsonl; UserError where they are too many."""
+def record_bad_files(folder: Path, files: BadFileTracker, batches: list[Batch]) -> None:
+    """Write new unreadable files to bad_files.jsonl; UserError where they are too many."""
     for batch in batches:
-        for bad in ledger.update(batch):
+        for bad in files.update(batch):
             line = json.dumps({"path": bad.path, "reason": bad.reason}) + "\n"
             with (folder / "bad_files.jsonl").open("a") as file:
                 file.write(line)
 
 
 def asked_to_stop(folder: Path, done: int, steps: int) -> Preempted:
-    """What a run ends with that was asked to stop and has saved."""
+    """The error that ends a run which was asked to stop and has saved."""
     return Preempted(
         f"{folder}: asked to stop, saved after step {done} of {steps}; the same command goes on "
         "from there"
@@ -114,7 +247,7 @@ def asked_to_stop(folder: Path, done: int, steps: int) -> Preempted:
 
 
 def nothing_to_do(steps: int) -> str:
-    """What is said where the run was finished before."""
+    """What is printed where the run was finished before."""
     return (
         f"all {steps} steps are done; for more give a larger --run.steps, to start anew another "
         "--run.dir"
@@ -122,14 +255,14 @@ def nothing_to_do(steps: int) -> str:
 
 
 class RecentLosses:
-    """Losses not looked at yet, with the samples behind them.
+    """Losses not checked yet, with the samples behind them.
 
     They are read only when something is logged or saved, so that steps do not wait for the device.
     """
 
-    def __init__(self, manifest):
+    def __init__(self, manifest: Manifest):
         self.manifest = manifest
-        self.kept: list[tuple[int, Tensor, list[Batch]]] = []
+        self.kept: list[tuple[int, Tensor, list[Tensor]]] = []
 
     def add(self, step: int, loss: Tensor, batches: list[Batch]) -> None:
         """Remember the loss of a step and its batches."""

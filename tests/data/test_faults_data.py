@@ -16,6 +16,7 @@ from misbehaving import misbehave
 from painted import copy_packets, encode
 
 from videohpm import cli
+from videohpm import pretrain as pretrain_module
 from videohpm.config import (
     HPMConfig,
     MaskConfig,
@@ -215,6 +216,37 @@ def test_training_goes_on_when_its_workers_are_killed(folder, tmp_path):
     last = [(tmp_path / name / "metrics.jsonl").read_text().splitlines()[-1]
             for name in ("killed", "sound")]  # fmt: skip
     assert json.loads(last[0])["reader_deaths"] >= 1 and "reader_deaths" not in last[1]
+
+
+@linux
+def test_a_decoder_that_crashes_on_a_clip_of_the_pictures_does_not_end_the_run(
+    folder, tmp_path, monkeypatch
+):
+    class Crashing(Faulty):
+        """Reading row 3 ends whatever process does it; never this one."""
+
+        def read(self, sample, rng):
+            if sample.path.endswith("3.mp4"):
+                assert torch.utils.data.get_worker_info() is not None, "read by the run itself"
+                misbehave("die")
+            return super().read(sample, rng)
+
+    def crashing(config, **options):
+        return Crashing(find_samples(folder), config, **options)
+
+    monkeypatch.setattr(pretrain_module, "make_dataset", crashing)
+    config = settings(folder, tmp_path / "run", 3, workers=2, max_bad_fraction=0.5)
+    run = Pretraining(config)
+    run.run()
+    assert 3 not in run.fixed.index and len(run.fixed.index) == 8
+    (bad,) = run.fixed.bad
+    assert (Path(bad.path).name, bad.reason) == (
+        "3.mp4", "two reading processes died while reading it",
+    )  # fmt: skip
+    assert len(losses(tmp_path / "run")) == 3
+    assert list((tmp_path / "run/pictures").glob("*.png"))
+    named = (tmp_path / "run/bad_files.jsonl").read_text().splitlines()
+    assert [Path(json.loads(line)["path"]).name for line in named] == ["3.mp4"]
 
 
 def fill(folder, good_files, copies):

@@ -21,7 +21,7 @@ from videohpm.config import (
 )
 from videohpm.data import DataConfig
 from videohpm.engine import EngineConfig, process_group
-from videohpm.engine.settings import WHOLE_BELOW
+from videohpm.engine.settings import UNSHARDED_BELOW
 from videohpm.pretrain import train_step
 
 SPOILT = 3
@@ -76,7 +76,7 @@ class Watch:
             p.ds_shape
             for module in (engine.model, teacher)
             for p in module.parameters()
-            if hasattr(p, "ds_tensor") and p.ds_numel > WHOLE_BELOW
+            if hasattr(p, "ds_tensor") and p.ds_numel > UNSHARDED_BELOW
         ]
         self.kept.append(
             {

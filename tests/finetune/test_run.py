@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from handclock import HandClock
 from tiny_runs import PLAIN, settings, two_process_settings
 
 from videohpm import evaluate
@@ -20,8 +21,10 @@ from videohpm.config import (
     LossConfig,
     ValidationConfig,
 )
+from videohpm.data import VideoDataset
 from videohpm.errors import UserError
 from videohpm.finetune import finetune
+from videohpm.finetune import run as finetune_module
 from videohpm.finetune.labels import class_weights
 from videohpm.finetune.run import Finetuning
 
@@ -192,6 +195,20 @@ def test_the_average_follows_as_the_formula_says():
     torch.testing.assert_close(average.model.weight, wanted)
 
 
+def test_the_average_of_a_bf16_model_is_not_rounded_away():
+    from videohpm.finetune.average import WeightAverage
+
+    model = torch.nn.Linear(3, 2).bfloat16()
+    average = WeightAverage(model, 0.9999)
+    start = average.model.weight.clone()
+    with torch.no_grad():
+        model.weight.add_(1.0)
+    average.update(model, 10**6)
+    assert average.model.weight.dtype == torch.float32
+    moved = (average.model.weight - start).mean().item()
+    assert moved == pytest.approx(1 - 0.9999, rel=0.02)
+
+
 def test_class_weights_make_rare_classes_count_alike():
     labels = np.array([0] * 6 + [1] * 3 + [3])
     weights = class_weights("balanced", labels, 4)
@@ -221,6 +238,33 @@ def test_a_finished_run_is_tested_again_and_not_trained(shapes, tmp_path, capsys
     said = capsys.readouterr().out
     assert "all 2 steps are done" in said and "16 of 16 scored" in said
     assert (tmp_path / "evaluation.json").exists()
+
+
+def test_clips_a_second_count_repeats_and_neither_validation_nor_checkpoints(
+    shapes, tmp_path, monkeypatch
+):
+    clock = HandClock()
+    clock.time_runs(monkeypatch)
+    for owner, name, seconds in (
+        (VideoDataset, "__getitem__", 0.125),
+        (finetune_module, "train_step", 3.0),
+        (Finetuning, "validate", 100.0),
+        (Finetuning, "save", 100.0),
+    ):
+        monkeypatch.setattr(owner, name, clock.takes(seconds, getattr(owner, name)))
+    config = settings(shapes, tmp_path, steps=6)
+    config = replace(
+        config,
+        run=replace(config.run, log_every=2, save_every=3),
+        data=replace(config.data, repeats=2),
+        validation=replace(config.validation, every_steps=3),
+    )
+    finetune(config)
+    assert sum("validation_top1" in line for line in metrics(tmp_path)) == 2
+    trained = [line for line in metrics(tmp_path) if "loss" in line]
+    # 8 samples are read in 1 s, and their 16 clips are trained on in 3.
+    assert [line["clips_per_second"] for line in trained] == [4.0, 4.0, 4.0]
+    assert [line["data_wait"] for line in trained] == [0.25, 0.25, 0.25]
 
 
 SCRIPT = """
@@ -290,7 +334,7 @@ def test_class_names_come_from_the_data_sets_facts(shapes, root, tmp_path):
     config = replace(config, data=data, validation=validation, test=evaluate.ViewConfig(),
                      dataset=str(root / "datasets/shapes"))  # fmt: skip
     run = Finetuning(config)
-    assert run.classes == 32 and run.labels[0] == "square left"
+    assert run.task.outputs == 32 and run.task.names[0] == "square left"
     assert (run.protocol.clips, run.protocol.crops, run.protocol.stride) == (1, 1, 2)
 
 

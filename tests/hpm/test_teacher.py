@@ -108,3 +108,10 @@ def test_the_published_read_scores_visible_tokens_without_any_query():
 def test_a_student_without_predictor_has_no_teacher():
     with pytest.raises(ValueError, match="predictor"):
         LossTeacher(micro(predictor_unit=None))
+
+
+def test_what_a_teacher_reads_of_its_parts_by_itself_is_declared():
+    """Beyond what its modules own, an engine that divides weights has to gather these."""
+    teacher = LossTeacher(micro())
+    owned_by_callers = {id(p) for p in teacher.model.parameters(recurse=False)}
+    assert {id(p) for p in teacher.external_parameters} == owned_by_callers

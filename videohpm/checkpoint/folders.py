@@ -1,8 +1,8 @@
 """The folders of a run's checkpoints, and how one appears, is replaced and goes in one move.
 
 A checkpoint is written as ``.partial_STEP``, flushed to disk and renamed ``step_STEP``; one that is
-to go is renamed ``.removed_STEP`` before it is deleted. So whatever is called ``step_…`` is whole,
-wherever a crash fell.
+to go is renamed ``.removed_STEP`` before it is deleted. So whatever is called ``step_…`` is
+complete, wherever a crash fell.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def check_writable(folder: Path, option: str) -> None:
 
 
 def checkpoints(run: Path) -> list[Path]:
-    """The whole checkpoints of a run, oldest first."""
+    """The complete checkpoints of a run, oldest first."""
     return sorted((run / "checkpoints").glob(f"{PREFIX}*"))
 
 
@@ -53,30 +53,30 @@ def commit(partial: Path, keep: int) -> Path:
     for file in partial.iterdir():
         flush(file)
     flush(partial)
-    place = partial.parent
-    final = place / partial.name.replace(PARTIAL, PREFIX)
-    removed = place / final.name.replace(PREFIX, REMOVED)
+    folder = partial.parent
+    final = folder / partial.name.replace(PARTIAL, PREFIX)
+    removed = folder / final.name.replace(PREFIX, REMOVED)
     if final.exists():  # the same step again, after a resume from an older checkpoint
         final.rename(removed)
     partial.rename(final)
-    flush(place)
-    others = [path for path in checkpoints(place.parent) if path != final]
+    flush(folder)
+    others = [path for path in checkpoints(folder.parent) if path != final]
     for old in others[: max(0, len(others) - keep + 1)]:
-        old.rename(place / old.name.replace(PREFIX, REMOVED))
-    tidy(place.parent)
+        old.rename(folder / old.name.replace(PREFIX, REMOVED))
+    tidy(folder.parent)
     return final
 
 
 def tidy(run: Path) -> None:
     """Clear away what a crash left behind; one process only."""
-    place = run / "checkpoints"
-    for removed in sorted(place.glob(f"{REMOVED}*"), reverse=True):
-        final = place / removed.name.replace(REMOVED, PREFIX)
+    folder = run / "checkpoints"
+    for removed in sorted(folder.glob(f"{REMOVED}*"), reverse=True):
+        final = folder / removed.name.replace(REMOVED, PREFIX)
         if latest(run) is None:  # the crash fell between the two renames of its replacement
             removed.rename(final)
         else:
             shutil.rmtree(removed)
-    for partial in place.glob(f"{PARTIAL}*"):
+    for partial in folder.glob(f"{PARTIAL}*"):
         shutil.rmtree(partial)
 
 

@@ -2,14 +2,14 @@
 
 =========================== =======================================================================
 model.safetensors           the weights, fp32, by name
-teacher.safetensors         those of the teacher (or whatever else follows the model), likewise
+teacher.safetensors         those of the teacher (or another average of the weights), likewise
 optimizer.safetensors       AdamW's moments, ``exp_avg/NAME`` and ``exp_avg_sq/NAME``
 config.json                 what to build, as in every folder of weights
 state.json                  steps done (the data position and all random states follow from them),
                             the resolved config and the versions it ran with
 =========================== =======================================================================
 
-Everything is whole and goes by its name, whatever divided it in the run that wrote it: any number
+Every tensor is complete and goes by its name, however the run that wrote it divided it: any number
 of ranks and any ZeRO stage reads what any other has written. Rank 0 alone writes; the others give
 it their parts, a parameter at a time. Nothing is ever unpickled.
 """
@@ -34,19 +34,19 @@ from videohpm.checkpoint.stream import TensorFile
 from videohpm.checkpoint.weights import load_into, write_about
 from videohpm.compat import RENAMED_STATE, upgrade_names
 from videohpm.errors import RunError, UserError
-from videohpm.hpm import LossTeacher
 
 PACKAGES = ("videohpm", "torch", "deepspeed")
 
 
 class Engine(Protocol):
-    """What a checkpoint asks of the engine; see :class:`videohpm.engine.TorchEngine`."""
+    """What a checkpoint needs of the engine; see :class:`videohpm.engine.TorchEngine`."""
 
     rank: int
     model: nn.Module
     moments: tuple[str, ...]
     skipped: int
 
+    def full_shape(self, parameter: Tensor) -> torch.Size: ...
     def full_tensor(self, parameter: Tensor) -> Tensor: ...
     def moment(self, parameter: Tensor, name: str) -> Tensor: ...
     def updates(self) -> int: ...
@@ -62,7 +62,7 @@ class Saved:
     step: int
     """Optimiser steps done."""
     state: dict
-    """Plain values: what the run said of itself, its resolved config and the versions."""
+    """Plain values: those that the run gave, its resolved config and the versions."""
 
 
 def save(
@@ -72,27 +72,33 @@ def save(
     ema_modules: Mapping[str, nn.Module],
     state: dict,
     keep: int,
+    description: dict | None = None,
 ) -> None:
     """Write the checkpoint of ``step`` into the run folder and drop all but the newest ``keep``.
 
     Every rank must call it.
 
     Args:
-        ema_modules: what follows the model's weights, by name: ``teacher`` a
-            :class:`LossTeacher`, others any module.
-        state: plain values to keep.
+        ema_modules: averages of the model's weights, by name.
+        state: plain values to keep in state.json.
+        description: plain values to keep in config.json beside the model's.
 
     Raises RunError, on rank 0 only, where it cannot be written; older checkpoints stay.
     """
-    owners = {"model": engine.model} | {n: _owner(module) for n, module in ema_modules.items()}
-    about = {"step": step, "updates": engine.updates(), "skipped": engine.skipped}
-    about |= {"ema_modules": sorted(ema_modules), "versions": _versions()} | state
-    writer = _Writer(run, step, _layouts(engine, owners)) if engine.rank == 0 else None
-    for file, name, tensor in _tensors(engine, owners):
+    modules = {"model": engine.model, **ema_modules}
+    state = {
+        "step": step,
+        "updates": engine.updates(),
+        "skipped": engine.skipped,
+        "ema_modules": sorted(ema_modules),
+        "versions": _versions(),
+    } | state
+    writer = _Writer(run, step, _layouts(engine, modules)) if engine.rank == 0 else None
+    for file, name, tensor in _tensors(engine, modules):
         if writer:  # remembers a failure and goes on: the other ranks wait for each tensor
             writer.add(file, name, tensor)
     if writer:
-        writer.finish(engine.model, ema_modules.get("teacher"), about, keep)
+        writer.finish(engine.model, description or {}, state, keep)
 
 
 def restore(folder: Path, model: nn.Module, ema_modules: Mapping[str, nn.Module]) -> Saved:
@@ -110,12 +116,12 @@ def restore(folder: Path, model: nn.Module, ema_modules: Mapping[str, nn.Module]
         raise UserError(f"{folder}: holds no {missing[0]}; it was written by a run without one")
     load_into(model, folder / "model.safetensors")
     for name, module in ema_modules.items():
-        load_into(_owner(module), folder / f"{name}.safetensors")
+        load_into(module, folder / f"{name}.safetensors")
     return Saved(folder, step, state)
 
 
 def restore_moments(saved: Saved, engine: Engine) -> None:
-    """Give the optimiser back its state. Raises UserError when the checkpoint is damaged."""
+    """Restore the optimiser's state. Raises UserError when the checkpoint is damaged."""
     file = saved.folder / "optimizer.safetensors"
     engine.init_optimizer_state(saved.state["updates"])
     engine.skipped = saved.state["skipped"]
@@ -128,29 +134,29 @@ def restore_moments(saved: Saved, engine: Engine) -> None:
         raise UserError(f"{file}: damaged, or of another model ({error})") from error
 
 
-def to_resume(run: Path, wish: str) -> Path | None:
+def to_resume(run: Path, resume: str) -> Path | None:
     """The checkpoint that ``run.resume`` means.
 
     Args:
-        wish: auto (the newest of the run, if it has any), never, or the path of one, or of a run.
-            Where the run holds checkpoints that were written under the same wish, the same command
-            was started again: it goes on from the newest of those.
+        resume: auto (the newest of the run, if it has any), never, or the path of one, or of a
+            run. Where the run holds checkpoints that were written under the same value, the same
+            command was started again: it goes on from the newest of those.
 
     Raises UserError where it is never, but the run has checkpoints.
     """
     newest = folders.latest(run)
-    if wish == "never" and newest:
+    if resume == "never" and newest:
         raise UserError(
             f"run.resume: never, but {run} holds checkpoints; give another --run.dir or remove it"
         )
-    if wish in ("auto", "never"):
+    if resume in ("auto", "never"):
         return newest
-    since = [path for path in folders.checkpoints(run) if _wish_of(path) == wish]
-    return since[-1] if since else folders.latest(Path(wish)) or Path(wish)
+    since = [path for path in folders.checkpoints(run) if _resume_of(path) == resume]
+    return since[-1] if since else folders.latest(Path(resume)) or Path(resume)
 
 
-def _wish_of(checkpoint: Path) -> str | None:
-    """What run.resume was in the run that wrote a checkpoint; None where that cannot be told."""
+def _resume_of(checkpoint: Path) -> str | None:
+    """What run.resume was in the run that wrote a checkpoint; None where that is not known."""
     try:
         return json.loads((checkpoint / "state.json").read_text())["config"]["run"]["resume"]
     except (OSError, ValueError, KeyError, TypeError):
@@ -163,8 +169,8 @@ class _Writer:
     def __init__(self, run: Path, step: int, layouts: dict[str, dict]):
         self.run, self.step = run, step
         self.error: OSError | None = None
-        self.spoilt: str | None = None
-        self.partial, self.files = None, {}
+        self.not_finite: str | None = None
+        self.files: dict[str, TensorFile] = {}
         try:
             self.partial = folders.begin(run, step)
             for name, layout in layouts.items():
@@ -173,31 +179,31 @@ class _Writer:
             self.error = error
 
     def add(self, file: str, name: str, tensor: Tensor) -> None:
-        if self.error or self.spoilt:
+        if self.error or self.not_finite:
             return
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-            self.spoilt = f"{name} in {file}"
+            self.not_finite = f"{name} in {file}"
             return
         try:
             self.files[file].add(name, tensor)
         except OSError as error:
             self.error = error
 
-    def finish(self, model: nn.Module, teacher: LossTeacher | None, about: dict, keep: int) -> None:
-        try:
-            for file in [] if self.error or self.spoilt else self.files.values():
-                file.close()
-            if not self.error and not self.spoilt:
-                write_about(self.partial, model, teacher)
-                (self.partial / "state.json").write_text(json.dumps(about, indent=2) + "\n")
+    def finish(self, model: nn.Module, description: dict, state: dict, keep: int) -> None:
+        if not self.error and not self.not_finite:
+            try:
+                for file in self.files.values():
+                    file.close()
+                write_about(self.partial, model, None, description)
+                (self.partial / "state.json").write_text(json.dumps(state, indent=2) + "\n")
                 folders.commit(self.partial, keep)
                 return
-        except OSError as error:
-            self.error = error
+            except OSError as error:
+                self.error = error
         self._abandon()
 
     def _abandon(self) -> None:
-        """Clear away what was written, and say why and what is left."""
+        """Clear away what was written, and raise what happened and which checkpoint is left."""
         for file in self.files.values():
             with suppress(OSError):  # what could not be written is still in its buffer
                 file.file.close()
@@ -205,10 +211,10 @@ class _Writer:
             folders.tidy(self.run)
         newest = folders.latest(self.run)
         left = f"the last good one is {newest}" if newest else "there is none yet"
-        if self.spoilt:
+        if self.error is None:
             raise RunError(
-                f"step {self.step}: not every value of {self.spoilt} is finite; stopped without "
-                f"writing a checkpoint, {left}"
+                f"step {self.step}: not every value of {self.not_finite} is finite; stopped "
+                f"without writing a checkpoint, {left}"
             )
         raise RunError(
             f"{self.run}: the checkpoint of step {self.step} could not be written "
@@ -217,43 +223,37 @@ class _Writer:
         ) from self.error
 
 
-def _owner(module: nn.Module) -> nn.Module:
-    return module.model if isinstance(module, LossTeacher) else module
-
-
 def _trained(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
     return ((name, p) for name, p in model.named_parameters() if p.requires_grad)
 
 
-def _buffers(owner: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    kept = owner.state_dict().keys()
-    return ((name, value) for name, value in owner.named_buffers() if name in kept)
+def _buffers(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    kept = module.state_dict().keys()
+    return ((name, value) for name, value in module.named_buffers() if name in kept)
 
 
-def _layouts(engine: Engine, owners: Mapping[str, nn.Module]) -> dict[str, dict]:
+def _layouts(engine: Engine, modules: Mapping[str, nn.Module]) -> dict[str, dict]:
     """Dtype and shape of all that is saved: file → name → both."""
-
-    def shape(parameter: Tensor) -> torch.Size:
-        return getattr(parameter, "ds_shape", parameter.shape)  # of the whole, under ZeRO-3
-
     layouts: dict[str, dict] = {}
-    for file, owner in owners.items():
-        layouts[file] = {n: (torch.float32, shape(p)) for n, p in owner.named_parameters()}
-        layouts[file] |= {n: (value.dtype, value.shape) for n, value in _buffers(owner)}
+    for file, module in modules.items():
+        layouts[file] = {
+            name: (torch.float32, engine.full_shape(p)) for name, p in module.named_parameters()
+        }
+        layouts[file] |= {name: (value.dtype, value.shape) for name, value in _buffers(module)}
     layouts["optimizer"] = {
-        f"{moment}/{name}": (torch.float32, shape(p))
+        f"{moment}/{name}": (torch.float32, engine.full_shape(p))
         for name, p in _trained(engine.model)
         for moment in engine.moments
     }
     return layouts
 
 
-def _tensors(engine: Engine, owners: Mapping[str, nn.Module]) -> Iterator[tuple[str, str, Tensor]]:
+def _tensors(engine: Engine, modules: Mapping[str, nn.Module]) -> Iterator[tuple[str, str, Tensor]]:
     """All that is saved, put together from the ranks one by one: file, name and value."""
-    for file, owner in owners.items():
-        for name, parameter in owner.named_parameters():
+    for file, module in modules.items():
+        for name, parameter in module.named_parameters():
             yield file, name, engine.full_tensor(parameter)
-        for name, value in _buffers(owner):
+        for name, value in _buffers(module):
             yield file, name, value.cpu()
     for name, parameter in _trained(engine.model):
         for moment in engine.moments:

@@ -1,4 +1,4 @@
-"""safetensors files written tensor by tensor, so that a model is never whole in memory."""
+"""safetensors files written tensor by tensor, so that memory never holds a full model."""
 
 from __future__ import annotations
 
@@ -41,14 +41,14 @@ class TensorFile:
             }
         text = json.dumps(header).encode()
         text += b" " * (-len(text) % 8)
-        self.missing, self.places = set(layout), header
+        self.missing, self.header = set(layout), header
         self.file = path.open("wb")
         self.file.write(len(text).to_bytes(8, "little") + text)
         self.begin = self.file.tell()
 
     def add(self, name: str, tensor: Tensor) -> None:
         """Write one of the announced tensors."""
-        start, end = self.places[name]["data_offsets"]
+        start, end = self.header[name]["data_offsets"]
         data = tensor.contiguous().view(-1).view(torch.uint8).numpy()
         if data.nbytes != end - start:
             raise ValueError(f"{name}: {data.nbytes} bytes, announced were {end - start}")

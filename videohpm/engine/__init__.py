@@ -5,6 +5,8 @@ device         the device and precision of this process
 single         one process, plain torch
 deepspeed      several, or ZeRO in one: DeepSpeed, imported nowhere else and only when needed
 settings       DeepSpeed's settings, from ours and a user's file
+ema            moving averages of weights that ZeRO-3 divides
+compile        what makes steps faster without changing what they compute
 distributed    the processes of a run: groups and collectives
 preemption     what ends a run early: signals, lost processes, full disks
 launch         starts a process for each GPU of one machine
@@ -43,15 +45,14 @@ __all__ = [
 
 @contextmanager
 def process_group(config: EngineConfig, batch: int) -> Iterator[None]:
-    """Around a run: meet its other processes, where there are any, and part at the end.
+    """Around a run: join its other processes, where there are any, and leave them at the end.
 
     Args:
         batch: clips of one optimiser step over all of them.
 
     Raises UserError where the batch cannot be divided among them, RunError for what
-    :func:`videohpm.engine.preemption.translate_errors` explains, and Preempted for a signal to
-    stop that
-    comes before the first step or after the last.
+    :func:`videohpm.engine.preemption.translate_errors` translates, and Preempted for a signal to
+    stop that comes before the first step or after the last.
     """
     with stop_signals_raise():
         if config.uses_deepspeed:
@@ -59,7 +60,7 @@ def process_group(config: EngineConfig, batch: int) -> Iterator[None]:
         check_batch(batch, config.grad_accum_steps, distributed.world_size())
         with translate_errors():
             yield
-            distributed.destroy_process_group()  # not after an error: parting waits for the others
+            distributed.destroy_process_group()  # not after an error: it waits for the others
 
 
 def make_engine(model: nn.Module, config: EngineConfig, optim: OptimConfig) -> TorchEngine:

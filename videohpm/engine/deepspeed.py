@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -13,11 +13,10 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from videohpm.config import OptimConfig
+from videohpm.engine.ema import ShardedEma, shard_of
 from videohpm.engine.settings import deepspeed_settings, for_ema_module
 from videohpm.engine.single import TorchEngine, adamw_state
 from videohpm.errors import UserError
-from videohpm.hpm import LossTeacher
-from videohpm.hpm.teacher import shard_of
 from videohpm.optim import set_lr
 
 
@@ -25,7 +24,7 @@ class ZeroEngine(TorchEngine):
     """DeepSpeed with ZeRO 0 to 3.
 
     Weights are fp32 at every stage and bf16 is autocast's, as in one process: the fp32 weights are
-    the master weights, the teacher follows them without rounding, and normalisation layers keep
+    the master weights, the teacher's average of them is not rounded, and normalisation layers keep
     all their digits. DeepSpeed exchanges the linear layers' weights and gradients in bf16 then.
     """
 
@@ -34,8 +33,11 @@ class ZeroEngine(TorchEngine):
         self.settings = deepspeed_settings(self.config, optim, self.world, self.precision)
         self.stage = self.settings["zero_optimization"]["stage"]
         parameters = list(self.model.parameters())
+        if self.stage == 3:
+            self._register_external_parameters(self.model)
         self.deepspeed = self._initialize()
         if self.stage == 3:
+            self.ema = ShardedEma()
             _empty_padding(parameters)
 
     def _initialize(self):
@@ -58,25 +60,31 @@ class ZeroEngine(TorchEngine):
     def __call__(self, *inputs: Any) -> Any:
         return self.deepspeed(*inputs)
 
-    def attach_ema(self, ema_module: nn.Module) -> None:
-        """Under stage 3 what follows the model becomes a ZeRO-3 module without an optimiser.
+    def _place_ema(self, ema_module: nn.Module) -> None:
+        """Under stage 3 an average of the weights becomes a ZeRO-3 module without an optimiser.
 
         It is divided as the model is, so that its update needs no communication: each rank moves
-        its own shards. None of it is kept whole for speed (persistence threshold 0), because such
-        copies would have to be gathered anew after each update.
+        its own shards. No parameter stays on every rank for speed (persistence threshold 0),
+        because such copies would have to be gathered anew after each update.
         """
         if self.stage != 3:
-            return super().attach_ema(ema_module)
-        if isinstance(ema_module, LossTeacher):
-            # Its forward pass reads this parameter itself, outside the owner's.
-            token = ema_module.model.mask_token
-            self.package.zero.register_external_parameter(ema_module, token)
+            return super()._place_ema(ema_module)
+        self._register_external_parameters(ema_module)
         settings = for_ema_module(self.settings)
         self.ema_modules.append(self.package.initialize(model=ema_module, config=settings)[0])
-        _empty_padding(list(ema_module.parameters()))
+        _empty_padding(ema_module.parameters())
+
+    def _register_external_parameters(self, root: nn.Module) -> None:
+        """Have DeepSpeed gather what a module reads outside the forward pass of its owner.
+
+        Any module may name such parameters in an attribute ``external_parameters``.
+        """
+        for module in root.modules():
+            for parameter in getattr(module, "external_parameters", ()):
+                self.package.zero.register_external_parameter(module, parameter)
 
     def backward(self, loss: Tensor) -> None:
-        """Add the gradient of one micro-batch's share of the loss; DeepSpeed divides."""
+        """Add the gradient of one micro-batch's share of the loss; DeepSpeed divides it."""
         self.deepspeed.backward(loss)
         if not self.deepspeed.is_gradient_accumulation_boundary():
             self.deepspeed.step()  # counts the micro-batch: the weights move after the last one
@@ -85,7 +93,7 @@ class ZeroEngine(TorchEngine):
         """Move the weights; DeepSpeed skips a step whose gradient is not finite (ZeRO 1 to 3)."""
         set_lr(self.optimizer, lr)
         norm, before = None, self.deepspeed.skipped_steps
-        if self.config.grad_clip and self.stage == 0:  # which does not tell its norm
+        if self.config.grad_clip and self.stage == 0:  # DeepSpeed does not report it there
             grads = [p.grad for p in self.model.parameters() if p.grad is not None]
             norm = nn.utils.get_total_norm(grads)
         self.deepspeed.step()
@@ -99,29 +107,32 @@ class ZeroEngine(TorchEngine):
     def eval_mode(self) -> Iterator[nn.Module]:
         with super().eval_mode() as model:
             yield model
-        if self.stage == 3:  # what a forward pass gathers is let go by the backward pass only
+        if self.stage == 3:  # what a forward pass gathers, only a backward pass would release
             self.deepspeed.optimizer.parameter_offload.partition_all_parameters()
 
     def unsharded_copy(self, module: nn.Module) -> nn.Module:
         if self.stage != 3:
             return module
-        copy = type(module)(**module.config)
+        original: Any = module
+        copy = type(original)(**original.config)
         weights = {
             name: self.full_tensor(parameter) for name, parameter in module.named_parameters()
         }
         copy.load_state_dict(weights)
         return copy.to(self.device).train(module.training)
 
+    def full_shape(self, parameter: Tensor) -> torch.Size:
+        return getattr(parameter, "ds_shape", parameter.shape)
+
     def full_tensor(self, parameter: Tensor) -> Tensor:
         if not hasattr(parameter, "ds_tensor"):
             return super().full_tensor(parameter)
-        return self._join(*shard_of(parameter), parameter.ds_shape)
+        return self._join(*shard_of(parameter), self.full_shape(parameter))
 
     def moment(self, parameter: Tensor, name: str) -> Tensor:
         if self.stage == 0:
             return super().moment(parameter, name)
-        shape = getattr(parameter, "ds_shape", parameter.shape)
-        return self._join(*self._piece(parameter, name), shape)
+        return self._join(*self._piece(parameter, name), self.full_shape(parameter))
 
     def init_optimizer_state(self, updates: int) -> None:
         if self.stage == 0:
@@ -145,28 +156,29 @@ class ZeroEngine(TorchEngine):
             group, offset, _ = zero.grad_position[zero.get_param_id(parameter)]
             flat = self.optimizer.state[zero.fp32_partitioned_groups_flat[group]][name]
             return start, flat[offset : offset + shard.numel()]
-        place = parameter._hp_mapping
-        if place is None:  # wholly on other ranks
+        mapping = getattr(parameter, "_hp_mapping")  # noqa: B009 (DeepSpeed adds it)
+        if mapping is None:  # entirely on other ranks
             return 0, torch.empty(0)
-        flat = zero.single_partition_of_fp32_groups[place.param_group_index]
-        inside = place.hp_fragment_address
-        moment = self.optimizer.state[flat][name][inside.start : inside.start + inside.numel]
-        return place.lp_fragment_address.start, moment
+        flat = zero.single_partition_of_fp32_groups[mapping.param_group_index]
+        fragment = mapping.hp_fragment_address
+        end = fragment.start + fragment.numel
+        moment = self.optimizer.state[flat][name][fragment.start : end]
+        return mapping.lp_fragment_address.start, moment
 
     def _join(self, start: int, piece: Tensor, shape: torch.Size) -> Tensor:
-        """The whole of what the ranks hold in pieces, on the CPU of every rank.
+        """The full tensor that the ranks hold in pieces, on the CPU of every rank.
 
         The pieces' bits are added as integers to zeros: exact, whatever they mean.
         """
-        whole = torch.zeros(shape, dtype=torch.float32, device=self.device)
-        whole.view(-1)[start : start + piece.numel()] = piece
+        full = torch.zeros(shape, dtype=torch.float32, device=self.device)
+        full.view(-1)[start : start + piece.numel()] = piece
         if self.world > 1:
-            dist.all_reduce(whole.view(torch.int32))
-        return whole.cpu()
+            dist.all_reduce(full.view(torch.int32))
+        return full.cpu()
 
 
-def _empty_padding(parameters: list[Tensor]) -> None:
-    """DeepSpeed leaves what it adds to make shards equal as it finds it; make it zero."""
+def _empty_padding(parameters: Iterable[Any]) -> None:
+    """Fill with zeros what DeepSpeed adds to make shards equal, which it leaves uninitialised."""
     for parameter in parameters:
         parameter.ds_tensor[shard_of(parameter)[1].numel() :] = 0
 

@@ -1,11 +1,13 @@
-"""The processes of a run: how they find each other and agree.
+# pyright: reportPrivateImportUsage=false
+# (torch.distributed documents its stores, and does not list them in __all__.)
+"""The processes of a run: how they find each other, and what they exchange besides gradients.
 
 torchrun, the ``deepspeed`` launcher or Slurm start them and say in the environment (``RANK``,
 ``WORLD_SIZE``, ``LOCAL_RANK``, ``MASTER_ADDR``, ``MASTER_PORT``) who each of them is. Everything
-here also works, and costs nothing, in a single process that nobody launched.
+here also works, and costs nothing, in a single process that no launcher started.
 
-What ranks tell each other here goes over a gloo group of its own, on the CPU: it neither waits for
-a GPU nor mixes with the gradients' collectives.
+Flags and metrics go over a gloo group of their own, on the CPU: they neither wait for a GPU nor mix
+with the gradients' collectives.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from datetime import timedelta
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,10 +28,10 @@ from videohpm.errors import RunError, UserError
 
 
 class _Group:
-    """What :func:`init_process_group` leaves behind for the functions below."""
+    """What :func:`init_process_group` sets up for the functions below."""
 
     store: dist.Store | None = None
-    """Where ranks leave short texts for each other; outlives a dead rank under torchrun."""
+    """Where ranks exchange short texts; outlives a dead rank under torchrun."""
     control_group: dist.ProcessGroup | None = None
     """The gloo group for flags and metrics."""
     timeout: float = 0.0
@@ -45,36 +48,35 @@ def rank() -> int:
 
 
 def world_size() -> int:
-    """The number of processes that have joined."""
+    """The number of processes in the group."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
 def init_process_group(device: torch.device, seconds: float) -> None:
-    """Meet the other processes; collective calls wait ``seconds`` at most.
+    """Join the other processes; collective calls wait ``seconds`` at most.
 
-    Joining again, in the same process, changes nothing. Raises UserError where the environment
+    A second call in the same process changes nothing. Raises UserError where the environment
     names other processes and they cannot be reached.
     """
     if dist.is_initialized():
         return
-    patience = timedelta(seconds=seconds)
+    limit = timedelta(seconds=seconds)
     # The groups that DeepSpeed makes for itself take the defaults, of up to half an hour.
-    distributed_c10d.default_pg_timeout = distributed_c10d.default_pg_nccl_timeout = patience
+    distributed_c10d.default_pg_timeout = distributed_c10d.default_pg_nccl_timeout = limit
     backend = "nccl" if device.type == "cuda" else "gloo"
     try:
         if launched_world_size() > 1:
-            store, number, total = next(dist.rendezvous("env://", timeout=patience))
+            store, number, total = next(dist.rendezvous("env://", timeout=limit))
         else:
             store, number, total = dist.HashStore(), 0, 1
-        store.set_timeout(patience)
+        store.set_timeout(limit)
         if device.type == "cuda":
             torch.cuda.set_device(device)
         _Group.store = dist.PrefixStore("videohpm", store)
         _Group.timeout = seconds
-        dist.init_process_group(
-            backend, store=store, rank=number, world_size=total, timeout=patience
-        )
-        _Group.control_group = dist.new_group(backend="gloo", timeout=patience)
+        dist.init_process_group(backend, store=store, rank=number, world_size=total, timeout=limit)
+        group: Any = dist.new_group(backend="gloo", timeout=limit)  # of all ranks: this one too
+        _Group.control_group = group
     except (ValueError, RuntimeError) as error:
         raise UserError(
             f"RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT: the other processes cannot be reached "
@@ -83,35 +85,37 @@ def init_process_group(device: torch.device, seconds: float) -> None:
 
 
 def destroy_process_group() -> None:
-    """Part from the other processes at the end of a run."""
+    """Leave the other processes at the end of a run."""
     if dist.is_initialized():
         dist.destroy_process_group()
     _Group.store = _Group.control_group = None
 
 
 def any_rank(flag: bool) -> bool:
-    """Whether ``flag`` is true on any rank. Every rank must ask."""
+    """Whether ``flag`` is true on any rank. Every rank must call it."""
     return all_reduce_sum(int(flag)) > 0
 
 
 def raise_on_all_ranks(error: Exception | None) -> None:
-    """Raise on every rank where one has failed: its own error there, the same words elsewhere.
+    """Raise on every rank where one has failed: its own error there, the same text elsewhere.
 
     Every rank must call it, with None where all is well.
     """
-    if world_size() > 1 and error is not None:
+    store = _Group.store
+    if store is not None and error is not None:
         kind = "user" if isinstance(error, UserError) else "run"
-        _Group.store.set("failure", f"{kind} {error}")
+        store.set("failure", f"{kind} {error}")
     if not any_rank(error is not None):
         return
     if error is not None:
         raise error
-    kind, _, text = _Group.store.get("failure").decode().partition(" ")
+    assert store is not None, "one process has no error of another's"
+    kind, _, text = store.get("failure").decode().partition(" ")
     raise UserError(text) if kind == "user" else RunError(text)
 
 
 def assert_equal_across_ranks(name: str, value: int) -> None:
-    """UserError where ranks have different values of what must be one, such as the first step."""
+    """UserError where ranks have different values of what must be equal, such as the first step."""
     if world_size() == 1:
         return
     values = [torch.zeros((), dtype=torch.int64) for _ in range(world_size())]
@@ -125,31 +129,32 @@ def assert_equal_across_ranks(name: str, value: int) -> None:
 
 
 def all_reduce_sum(count: int) -> int:
-    """The sum of a count over the ranks. Every rank must ask."""
+    """The sum of a count over the ranks. Every rank must call it."""
     if world_size() == 1:
         return count
-    word = torch.tensor(count)
-    dist.all_reduce(word, dist.ReduceOp.SUM, _Group.control_group)
-    return int(word)
+    total = torch.tensor(count)
+    dist.all_reduce(total, dist.ReduceOp.SUM, _Group.control_group)
+    return int(total)
 
 
 def all_reduce_any(flags: np.ndarray) -> np.ndarray:
-    """Element by element, whether any rank's flag is set. Every rank must ask."""
+    """Element by element, whether any rank's flag is set. Every rank must call it."""
     if world_size() == 1:
         return flags
-    word = torch.from_numpy(flags.astype(np.uint8))
-    dist.all_reduce(word, dist.ReduceOp.MAX, _Group.control_group)
-    return word.numpy().astype(bool)
+    largest = torch.from_numpy(flags.astype(np.uint8))
+    dist.all_reduce(largest, dist.ReduceOp.MAX, _Group.control_group)
+    return largest.numpy().astype(bool)
 
 
 def any_rank_async(flag: bool) -> tuple[dist.Work, Tensor]:
-    """Ask :func:`any_rank` without waiting: wait for the work, then read the tensor."""
-    word = torch.tensor(int(flag))
-    return dist.all_reduce(word, dist.ReduceOp.MAX, _Group.control_group, async_op=True), word
+    """Begin :func:`any_rank` without waiting: wait for the work, then read the tensor."""
+    largest = torch.tensor(int(flag))
+    work: Any = dist.all_reduce(largest, dist.ReduceOp.MAX, _Group.control_group, async_op=True)
+    return work, largest
 
 
 def all_reduce_mean(metrics: Mapping[str, Tensor | float]) -> dict[str, float]:
-    """The means of scalars over the ranks, which waits for the device. Every rank must ask."""
+    """The means of scalars over the ranks, which waits for the device. Every rank must call it."""
     row = torch.tensor([float(value) for value in metrics.values()], dtype=torch.float64)
     if world_size() > 1:
         dist.all_reduce(row, group=_Group.control_group)
@@ -162,13 +167,13 @@ def timeout() -> float:
 
 
 def first_to_report() -> bool:
-    """Whether this process should say why the run ends: true once over all ranks.
+    """Whether this process should print why the run ends: true once over all ranks.
 
-    Before they have met, the first process of each machine speaks.
+    Before they have joined, the first process of each machine prints.
     """
     if _Group.store is None:
         return local_rank() == 0
     try:
-        return _Group.store.add("spoken", 1) == 1
-    except Exception:  # the process that kept the store is gone: better twice than never
+        return _Group.store.add("reported", 1) == 1
+    except Exception:  # the process that held the store is gone: better twice than never
         return True

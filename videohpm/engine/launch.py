@@ -1,8 +1,8 @@
 """Start a command on all GPUs of one machine: ``python -m videohpm.engine.launch N COMMAND …``.
 
-What torchrun does for one machine, with two differences that matter to whoever waits for a run: the
-exit code is the command's own (torchrun ends with 1 whatever it was), and nothing is added to what
-the command says. On several machines use torchrun, the ``deepspeed`` launcher or Slurm.
+What torchrun does for one machine, with two differences: the exit code is the command's own
+(torchrun ends with 1 whatever it was), and nothing is added to what the command prints. On several
+machines use torchrun, the ``deepspeed`` launcher or Slurm.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ class Ranks:
         self.processes: list[subprocess.Popen] = []
         for name in ("SIGTERM", "SIGINT", "SIGUSR1"):
             signal.signal(getattr(signal, name), self._pass_on)
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
+        with socket.socket() as unused:
+            unused.bind(("127.0.0.1", 0))
+            port = unused.getsockname()[1]
         shared = {"WORLD_SIZE": count, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
         # As torchrun does: many processes with a thread for every core each would be slow.
         shared |= {} if "OMP_NUM_THREADS" in os.environ else {"OMP_NUM_THREADS": 1}
@@ -58,7 +58,7 @@ class Ranks:
             if failed and deadline is None:
                 code, deadline = failed[0], time.monotonic() + GRACE
             if None not in codes:
-                # A shell says 128 + N of a process that signal N ended.
+                # As a shell does: 128 + N of a process that signal N ended.
                 return 128 - code if code < 0 else code
             if deadline is not None and time.monotonic() > deadline:
                 for process in self.processes:

@@ -18,13 +18,13 @@ from videohpm.errors import Preempted, RunError
 # Not every system has all of these.
 STOP_SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGUSR1") if hasattr(signal, name)]
 FULL = [getattr(errno, name) for name in ("ENOSPC", "EDQUOT") if hasattr(errno, name)]
-# How gloo and NCCL begin or end what they say of a process that is gone.
+# What gloo and NCCL have in their messages when a process is gone.
 BROKEN = ("gloo", "NCCL", "Connection closed", "Connection reset", "Broken pipe")
 
 
 @contextmanager
 def translate_errors() -> Iterator[None]:
-    """Around a run: a full disk and a lost process become a RunError in plain words."""
+    """Around a run: a full disk and a lost process become a RunError of one line."""
     try:
         yield
     except OSError as error:
@@ -38,18 +38,17 @@ def translate_errors() -> Iterator[None]:
         if not is_lost_process(error):
             raise
         raise RunError(
-            f"another of the {distributed.world_size()} processes of this run died, or did "
-            "not answer for "
-            f"engine.timeout = {distributed.timeout():g} seconds (rank {distributed.rank()} "
-            "says so); all "
-            "end, checkpoints are kept, and the same command goes on from the newest"
+            f"another of the {distributed.world_size()} processes of this run died, or did not "
+            f"answer for engine.timeout = {distributed.timeout():g} seconds (noticed by rank "
+            f"{distributed.rank()}); all end, checkpoints are kept, and the same command goes on "
+            "from the newest"
         ) from error
 
 
 def is_lost_process(error: RuntimeError) -> bool:
-    """Whether an error says that another process does not answer."""
-    told = isinstance(error, dist.DistError) or any(mark in str(error) for mark in BROKEN)
-    return told and distributed.world_size() > 1
+    """Whether an error means that another process does not answer."""
+    broken = isinstance(error, dist.DistError) or any(mark in str(error) for mark in BROKEN)
+    return broken and distributed.world_size() > 1
 
 
 @contextmanager
@@ -85,11 +84,11 @@ def _put_back(before: dict[int, Any]) -> None:
 
 
 class StopRequest:
-    """SIGTERM and SIGUSR1, noted while a ``with`` statement lasts and agreed on by all ranks."""
+    """SIGTERM and SIGUSR1, noted while a ``with`` statement lasts; all ranks stop together."""
 
     def __enter__(self) -> StopRequest:
         self.noted: str | None = None
-        self.asked: tuple[dist.Work, Tensor] | None = None
+        self.pending: tuple[dist.Work, Tensor] | None = None
         self.before = _handle(self._note)
         return self
 
@@ -99,17 +98,17 @@ class StopRequest:
     def _note(self, number: int, _frame) -> None:
         self.noted = signal.Signals(number).name
 
-    def agreed(self) -> bool:
-        """Whether all stop now. Every rank must ask, after every step.
+    def should_stop(self) -> bool:
+        """Whether all stop now. Every rank must call it, after every step.
 
-        With several ranks the answer is that to the question before: it has arrived by now, so
-        that nobody waits for it.
+        With several ranks the result is that of the call before: it has arrived by now, so that no
+        rank waits for it.
         """
         if distributed.world_size() == 1:
             return self.noted is not None
-        before, self.asked = self.asked, distributed.any_rank_async(self.noted is not None)
+        before, self.pending = self.pending, distributed.any_rank_async(self.noted is not None)
         if before is None:
             return False
-        work, word = before
+        work, flag = before
         work.wait()
-        return bool(word)
+        return bool(flag)

@@ -11,15 +11,15 @@ from videohpm.config import EngineConfig, OptimConfig
 from videohpm.errors import UserError
 
 DEFAULT_STAGE = 1
-WHOLE_BELOW = 4096
-"""Under ZeRO-3 smaller parameters (biases, norms) stay whole on every rank: a thousandth of the
-memory, and most of the gathering."""
+UNSHARDED_BELOW = 4096
+"""Under ZeRO-3 smaller parameters (biases, norms) stay on every rank: a thousandth of the memory,
+and most of the gathering."""
 
 BUCKET = 50_000_000
 """Numbers gathered before gradients are sent. DeepSpeed's own 500 million take 2 GB of each GPU (4
 under bf16) whatever the model; 200 MB keep any link busy."""
 
-# What we decide, and the field of ours that decides it. A user's file may repeat it, or say "auto".
+# What we decide, and the field of ours that decides it. A user's file may repeat it, or set "auto".
 OWNED = {
     "train_batch_size": "optim.global_batch_size",
     "train_micro_batch_size_per_gpu": "optim.global_batch_size",
@@ -32,7 +32,7 @@ OWNED = {
     "bf16.enabled": "engine.precision",
     "fp16.enabled": "engine.precision",
 }
-# What is not DeepSpeed's to do here, or what it would pass over in silence, and where we say it.
+# What is not DeepSpeed's to do here, or what it would ignore silently, and our field for it.
 FOREIGN = {
     "optimizer": "optim",
     "scheduler": "optim",
@@ -64,7 +64,7 @@ def deepspeed_settings(
         "gradient_clipping": config.grad_clip,  # always: DeepSpeed's default is not 0
         "zero_optimization": {
             "stage": DEFAULT_STAGE if config.zero_stage is None else config.zero_stage,
-            "stage3_param_persistence_threshold": WHOLE_BELOW,
+            "stage3_param_persistence_threshold": UNSHARDED_BELOW,
             "reduce_bucket_size": BUCKET,
         },
         "torch_autocast": {"enabled": precision == "bf16", "dtype": "bfloat16"},
@@ -77,33 +77,32 @@ def deepspeed_settings(
         derived["zero_optimization"]["offload_optimizer"] = {"device": "cpu", "pin_memory": True}
     if config.deepspeed_config is None:
         return derived
-    merged = _with_file(derived, config)
+    merged = _with_file(derived, config, Path(config.deepspeed_config))
     if config.compile and merged["zero_optimization"]["stage"] == 3:
         raise UserError(
-            f"engine.deepspeed_config: {config.deepspeed_config} says zero_optimization.stage = 3, "
+            f"engine.deepspeed_config: {config.deepspeed_config} sets zero_optimization.stage = 3, "
             "which does not go with engine.compile; leave one out"
         )
     return merged
 
 
-def _with_file(derived: dict[str, Any], config: EngineConfig) -> dict[str, Any]:
+def _with_file(derived: dict[str, Any], config: EngineConfig, file: Path) -> dict[str, Any]:
     """Our settings with the user's file laid over them."""
-    file = Path(config.deepspeed_config)
     try:
-        theirs = json.loads(file.read_text())
+        given = json.loads(file.read_text())
     except (OSError, ValueError) as error:
         raise UserError(f"engine.deepspeed_config: {file} cannot be read ({error})") from error
-    if not isinstance(theirs, dict):
+    if not isinstance(given, dict):
         raise UserError(f"engine.deepspeed_config: {file} must hold a JSON object")
     owned = dict(OWNED)
     if config.zero_stage is None and not config.offload:
-        del owned["zero_optimization.stage"]  # nothing said here: the file may
-    merged = _merge(derived, theirs, "", owned, file)
+        del owned["zero_optimization.stage"]  # not set here: the file may
+    merged = _merge(derived, given, "", owned, file)
     for key, harmless in OTHER_SHARDS.items():
         if merged["zero_optimization"].get(key, harmless) != harmless:
             raise UserError(
-                f"engine.deepspeed_config: {file} says zero_optimization.{key}, which the teacher "
-                "and checkpoints cannot follow; leave it out"
+                f"engine.deepspeed_config: {file} sets zero_optimization.{key}, which the teacher "
+                "and checkpoints do not support; leave it out"
             )
     return merged
 
@@ -117,29 +116,29 @@ def for_ema_module(settings: dict[str, Any]) -> dict[str, Any]:
     return settings
 
 
-def _merge(ours: dict, theirs: dict, path: str, owned: dict[str, str], file: Path) -> dict:
-    merged = dict(ours)
-    for key, value in theirs.items():
+def _merge(derived: dict, given: dict, path: str, owned: dict[str, str], file: Path) -> dict:
+    merged = dict(derived)
+    for key, value in given.items():
         name = f"{path}{key}"
-        mine = ours.get(key)
+        target = derived.get(key)
         if name in FOREIGN:
             raise UserError(
                 f"engine.deepspeed_config: {file} has a section {name}; leave it out and use our "
                 f"{FOREIGN[name]}"
             )
-        if value == "auto" and key in ours:
+        if value == "auto" and key in derived:
             continue
-        if name in owned and value != mine:
+        if name in owned and value != target:
             raise UserError(
-                f"engine.deepspeed_config: {file} says {name} = {json.dumps(value)}, but "
-                f"{owned[name]} makes it {json.dumps(mine)}; change one of them"
+                f"engine.deepspeed_config: {file} sets {name} = {json.dumps(value)}, but "
+                f"{owned[name]} makes it {json.dumps(target)}; change one of them"
             )
-        if isinstance(mine, dict):
+        if isinstance(target, dict):
             if not isinstance(value, dict):  # it would replace all that we decide in there
                 raise UserError(
-                    f"engine.deepspeed_config: {file} says {name} = {json.dumps(value)}; it must "
+                    f"engine.deepspeed_config: {file} sets {name} = {json.dumps(value)}; it must "
                     "be a JSON object"
                 )
-            value = _merge(mine, value, f"{name}.", owned, file)
+            value = _merge(target, value, f"{name}.", owned, file)
         merged[key] = value
     return merged

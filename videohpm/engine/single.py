@@ -13,6 +13,7 @@ from videohpm.config import EngineConfig, OptimConfig
 from videohpm.engine import distributed
 from videohpm.engine.compile import compile_blocks, keep_freed_memory
 from videohpm.engine.device import resolved_precision, torch_device
+from videohpm.hpm import Ema
 from videohpm.optim import adamw, parameter_groups, set_lr
 
 
@@ -24,12 +25,13 @@ class TorchEngine:
 
     Attributes:
         model: the module itself, for its names, grid and mode.
-        moved: whether the last step moved the weights.
+        ema: how a moving average of the weights follows them.
+        step_applied: whether the last step moved the weights.
         skipped: how many did not.
         moments: what AdamW averages, by torch's names.
     """
 
-    moments = ("exp_avg", "exp_avg_sq")
+    moments: tuple[str, ...] = ("exp_avg", "exp_avg_sq")
 
     def __init__(self, model: nn.Module, config: EngineConfig, optim: OptimConfig):
         self.config = config
@@ -41,29 +43,36 @@ class TorchEngine:
             keep_freed_memory()
         if config.compile:
             compile_blocks(model)
+        self.ema = Ema()
         self.step_applied, self.skipped = True, 0
         groups = parameter_groups(model, optim.weight_decay, optim.layer_decay)
         self.optimizer = adamw(groups, optim)
         self._prepare(optim)
 
     def _prepare(self, optim: OptimConfig) -> None:
-        """What else is to be done with model and optimiser; for engines built on this one."""
+        """Whatever else model and optimiser need; for engines built on this one."""
 
     def __call__(self, *inputs: Any) -> Any:
-        """What the model says, recorded for :meth:`backward`."""
+        """The model's output, recorded for :meth:`backward`."""
         return self.model(*inputs)
 
     def attach_ema(self, ema_module: nn.Module) -> None:
-        """Put what follows the model's weights (a teacher, an average) where they are.
+        """Bring a moving average of the weights (a teacher, a weight average) to the model.
 
-        That is this engine's device; under ZeRO-3 it is divided as the model is.
+        That is to this engine's device; under ZeRO-3 it is divided as the model is. A module with
+        an attribute ``ema`` (:class:`videohpm.hpm.Ema`) is given the engine's there.
         """
+        self._place_ema(ema_module)
+        if hasattr(ema_module, "ema"):
+            setattr(ema_module, "ema", self.ema)  # noqa: B010 (no attribute of every module)
+
+    def _place_ema(self, ema_module: nn.Module) -> None:
         ema_module.to(self.device)
         if self.config.compile:
             compile_blocks(ema_module)
 
     def autocast(self) -> AbstractContextManager:
-        """bf16 matrix products where the precision says so."""
+        """bf16 matrix products where the precision is bf16."""
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
 
     def backward(self, loss: Tensor) -> None:
@@ -88,7 +97,8 @@ class TorchEngine:
     def eval_mode(self) -> Iterator[nn.Module]:
         """The model in evaluation mode and without gradients, while a ``with`` statement lasts.
 
-        Every rank must look at as much as the others: its weights may be divided among them.
+        Every rank must do as many forward passes as the others: the weights may be divided among
+        them.
         """
         training = self.model.training
         with torch.no_grad():
@@ -96,20 +106,24 @@ class TorchEngine:
         self.model.train(training)
 
     def unsharded_copy(self, module: nn.Module) -> nn.Module:
-        """``module`` (the model, or what follows it) for a rank to use without the others.
+        """``module`` (the model, or an average of it) for a rank to use without the others.
 
-        Itself where it is whole; under ZeRO-3 a whole copy. Every rank must ask.
+        Itself, or under ZeRO-3 a copy that is not divided. Every rank must call it.
         """
         return module
 
-    # For checkpoints: the same names and whole tensors whatever the engine.
+    # For checkpoints: the same names and full tensors whatever the engine.
+
+    def full_shape(self, parameter: Tensor) -> torch.Size:
+        """The shape of a parameter, of the model or an average, however it is divided."""
+        return parameter.shape
 
     def full_tensor(self, parameter: Tensor) -> Tensor:
-        """All of a parameter, of the student or the teacher, on the CPU. Every rank must ask."""
+        """All of a parameter, of the model or an average, on the CPU. Every rank must call it."""
         return parameter.detach().cpu()
 
     def moment(self, parameter: Tensor, name: str) -> Tensor:
-        """All of one of a parameter's ``moments``, on the CPU. Every rank must ask."""
+        """All of one of a parameter's ``moments``, on the CPU. Every rank must call it."""
         state = self.optimizer.state.get(parameter)
         return state[name].cpu() if state else torch.zeros(parameter.shape)
 
@@ -118,18 +132,18 @@ class TorchEngine:
         return max((int(state["step"]) for state in self.optimizer.state.values()), default=0)
 
     def init_optimizer_state(self, updates: int) -> None:
-        """Make AdamW's state for a run that has ``updates`` behind it; moments follow."""
+        """Make AdamW's state for a run that has done ``updates``; its moments are set next."""
         for group in self.optimizer.param_groups:
             for parameter in group["params"]:
                 self.optimizer.state[parameter] = adamw_state(parameter, updates)
 
     def set_moment(self, parameter: Tensor, name: str, value: Tensor) -> None:
-        """Give a parameter back its moment; ``value`` is all of it."""
+        """Restore a moment of a parameter; ``value`` is all of it."""
         self.optimizer.state[parameter][name].copy_(value)
 
 
 def adamw_state(parameter: Tensor, updates: int) -> dict[str, Tensor]:
-    """What AdamW keeps of a parameter, its moments still zero."""
+    """AdamW's state of a parameter, with moments of zero."""
     count = torch.tensor(float(updates), dtype=torch.float32, device=parameter.device)
     return {"step": count} | {
         name: torch.zeros_like(parameter.detach()) for name in TorchEngine.moments

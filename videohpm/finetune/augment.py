@@ -16,9 +16,8 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 from PIL import Image
-from timm.data import Mixup
 from timm.data.auto_augment import rand_augment_transform
-from timm.data.mixup import mixup_target
+from timm.data.mixup import Mixup, mixup_target
 from timm.data.random_erasing import RandomErasing
 from torch import Tensor
 

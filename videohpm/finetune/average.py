@@ -4,31 +4,26 @@ from __future__ import annotations
 
 import copy
 
-import torch
 from torch import nn
 
-from videohpm.hpm.teacher import shard_of
+from videohpm.hpm import Ema
 
 
-class WeightAverage:
+class WeightAverage(nn.Module):
     """θ_average ← decay·θ_average + (1 − decay)·θ, in fp32, once an optimiser step.
 
     The first steps weigh more, min(decay, (1 + n) / (10 + n)) after n steps, so that the initial
-    weights are soon forgotten (as TensorFlow's and timm's averages do).
+    weights are forgotten early (as TensorFlow's and timm's averages do).
+
+    ``model`` is the average; ``ema`` how it follows the weights, which is the engine's once it is
+    attached to one.
     """
 
     def __init__(self, model: nn.Module, decay: float):
-        self.model = copy.deepcopy(model).requires_grad_(False).eval()
-        self.decay = decay
+        super().__init__()
+        self.model = copy.deepcopy(model).float().requires_grad_(False).eval()
+        self.decay, self.ema = decay, Ema()
 
-    @torch.no_grad()
     def update(self, model: nn.Module, steps: int) -> None:
         """Follow ``model`` by one step; ``steps`` came before it."""
-        decay = min(self.decay, (1 + steps) / (10 + steps))
-        theirs = dict(model.named_parameters())
-        mine = dict(self.model.named_parameters())
-        torch._foreach_lerp_(
-            [shard_of(parameter)[1] for parameter in mine.values()],
-            [shard_of(theirs[name])[1].float() for name in mine],
-            1.0 - decay,
-        )
+        self.ema.update(self.model, model, min(self.decay, (1 + steps) / (10 + steps)))

@@ -1,4 +1,4 @@
-"""The clips of a fine-tuning run: those it trains on, and how the others are looked at."""
+"""The clips of a fine-tuning run: those it trains on, and the views of the others."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from videohpm.data import (
     training_transform,
 )
 from videohpm.data.dataset_info import DatasetInfo
-from videohpm.errors import UserError
 from videohpm.finetune.augment import augmented
 from videohpm.grid import TokenGrid
 
@@ -31,9 +30,9 @@ def training_clips(config: FinetuneConfig, manifest: Manifest, grid: TokenGrid) 
 
 
 def final_protocol(
-    config: FinetuneConfig, facts: DatasetInfo | None, grid: TokenGrid
+    config: FinetuneConfig, info: DatasetInfo | None, grid: TokenGrid
 ) -> evaluate.EvalProtocol:
-    """The test at the end: frames as far apart as in training, views as the data set says."""
+    """The test at the end: frames as far apart as in training, the views of the data set."""
     data = config.data
     as_trained = evaluate.EvalProtocol(
         frames=grid.frames,
@@ -44,22 +43,14 @@ def final_protocol(
         mean=tuple(data.mean),
         std=tuple(data.std),
     )
-    return as_trained.changed(facts, {"stride": data.stride} | config.test.given())
+    return as_trained.changed(info, {"stride": data.stride} | config.test.given())
 
 
-def validation_samples(
-    config: FinetuneConfig, classes: int, names: list[str] | None
-) -> Manifest | None:
-    """The samples of section validation, if it names any. UserError for labels out of range."""
+def validation_samples(config: FinetuneConfig, names: list[str] | None) -> Manifest | None:
+    """The samples of section validation, if it names any."""
     given = config.validation
     if not given.given:
         return None
-    manifest = find_samples(
+    return find_samples(
         given.root, given.manifest, labels=True, kind=config.data.kind, classes=names
     )
-    if int(manifest.labels.max()) >= classes:
-        raise UserError(
-            f"validation.manifest: label {manifest.labels.max()}, but the training data has "
-            f"{classes} classes (0 to {classes - 1}); check both"
-        )
-    return manifest

@@ -10,34 +10,34 @@ from videohpm.data.dataset_info import DatasetInfo
 from videohpm.errors import UserError
 
 
-def check_flip(flip: bool, facts: DatasetInfo | None) -> None:
+def check_flip(flip: bool, info: DatasetInfo | None) -> None:
     """UserError where clips would be mirrored although their labels say left or right."""
-    if facts is not None and flip and not facts.flip_allowed:
-        why = f" ({facts.flip_why})" if facts.flip_why else ""
-        raise UserError(f"data.flip: {facts.name} must not be mirrored{why}; set data.flip false")
+    if info is not None and flip and not info.flip_allowed:
+        why = f" ({info.flip_why})" if info.flip_why else ""
+        raise UserError(f"data.flip: {info.name} must not be mirrored{why}; set data.flip false")
 
 
-def count_classes(labels: np.ndarray, facts: DatasetInfo | None, names: list[str] | None) -> int:
+def count_classes(labels: np.ndarray, info: DatasetInfo | None, names: list[str] | None) -> int:
     """How many classes there are, of which some may have no sample here. Raises UserError."""
     if names is not None:
         return len(names)
-    seen = int(labels.max()) + 1
-    if facts is None or facts.class_count is None:
-        return seen
-    if seen > facts.class_count:
-        raise UserError(f"dataset: {facts.name} has {facts.class_count} classes; label {seen - 1}")
-    return facts.class_count
+    largest = int(labels.max())
+    if info is None or info.class_count is None:
+        return largest + 1
+    if largest >= info.class_count:
+        raise UserError(f"dataset: {info.name} has {info.class_count} classes; label {largest}")
+    return info.class_count
 
 
-def class_weights(wish: str | list[float], labels: np.ndarray, classes: int) -> Tensor | None:
+def class_weights(rule: str | list[float], labels: np.ndarray, classes: int) -> Tensor | None:
     """(classes,) weights with mean 1 over the samples, or None for equal ones. Raises UserError."""
-    if wish == "none":
+    if rule == "none":
         return None
     counts = np.bincount(labels, minlength=classes)
-    if wish == "balanced":
+    if rule == "balanced":
         weights = np.where(counts > 0, 1 / np.maximum(counts, 1), 0.0)
-    elif len(wish) != classes:
-        raise UserError(f"loss.class_weights: {len(wish)} numbers for {classes} classes")
+    elif len(rule) != classes:
+        raise UserError(f"loss.class_weights: {len(rule)} numbers for {classes} classes")
     else:
-        weights = np.array(wish)
+        weights = np.array(rule)
     return torch.tensor(weights * len(labels) / (weights * counts).sum(), dtype=torch.float32)

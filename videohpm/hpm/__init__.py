@@ -20,6 +20,7 @@ m over training                                 :func:`teacher_momentum`
 
 from videohpm.grid import Mask
 from videohpm.hpm.diagnostics import rank_correlation
+from videohpm.hpm.ema import Ema
 from videohpm.hpm.losses import (
     OBJECTIVES,
     absolute_loss,
@@ -42,6 +43,7 @@ from videohpm.hpm.teacher import LossTeacher
 
 __all__ = [
     "OBJECTIVES",
+    "Ema",
     "LossTeacher",
     "Mask",
     "absolute_loss",

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
+from videohpm.hpm.ema import Ema
 from videohpm.models.mae import MaskedAutoencoder
 
 
 class LossTeacher(nn.Module):
     """EMA of the student's encoder and loss predictor, in fp32; it has no pixel decoder.
+
+    ``ema`` is how it follows the student; an engine that divides weights puts its own there.
 
     Args:
         student: the model to follow; it must have a loss predictor.
@@ -25,13 +27,26 @@ class LossTeacher(nn.Module):
             raise ValueError("predictor: the teacher needs a student with a loss predictor")
         if read not in ("query", "visible"):
             raise ValueError(f"score_readout: {read!r} is neither query nor visible")
-        self.steps, self.read = steps, read
+        self.steps, self.read, self.ema = steps, read, Ema()
         lean = student.config | {"pixel_decoder": False, "drop_path": 0.0, "checkpoint": False}
         self.model = MaskedAutoencoder(**lean).to(student.mask_token.device)
         self.requires_grad_(False).eval()
         names = [name for name, _ in self.model.named_parameters()]
         weights = student.state_dict()
         self.model.load_state_dict({name: weights[name] for name in names})
+
+    @property
+    def config(self) -> dict[str, int | str | None]:
+        """What a teacher is made from beside its student, as plain values."""
+        return {"steps": self.steps, "read": self.read}
+
+    @property
+    def external_parameters(self) -> tuple[nn.Parameter, ...]:
+        """What is read outside the forward pass of the module that owns it.
+
+        An engine that divides weights has to gather these for the teacher's own forward pass.
+        """
+        return (self.model.mask_token,)
 
     def train(self, mode: bool = True) -> LossTeacher:
         """A teacher is never in training mode."""
@@ -42,41 +57,10 @@ class LossTeacher(nn.Module):
         """Predicted hardness with nothing masked: (B, L) by tube or (B, N) by token."""
         return self.model.score(clips, self.steps, self.read)
 
-    @torch.no_grad()
-    def update(self, student: MaskedAutoencoder, momentum: float) -> None:
+    def update(self, student: nn.Module, momentum: float) -> None:
         """θ_teacher ← momentum·θ_teacher + (1 − momentum)·θ_student, once an optimiser step."""
-        mine, theirs = self._pairs(student)
-        torch._foreach_lerp_(mine, theirs, 1.0 - momentum)
+        self.ema.update(self.model, student, momentum)
 
-    @torch.no_grad()
-    def distance(self, student: MaskedAutoencoder) -> Tensor:
+    def distance(self, student: nn.Module) -> Tensor:
         """‖θ_student − θ_teacher‖ / ‖θ_student‖ over what both have."""
-        mine, theirs = self._pairs(student)
-        apart = torch._foreach_norm(torch._foreach_sub(theirs, mine))
-        norms = torch.stack([torch.stack(apart), torch.stack(torch._foreach_norm(theirs))]).norm(
-            dim=1
-        )
-        if hasattr(self.model.mask_token, "ds_tensor"):  # these were shards: all must ask
-            squares = norms.square()
-            dist.all_reduce(squares)
-            norms = squares.sqrt()
-        return norms[0] / norms[1]
-
-    def _pairs(self, student: nn.Module) -> tuple[list[Tensor], list[Tensor]]:
-        theirs = dict(student.named_parameters())
-        mine = dict(self.model.named_parameters())
-        held = [shard_of(parameter)[1] for parameter in mine.values()]
-        return held, [shard_of(theirs[name])[1].float() for name in mine]
-
-
-def shard_of(parameter: Tensor) -> tuple[int, Tensor]:
-    """What this process holds of a parameter, in place, and where in the flat whole it begins.
-
-    All of it; under DeepSpeed's ZeRO-3, which divides every parameter evenly over the ranks, a
-    piece (1-D, without what was added to make the pieces equal).
-    """
-    shard = getattr(parameter, "ds_tensor", None)
-    if shard is None:
-        return 0, parameter
-    start = dist.get_rank() * shard.numel()
-    return start, shard[: max(0, min(shard.numel(), parameter.ds_numel - start))]
+        return self.ema.distance(self.model, student)
