@@ -11,6 +11,7 @@ from videohpm.errors import ConfigError
 
 PROBES = ("linear", "attentive", "knn")
 STRENGTHS = (0.001, 0.01, 0.1, 1.0, 10.0)
+"""Tried for the linear probe: from strong regularisation to weak."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +40,7 @@ class ViewConfig:
         check.choice("sampling", (None, *SAMPLINGS))
 
     def given(self) -> dict:
-        """The fields that say something about the views."""
+        """The fields of the views that are not left out."""
         names = ("clips", "crops", "sampling", "stride", "resize")
         return {n: getattr(self, n) for n in names if getattr(self, n) is not None}
 

@@ -226,7 +226,7 @@ class Finetuning:
         return scores
 
     def _keep_best(self, metrics: dict) -> None:
-        about = evaluate.about_classifier(self.protocol, self.labels) | {
+        about = evaluate.classifier_metadata(self.protocol, self.labels) | {
             "step": self.done,
             "metrics": {name: value for name, value in metrics.items() if value is not None},
         }
