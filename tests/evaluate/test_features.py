@@ -70,6 +70,21 @@ def features_command(encoder, shapes, out, *more) -> list[str]:
     ]  # fmt: skip
 
 
+def test_one_blank_label_costs_the_others_nothing(encoder_folder, shapes, tmp_path, caplog):
+    rows = (shapes / "validation.csv").read_text().splitlines()[:4]
+    fields = rows[2].split(",")
+    assert rows[0].split(",")[1] == "label"
+    rows[2] = ",".join([fields[0], "", *fields[2:]])
+    (shapes / "blank.csv").write_text("\n".join(rows) + "\n")
+    out = tmp_path / "features"
+    arguments = features_command(encoder_folder, shapes, out)
+    arguments[arguments.index("--manifest") + 1] = str(shapes / "blank.csv")
+    assert main(arguments) == 0
+    labels = [int(row.split(",")[1]) for row in (rows[1], rows[3])]
+    assert evaluate.read_features(out).labels.tolist() == [labels[0], -1, labels[1]]
+    assert caplog.text.count("1 of 3 rows have no label") == 1
+
+
 @pytest.mark.parametrize("format", ["safetensors", "npz"])
 def test_a_folder_of_features_can_be_resumed(encoder_folder, shapes, tmp_path, format):
     out = tmp_path / "features"
@@ -81,7 +96,7 @@ def test_a_folder_of_features_can_be_resumed(encoder_folder, shapes, tmp_path, f
     assert whole.index.tolist() == list(range(16))
     kept = shards[0].stat().st_mtime_ns
     os.remove(shards[1])
-    with pytest.raises(UserError, match="no whole folder"):
+    with pytest.raises(UserError, match="not a complete folder"):
         evaluate.read_features(out)
     assert main(arguments) == 0
     assert shards[0].stat().st_mtime_ns == kept, "what was there is not made again"
@@ -90,7 +105,7 @@ def test_a_folder_of_features_can_be_resumed(encoder_folder, shapes, tmp_path, f
     assert np.array_equal(whole.tokens, again.tokens)
     with (out / "index.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
-    assert len(rows) == 16 and rows[7]["shard"] == shards[1].name and rows[7]["place"] == "1"
+    assert len(rows) == 16 and rows[7]["shard"] == shards[1].name and rows[7]["position"] == "1"
     first, last = map(int, rows[7]["frames"].split("-"))
     assert [first, last] == [whole.spans[7].min(), whole.spans[7].max()]
 
@@ -169,7 +184,7 @@ def test_two_ranks_share_the_shards(encoder_folder, shapes, tmp_path):
             loaded,
             manifest,
             protocol,
-            about={},
+            metadata={},
             shard=5,
             processes=ranks,
         )

@@ -107,13 +107,13 @@ def features(
     workers: int = 4,
     device: str = "auto",
 ) -> None:
-    """Write frozen features of a folder or manifest; started again, it goes on.
+    """Write frozen features of a folder or manifest; started again, it continues.
 
     Args:
         model: run folder, checkpoint or export, of any kind.
         out: folder for the features.
         root: folder of videos or images; also the base of a manifest's paths.
-        manifest: file that lists the samples; labels in it are kept.
+        manifest: file that lists the samples; labels in it are kept, rows may have none.
         what: pooled, tokens or both.
         format: safetensors or npz.
         dtype: float32 or float16.
@@ -203,7 +203,7 @@ def scan(
 
     Writes OUT (the manifest of readable files, with frames, fps, height, width, codec, the reader
     that returns the right frames, and a note on damage), OUT-quarantine.csv (path, reason) and
-    OUT-scan.jsonl, from which a scan that was stopped goes on.
+    OUT-scan.jsonl, from which a scan that was stopped continues.
 
     Args:
         manifest: manifest file, or a folder that is searched.
@@ -236,7 +236,7 @@ def transcode(
 ) -> None:
     """Copy the videos of a manifest or folder into OUT as small H.264 files for fast reading.
 
-    A file appears under its name when it is complete, so a run that was stopped goes on. Writes
+    A file appears under its name when it is complete, so a run that was stopped continues. Writes
     OUT/manifest.csv (with frames, size and reader) and OUT/failed.csv (path, reason).
 
     Args:

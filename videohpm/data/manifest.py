@@ -5,27 +5,33 @@ that memory, where a list of a million Python strings would be copied into each 
 page as reference counts are touched.
 """
 
+import logging
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
 from videohpm.config.data import KINDS
 from videohpm.data.manifest_parser import (
     IMAGE_SUFFIXES,
-    READERS,
     VIDEO_SUFFIXES,
     check_rows,
     number_labels,
     number_names,
     read_rows,
     reader_names,
+    report_unlabelled,
     whole_numbers,
 )
+from videohpm.data.readers import READERS
 from videohpm.errors import UserError
 
+Labels = bool | Literal["optional"]
+_READERS = (None, *READERS)
+_log = logging.getLogger(__name__)
 _TABLE = ("_starts", "_ends", "_labels", "_frames", "_readers", "_heights", "_widths")
 
 
@@ -70,7 +76,7 @@ class Manifest:
         self._ends = ends
         self._labels = _column(labels, len(encoded), -1, np.int32)
         self._frames = _column(frames, len(encoded), 0, np.int32)
-        codes = [READERS.index(reader or None) for reader in readers] if readers else None
+        codes = [_READERS.index(reader or None) for reader in readers] if readers else None
         self._readers = _column(codes, len(encoded), 0, np.int8)
         self._heights = _column(heights, len(encoded), 0, np.int32)
         self._widths = _column(widths, len(encoded), 0, np.int32)
@@ -86,13 +92,13 @@ class Manifest:
             path=os.path.join(self.base, self.name(index)),
             label=label if label >= 0 else None,
             frames=frames if frames > 0 else None,
-            reader=READERS[self._readers[index]],
+            reader=_READERS[self._readers[index]],
             size=size if min(size) > 0 else None,
         )
 
     def name(self, index: int) -> str:
-        """The path as the manifest has it, relative to ``base`` where it was relative."""
-        if not -len(self) <= index < len(self):  # an int loop over a Manifest ends here
+        """The path as in the manifest file, relative to ``base`` where it was relative."""
+        if not -len(self) <= index < len(self):  # iterating over a Manifest ends here
             raise IndexError(f"sample {index} of {len(self)}")
         return os.fsdecode(self._text[self._starts[index] : self._ends[index]].tobytes())
 
@@ -117,7 +123,7 @@ def find_samples(
     root: str | os.PathLike | None,
     manifest: str | os.PathLike | None = None,
     *,
-    labels: bool = False,
+    labels: Labels = False,
     kind: str = "auto",
     classes: list[str] | None = None,
 ) -> Manifest:
@@ -125,6 +131,9 @@ def find_samples(
 
     Without ``manifest``, ``root`` is searched recursively, in a fixed order; with ``labels`` its
     first-level folders are the classes. ``root`` may itself be a manifest file.
+
+    ``labels`` is True where every sample needs one, "optional" where samples without one stay
+    unlabelled (a warning counts them), False where labels are not read.
 
     A manifest is a CSV file with a header (``path`` and optionally ``label``, ``frames``,
     ``reader``, ``height``, ``width``; other columns are left alone), or lines of ``path label`` or
@@ -136,40 +145,51 @@ def find_samples(
     """
     if kind not in KINDS:
         raise UserError(f"data.kind: {kind!r} is not one of {', '.join(KINDS)}")
-    if root is None and manifest is None:
+    folder = Path(root) if root is not None else None
+    file = Path(manifest) if manifest is not None else None
+    if file is None and folder is not None and folder.is_file():
+        folder, file = None, folder
+    if folder is not None and not folder.is_dir():
+        raise UserError(f"data.root: {folder} is not a folder; check the path")
+    if file is not None:
+        if not file.is_file():
+            raise UserError(f"data.manifest: {file} does not exist; check the path")
+        return _from_file(file, folder or file.parent, labels, kind, classes)
+    if folder is None:
         raise UserError("data.root: neither a folder nor a manifest is given; set one of them")
-    if root is not None and manifest is None and Path(root).is_file():
-        root, manifest = None, root
-    if root is not None and not Path(root).is_dir():
-        raise UserError(f"data.root: {root} is not a folder; check the path")
-    if manifest is None:
-        return _from_folder(Path(root), labels, kind, classes)
-    if not Path(manifest).is_file():
-        raise UserError(f"data.manifest: {manifest} does not exist; check the path")
-    base = Path(root) if root is not None else Path(manifest).parent
-    return _from_file(Path(manifest), base, labels, kind, classes)
+    return _from_folder(folder, labels, kind, classes)
 
 
 # --- folders -------------------------------------------------------------------------------------
 
 
-def _from_folder(root: Path, labels: bool, kind: str, classes: list[str] | None) -> Manifest:
+def _from_folder(root: Path, labels: Labels, kind: str, classes: list[str] | None) -> Manifest:
     suffixes = {"video": VIDEO_SUFFIXES, "image": IMAGE_SUFFIXES}.get(
         kind, VIDEO_SUFFIXES | IMAGE_SUFFIXES
     )
     paths = [path for path in walk(root) if os.path.splitext(path)[1].lower() in suffixes]
     if not paths:
         what = "videos or images" if kind == "auto" else f"{kind}s"
-        raise UserError(f"data.root: no {what} under {root} (told by suffix, as .mp4 or .jpg)")
+        raise UserError(
+            f"data.root: no {what} under {root} (recognised by suffix, such as .mp4 or .jpg)"
+        )
     kind = _kind_of(paths, kind, f"data.root: {root}")
-    if not labels:
+    inside = [path for path in paths if os.sep in path]
+    if not labels or (labels == "optional" and not inside):
         return Manifest(paths, base=root, kind=kind)
-    for path in paths:
-        if os.sep not in path:
-            raise UserError(f"data.root: {path} lies in {root}; labels need a folder per class")
-    names = [path.split(os.sep, 1)[0] for path in paths]
+    if len(inside) < len(paths):
+        stray = next(path for path in paths if os.sep not in path)
+        if labels != "optional":
+            raise UserError(f"data.root: {stray} lies in {root}; labels need a folder per class")
+        _log.warning(
+            "data.root: %d of %d files lie in %s itself (first: %s); they count as unlabelled",
+            *(len(paths) - len(inside), len(paths), root, stray),
+        )
+    names = [path.split(os.sep, 1)[0] for path in inside]
     numbers, classes = number_names(names, classes, f"data.root: {root}")
-    return Manifest(paths, base=root, labels=numbers, classes=classes, kind=kind)
+    numbered = iter(numbers)
+    found = [next(numbered) if os.sep in path else None for path in paths]
+    return Manifest(paths, base=root, labels=found, classes=classes, kind=kind)
 
 
 def walk(root: Path) -> Iterable[str]:
@@ -200,16 +220,18 @@ def _kind_of(paths: Sequence[str], kind: str, where: str) -> str:
 
 
 def _from_file(
-    file: Path, base: Path, labels: bool, kind: str, classes: list[str] | None
+    file: Path, base: Path, labels: Labels, kind: str, classes: list[str] | None
 ) -> Manifest:
     rows = read_rows(file)
-    if labels and "label" not in rows:
+    if labels is True and "label" not in rows:
         raise UserError(f"data.manifest: {file} has no labels; add a column named label")
     paths, where = rows["path"], f"data.manifest: {file}"
     check_rows(where, base, rows)
     numbers = None
-    if labels:
-        numbers, classes = number_labels(rows, classes, where)
+    if labels and "label" in rows:
+        numbers, classes = number_labels(rows, classes, where, required=labels is True)
+    else:
+        report_unlabelled(rows, where)
     return Manifest(
         paths,
         base=base,
@@ -218,7 +240,7 @@ def _from_file(
         readers=reader_names(rows, where),
         heights=whole_numbers(rows, "height", where),
         widths=whole_numbers(rows, "width", where),
-        classes=classes if labels else None,
+        classes=classes if numbers is not None else None,
         kind=_kind_of(paths, kind, where),
     )
 
