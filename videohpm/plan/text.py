@@ -119,8 +119,7 @@ def _assumptions(config: PlanConfig) -> list[str]:
     return [
         "assumed: matrix products only are counted, at "
         f"{config.utilisation:.0%} of {peak:.0f} TFLOP/s; the teacher scores clips at every step; "
-        "data "
-        "keeps up;",
+        "data keeps up;",
         f"all GPUs in one machine ({gpu.link / 1e9:.0f} GB/s each way); a GPU draws "
         f"{gpu.watts:.0f} W throughout, machine and cooling {config.overhead - 1:.0%} more;",
         f"{USABLE:.0%} of {gpu.memory / 1e9:.0f} GB is usable; weights, gradients and moments are "
