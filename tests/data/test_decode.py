@@ -3,13 +3,17 @@
 import importlib.util
 import os
 import pickle
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from painted import copy_packets, decode_all, encode, numbers, painted_frame
 
-from videohpm.data import decode
+from videohpm.data import decode, readers
 from videohpm.data.decode import DecodeError, read_frames, read_video_info, verify
+from videohpm.data.index import VideoIndex
+from videohpm.data.packets import MP4
+from videohpm.data.readers import decord, pyav
 
 needs_decord = pytest.mark.skipif(
     importlib.util.find_spec("decord") is None, reason="decord is not installed"
@@ -126,7 +130,7 @@ def test_decord_alone_would_be_wrong(make, name):
     wrong = 0
     for start in range(0, 30, 3):
         indices = [start, start + 4, start + 8]
-        frames = decode._read_decord(str(make(name)), indices)
+        frames = decord.read(str(make(name)), indices, None)
         wrong += frames is None or numbers(frames) != indices
     assert wrong
 
@@ -134,16 +138,14 @@ def test_decord_alone_would_be_wrong(make, name):
 @pytest.mark.parametrize("name", ["closed.mp4", "open.mkv", "b.mp4", "hevc.mp4"])
 def test_sparse_reads_seek(make, name, monkeypatch):
     """PyAV does not decode from the start where time stamps can be trusted."""
-    monkeypatch.setattr(decode, "_first_frames", None)
+    monkeypatch.setattr(pyav, "_first_frames", None)
     assert numbers(read_frames(make(name), [30, 38], reader="pyav")) == [30, 38]
 
 
 def test_without_decord_everything_still_reads(make, monkeypatch):
-    monkeypatch.setattr(decode, "_has_decord", lambda: False)
-    decode._demux.cache_clear()
+    monkeypatch.setattr(decord, "available", lambda: "decord is not installed")
     assert read_video_info(make("closed.mp4")).reader == "pyav"
     assert numbers(read_frames(make("closed.mp4"), [3, 30], reader="decord")) == [3, 30]
-    decode._demux.cache_clear()
 
 
 @pytest.mark.parametrize("rotation", [90, 180, -90])
@@ -312,7 +314,7 @@ def test_reduced_frames_of_a_turned_file(tmp_path):
 def test_a_trusted_size_saves_the_demux_pass(make, monkeypatch):
     path, size = make("closed.mp4"), (48, 96)
     wanted = read_frames(path, [30], min_side=40)
-    monkeypatch.setattr(decode, "_index", None)
+    monkeypatch.setattr(decode, "video_index", None)
     known = {"reader": "decord", "size": size}
     assert np.array_equal(read_frames(path, [30], min_side=40, **known), wanted)
 
@@ -359,3 +361,44 @@ def test_a_clip_larger_than_memory_is_refused(make, monkeypatch):
     assert len(read_frames(make("closed.mp4"), [*range(10)])) == 10
     with pytest.raises(DecodeError, match="11 frames of 96x48"):
         read_frames(make("closed.mp4"), [*range(11)])
+
+
+def index_of(**changes) -> VideoIndex:
+    """What the demux pass finds in a file that decord reads right, with ``changes``."""
+    times = np.arange(4)
+    found = VideoIndex(
+        pts=times, keys=times[:1], closed_groups=True, container=MP4, codec="h264",
+        video_streams=1, height=48, width=96, rotation=0, bits=8, fps=30.0, broken=False,
+    )  # fmt: skip
+    return replace(found, **changes)
+
+
+def test_decord_may_read_only_what_it_was_seen_to_read_right():
+    assert decord.can_read(index_of())
+    for changes in (
+        {"container": "avi"},
+        {"codec": "mpeg4"},
+        {"closed_groups": False},
+        {"video_streams": 2},
+        {"rotation": 180},
+        {"width": 95},
+        {"height": 47},
+        {"bits": 10},
+    ):
+        assert not decord.can_read(index_of(**changes)), changes
+        assert pyav.can_read(index_of(**changes))
+
+
+def test_a_reader_is_chosen_in_order_and_only_where_it_is_there(monkeypatch):
+    monkeypatch.setattr(decord, "available", lambda: None)
+    assert readers.choose_reader(index_of()) == "decord"
+    assert readers.choose_reader(index_of(bits=10)) == "pyav"
+    monkeypatch.setattr(decord, "available", lambda: "decord is not installed")
+    assert readers.choose_reader(index_of()) == "pyav"
+
+
+def test_pyav_reads_what_another_reader_gives_up(make, monkeypatch):
+    monkeypatch.setattr(decord, "available", lambda: None)
+    monkeypatch.setattr(decord, "read", lambda path, positions, target: None)
+    assert read_video_info(make("closed.mp4")).reader == "decord"
+    assert numbers(read_frames(make("closed.mp4"), [3, 30])) == [3, 30]

@@ -15,7 +15,6 @@ import numpy as np
 from videohpm.config.data import KINDS
 from videohpm.data.manifest_parser import (
     IMAGE_SUFFIXES,
-    READERS,
     VIDEO_SUFFIXES,
     check_rows,
     number_labels,
@@ -24,8 +23,10 @@ from videohpm.data.manifest_parser import (
     reader_names,
     whole_numbers,
 )
+from videohpm.data.readers import READERS
 from videohpm.errors import UserError
 
+_READERS = (None, *READERS)
 _TABLE = ("_starts", "_ends", "_labels", "_frames", "_readers", "_heights", "_widths")
 
 
@@ -70,7 +71,7 @@ class Manifest:
         self._ends = ends
         self._labels = _column(labels, len(encoded), -1, np.int32)
         self._frames = _column(frames, len(encoded), 0, np.int32)
-        codes = [READERS.index(reader or None) for reader in readers] if readers else None
+        codes = [_READERS.index(reader or None) for reader in readers] if readers else None
         self._readers = _column(codes, len(encoded), 0, np.int8)
         self._heights = _column(heights, len(encoded), 0, np.int32)
         self._widths = _column(widths, len(encoded), 0, np.int32)
@@ -86,7 +87,7 @@ class Manifest:
             path=os.path.join(self.base, self.name(index)),
             label=label if label >= 0 else None,
             frames=frames if frames > 0 else None,
-            reader=READERS[self._readers[index]],
+            reader=_READERS[self._readers[index]],
             size=size if min(size) > 0 else None,
         )
 

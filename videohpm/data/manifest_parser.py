@@ -6,6 +6,7 @@ import logging
 import os
 from pathlib import Path
 
+from videohpm.data.readers import READERS
 from videohpm.errors import UserError
 
 VIDEO_SUFFIXES = frozenset(
@@ -15,7 +16,6 @@ VIDEO_SUFFIXES = frozenset(
 IMAGE_SUFFIXES = frozenset(
     [".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm"]
 )
-READERS = (None, "decord", "pyav")
 _COLUMNS = ("path", "label", "frames", "reader", "height", "width")
 _LINE = "\0line"  # the line numbers of the rows, beside the columns: no header has this name
 _log = logging.getLogger(__name__)
@@ -140,8 +140,10 @@ def whole_numbers(rows: dict[str, list], name: str, where: str) -> list[int] | N
 
 def reader_names(rows: dict[str, list], where: str) -> list[str | None] | None:
     for number, field in zip(rows[_LINE], rows.get("reader", ()), strict=False):
-        if (field or None) not in READERS:
-            raise UserError(f"{where} line {number}: reader {field!r} is not decord or pyav")
+        if field and field not in READERS:
+            raise UserError(
+                f"{where} line {number}: reader {field!r} is not {' or '.join(READERS)}"
+            )
     return rows.get("reader")
 
 

@@ -1,8 +1,9 @@
-"""What a file's packets say, before any picture is decoded: pure logic on demuxed packets.
+"""What a file's packets say, before any picture is decoded: logic on demuxed packets alone.
 
 Two questions are answered: do the time stamps name the frames, one each, so that a frame can be
-found by seeking; and would decord return the same frames as a sequential decode. Where a rule is
-not sure the answer is no: that costs time, never a wrong frame.
+found by seeking; and is a frame's place in the file its place on the screen at every key frame, so
+that it can be found by counting. Where a rule is not sure the answer is no: that costs time, never
+a wrong frame.
 """
 
 from collections.abc import Sequence
@@ -10,18 +11,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-_MP4, _MATROSKA = "mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"
+MP4, MATROSKA = "mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"  # as FFmpeg names them
 # Containers whose stamps belong to one packet each and whose seek lands where it was sent.
-_SEEKABLE = (_MP4, _MATROSKA, "avi", "flv")
+_SEEKABLE = (MP4, MATROSKA, "avi", "flv")
 # Codecs of which one packet is one frame.
 _WHOLE_PACKETS = ("h264", "hevc", "vp8", "vp9", "av1", "mpeg4", "mpeg2video", "h263", "flv1") + (
     ("msmpeg4v2", "msmpeg4v3", "mjpeg", "prores", "ffv1", "rawvideo")
 )
-# Bit-exact by their standards. The FFmpeg inside decord is years older than PyAV's, and codecs
-# whose inverse transform may round (MPEG-4, MPEG-2, MJPEG) differ by a few levels between the two.
-_DECORD_CODECS = ("h264", "hevc", "vp8", "vp9")
-# Not AVI, FLV, MPEG-TS or ASF: in each decord was seen to seek to other frames.
-_DECORD_CONTAINERS = (_MP4, _MATROSKA)
 
 
 class Row(NamedTuple):
@@ -71,16 +67,16 @@ def frame_times(rows: Sequence[Row]) -> tuple[np.ndarray | None, np.ndarray | No
     return np.array(shown, dtype=np.int64), np.array(keys, dtype=np.int64)
 
 
-def decord_is_right(container: str, codec: str, rows: Sequence[Row]) -> bool:
-    """Whether storage order and display order part nowhere that decord would notice.
+def groups_are_closed(rows: Sequence[Row]) -> bool:
+    """Whether storage order and display order agree at every key frame.
 
-    decord seeks to the n-th stored packet that is a key frame and calls its picture frame n. That
-    holds where every key frame is displayed after all packets stored before it and before all
-    stored after it (a closed group), needs nothing before it (H.264 also flags the recovery points
-    of intra refresh as key frames), and where no edit list drops anything.
+    A reader that counts stored packets seeks to the n-th one that is a key frame and calls its
+    picture frame n. That holds where every key frame is displayed after all packets stored before
+    it and before all stored after it (a closed group), needs nothing before it (H.264 also flags
+    the recovery points of intra refresh as key frames), and where no edit list drops anything.
+
+    ``rows`` have display times, as where :func:`frame_times` gives them.
     """
-    if codec not in _DECORD_CODECS or container not in _DECORD_CONTAINERS:
-        return False
     if any(packet.discarded or packet.key != packet.fresh for packet in rows):
         return False
     times = np.array([packet.pts for packet in rows])

@@ -17,11 +17,12 @@ from videohpm.data.decode import DecodeError, read_frames, verify
 from videohpm.data.killable_pool import Failed, run_killable
 from videohpm.data.manifest import find_samples
 from videohpm.data.manifest_parser import IMAGE_SUFFIXES, read_columns
+from videohpm.data.readers import FALLBACK
 from videohpm.errors import UserError
 from videohpm.progress import make_screen
 
 FOUND = ("frames", "fps", "height", "width", "codec", "reader", "note")  # columns that are added
-COMPARED = 8  # frames of a file for which decord is checked against PyAV
+COMPARED = 8  # frames of a file for which a faster reader is checked against PyAV
 REPORT_SECONDS = {True: 0.5, False: 10.0}  # between reports, on a terminal and elsewhere
 
 
@@ -106,7 +107,7 @@ def identity(path: str) -> list[int] | list[None]:
 def check(path: str) -> dict[str, Any]:
     """What one file holds; ``note`` says how it is damaged. Runs in a worker.
 
-    Where packets say that decord may read the file, its frames are compared with PyAV's.
+    Where packets say that a faster reader may read the file, its frames are compared with PyAV's.
     """
     if os.path.splitext(path)[1].lower() in IMAGE_SUFFIXES:
         return check_image(path)
@@ -115,12 +116,12 @@ def check(path: str) -> dict[str, Any]:
     except DecodeError as error:
         return {"reason": error.reason}
     reader = info.reader
-    if reader == "decord":
+    if reader != FALLBACK:
         step = max(info.frames // COMPARED, 1)
         some = [min(i * step + i % 3, info.frames - 1) for i in range(COMPARED)]
-        by_decord = read_frames(path, some, reader="decord")
-        if (by_decord != read_frames(path, some, reader="pyav")).any():
-            reader, note = "pyav", "decord reads other frames"
+        by_reader = read_frames(path, some, reader=reader)
+        if (by_reader != read_frames(path, some, reader=FALLBACK)).any():
+            reader, note = FALLBACK, f"{reader} reads other frames"
     found = {name: getattr(info, name) for name in ("frames", "fps", "height", "width", "codec")}
     return found | {"reader": reader, "note": note, "reason": None}
 

@@ -14,7 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
-from videohpm.data.decode import DecodeError, decoded, read_video_info
+from videohpm.data.container import DecodeError, decoded
+from videohpm.data.decode import read_video_info
 from videohpm.data.killable_pool import Failed, run_killable
 from videohpm.data.manifest_parser import VIDEO_SUFFIXES
 from videohpm.data.scan import FOUND, Progress, list_samples, write_table

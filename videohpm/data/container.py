@@ -1,0 +1,93 @@
+"""Opening video files with FFmpeg through PyAV: the error, the stream that is read, the bounds.
+
+PyAV is imported at the first use and in the process that reads.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from av import VideoFrame
+    from av.container import InputContainer
+    from av.video.stream import VideoStream
+
+MAX_PIXELS = 2**25
+"""Of one picture, an 8K one: a larger one is refused before any memory is taken for it."""
+
+
+class DecodeError(Exception):
+    """A file, or one of its frames, cannot be read. ``path`` and a one-line ``reason``."""
+
+    def __init__(self, path: str, reason: str):
+        super().__init__(path, reason)  # both, so that it pickles between processes
+        self.path = str(path)
+        self.reason = " ".join(str(reason).split())
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.reason}"
+
+
+def import_av() -> Any:
+    """The module ``av``, told to print nothing."""
+    import av
+
+    av.logging.set_level(None)
+    return av
+
+
+def open_video(path: str) -> InputContainer:
+    """The opened file. Raises DecodeError."""
+    av = import_av()
+    try:
+        return av.open(path, metadata_errors="ignore")
+    except (av.FFmpegError, OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise DecodeError(path, f"cannot be opened as a video ({reason})") from None
+
+
+def best_stream(path: str, container: InputContainer) -> VideoStream:
+    """The video stream that every reader reads: FFmpeg's choice among several, not the first.
+
+    Raises DecodeError where there is none, or its pictures are too large.
+    """
+    stream = container.streams.best("video")
+    if stream is None or stream.codec_context is None:
+        raise DecodeError(path, "no video stream that can be decoded")
+    # Frame threads can hang when reading stops early; the workers are the parallelism here.
+    stream.thread_type = "SLICE"
+    context = stream.codec_context
+    context.thread_count = 1
+    # A picture may be larger than its container says; the decoder then refuses it.
+    context.options = {"max_pixels": str(MAX_PIXELS)}
+    if context.width * context.height > MAX_PIXELS:
+        raise DecodeError(path, f"pictures of {context.width}x{context.height} are too large")
+    return stream
+
+
+def decoded(path: str) -> Iterator[VideoFrame]:
+    """Every frame, as PyAV gives them, that decodes before the end or the first error.
+
+    Not turned upright. Raises DecodeError where the file cannot be opened.
+    """
+    av = import_av()
+    with open_video(path) as container:
+        stream = best_stream(path, container)
+        try:
+            yield from container.decode(stream)
+        except av.FFmpegError:
+            return
+
+
+def file_identity(path: str) -> tuple[int, int]:
+    """Size in bytes and change time in ns: a replaced file is not read by the old file's index.
+
+    Raises DecodeError where there is no such file.
+    """
+    try:
+        status = os.stat(path)
+    except OSError as error:
+        raise DecodeError(path, error.strerror or "cannot be opened") from None
+    return status.st_size, status.st_mtime_ns
