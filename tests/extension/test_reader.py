@@ -1,4 +1,4 @@
-"""A new reader is two files of the package: the patch that CONTRIBUTING.md shows, applied and run."""
+"""A new reader is two files of the package: CONTRIBUTING.md shows the patch; here it is applied."""
 
 import os
 import shutil

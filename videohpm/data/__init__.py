@@ -1,9 +1,9 @@
 """Reading videos and images into batches of clips."""
 
 from videohpm.config import DataConfig
-from videohpm.data.batches import BadFileTracker, Batch, GlobalBatchSampler, collate, make_loader
+from videohpm.data.bad_files import BadFile, BadFileTracker
+from videohpm.data.batches import Batch, GlobalBatchSampler, collate
 from videohpm.data.clips import (
-    BadFile,
     ClipDataset,
     ImageDataset,
     VideoDataset,
@@ -14,6 +14,7 @@ from videohpm.data.clips import (
     training_transform,
 )
 from videohpm.data.decode import DecodeError, VideoInfo, read_frames, read_video_info, verify
+from videohpm.data.loader import make_loader
 from videohpm.data.manifest import Manifest, Sample, find_samples
 from videohpm.data.transforms import normalise
 

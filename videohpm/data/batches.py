@@ -4,7 +4,6 @@ Global batch k holds the same samples, crops and mask shuffle ids whatever the n
 workers or accumulation steps, and after a resume.
 """
 
-import logging
 from collections.abc import Iterator
 from functools import lru_cache
 from typing import NamedTuple
@@ -14,11 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Sampler, default_collate
 
-from videohpm.data.clips import BadFile, ClipDataset
-from videohpm.data.loader import Loader
-from videohpm.errors import UserError
-
-_log = logging.getLogger(__name__)
+from videohpm.data.bad_files import BadFile
 
 
 class Batch(NamedTuple):
@@ -121,73 +116,3 @@ class GlobalBatchSampler(Sampler):
 @lru_cache(maxsize=2)
 def _order(seed: int, epoch: int, n_samples: int) -> np.ndarray:
     return np.random.default_rng([seed, epoch]).permutation(n_samples)
-
-
-def make_loader(
-    dataset: ClipDataset,
-    sampler: GlobalBatchSampler,
-    *,
-    workers: int | None = None,
-    pin_memory: bool = False,
-) -> Loader:
-    """Batches in the sampler's order; ``workers`` defaults to the data set's configuration."""
-    workers = dataset.config.workers if workers is None else workers
-    return Loader(
-        dataset,
-        sampler,
-        collate,
-        workers=workers,
-        prefetch=dataset.config.prefetch,
-        pin_memory=pin_memory,
-    )
-
-
-class BadFileTracker:
-    """Names each unreadable file once and stops the run where there are too many.
-
-    The share is of distinct bad files among distinct files seen; while few have been seen, among
-    the first thousand (or the whole data set, where smaller), so that one bad file in the first
-    batch stops nothing.
-    """
-
-    def __init__(self, n_samples: int, max_bad_fraction: float):
-        self._seen = np.zeros(n_samples, dtype=bool)
-        self._bad = np.zeros(n_samples, dtype=bool)
-        self.max_bad_fraction = max_bad_fraction
-
-    @property
-    def seen(self) -> int:
-        """Distinct files that were read, or tried."""
-        return int(self._seen.sum())
-
-    @property
-    def bad(self) -> int:
-        """Distinct files that could not be read."""
-        return int(self._bad.sum())
-
-    @property
-    def bad_files(self) -> np.ndarray:
-        """bool, for each sample of the data set whether its file could not be read."""
-        return self._bad
-
-    def update(self, batch: Batch) -> list[BadFile]:
-        """Counts a batch and returns the bad files it names for the first time.
-
-        Raises UserError where bad files exceed the share.
-        """
-        self._seen[batch.index.numpy()] = True
-        new = []
-        for file in batch.bad:
-            self._seen[file.index] = True
-            if not self._bad[file.index]:
-                self._bad[file.index] = True
-                new.append(file)
-                _log.warning("replaced an unreadable file: %s: %s", file.path, file.reason)
-        base = max(self.seen, min(len(self._seen), 1000)) if new else 0
-        if new and self.bad > self.max_bad_fraction * base:
-            raise UserError(
-                f"data.max_bad_fraction: {self.bad} of {base} files cannot be read, more than "
-                f"{self.max_bad_fraction:.2%} (last: {new[-1].path}: {new[-1].reason}); mend or "
-                f"remove them, or raise the share"
-            )
-        return new

@@ -6,7 +6,7 @@ the rank or the order in which items are asked for.
 
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from videohpm.config import DataConfig
+from videohpm.data.bad_files import BadFile
 from videohpm.data.decode import DecodeError, read_frames, read_video_info
 from videohpm.data.manifest import Manifest, Sample, find_samples
 from videohpm.data.sampling import dense_indices, segment_indices
@@ -34,14 +35,6 @@ from videohpm.errors import UserError
 # leaves no thread to notice that its time is up.
 GRACE = 2.0
 Transform = Callable[[Tensor, np.random.Generator], Tensor]
-
-
-class BadFile(NamedTuple):
-    """A file that could not be read: its row in the manifest, its path and why."""
-
-    index: int
-    path: str
-    reason: str
 
 
 def training_transform(config: DataConfig, size: ImageSize) -> Transform:

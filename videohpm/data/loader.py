@@ -17,6 +17,8 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from videohpm.data.batches import GlobalBatchSampler, collate
+from videohpm.data.clips import ClipDataset
 from videohpm.errors import RunError, UserError
 
 MOST_DEATHS, AMONG_BATCHES = 10, 1000  # more deaths among so many batches end the run
@@ -124,6 +126,25 @@ class Loader:
             if child.pid in ours:
                 child.kill()
                 child.join(1)
+
+
+def make_loader(
+    dataset: ClipDataset,
+    sampler: GlobalBatchSampler,
+    *,
+    workers: int | None = None,
+    pin_memory: bool = False,
+) -> Loader:
+    """Batches in the sampler's order; ``workers`` defaults to the data set's configuration."""
+    workers = dataset.config.workers if workers is None else workers
+    return Loader(
+        dataset,
+        sampler,
+        collate,
+        workers=workers,
+        prefetch=dataset.config.prefetch,
+        pin_memory=pin_memory,
+    )
 
 
 class _From(Sampler):
