@@ -143,6 +143,10 @@ def test_repeated_rows_are_reported(tree, caplog):
         ("path\nwalk/a.mp4\n", "no labels"),
         ("walk/a.mp4\n", "no labels"),
         ("path,label\nwalk/a.mp4,\n", "line 2: the label is empty"),
+        ("path,label\nwalk/a.mp4,1\nwalk/B.AVI,\n", "line 3: the label is empty"),
+        ("path,label\nwalk/a.mp4,\nwalk/B.AVI,\n", "line 2: the label is empty (and 1 more)"),
+        ("path,label\nwalk/a.mp4,1\nwalk/a.mp4,\n", "line 3: walk/a.mp4 has label none here and 1"),
+        ("walk/a.mp4\nwalk/B.AVI 1\n", "line 2: a path and a label (1)"),
         ("path,label\n,1\n", "line 2: the path is empty"),
         ("path,label\nwalk/a.mp4,0\nwalk/B.AVI,1\nrun/deep/c d.webm,x\n", "line 4: label 'x'"),
         ("path,label\nwalk/a.mp4,0\nwalk/a.mp4,1\n", "line 3: walk/a.mp4 has label 1"),
@@ -170,6 +174,48 @@ def test_other_mistakes(tree):
     assert "'run'" in error(tree, labels=True, classes=["walk"])
     file = write(tree, "path,label\nwalk/a.mp4,3\n")
     assert "label 3 of 3 classes" in error(tree, file, labels=True, classes=["a", "b", "c"])
+
+
+BLANKS = "path,label\nwalk/a.mp4,jump\nwalk/B.AVI,\nrun/deep/c d.webm,run\n"
+
+
+def test_one_blank_label_costs_the_others_nothing(tree, caplog):
+    found = find_samples(tree, write(tree, BLANKS), labels="optional")
+    assert found.labels.tolist() == [0, -1, 1] and found.classes == ["jump", "run"]
+    assert [sample.label for sample in found] == [0, None, 1]
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert "1 of 3 rows have no label (first: line 3, walk/B.AVI)" in caplog.text
+    numbers = write(tree, "path,label\nwalk/a.mp4,\nwalk/B.AVI,7\n")
+    assert find_samples(tree, numbers, labels="optional").labels.tolist() == [-1, 7]
+
+
+def test_without_labels_a_blank_one_is_reported_once(tree, caplog):
+    found = find_samples(tree, write(tree, BLANKS))
+    assert found.labels.tolist() == [-1, -1, -1] and found.classes is None
+    assert caplog.text.count("1 of 3 rows have no label") == 1
+
+
+@pytest.mark.parametrize("text", ["path\nwalk/a.mp4\n", "path,label\nwalk/a.mp4,\nwalk/B.AVI,\n"])
+@pytest.mark.parametrize("labels", ["optional", False])
+def test_a_list_without_any_label_is_no_reason_to_warn(tree, caplog, text, labels):
+    found = find_samples(tree, write(tree, text), labels=labels)
+    assert set(found.labels.tolist()) == {-1} and found.classes is None and not caplog.text
+
+
+def test_mistakes_in_optional_labels_are_mistakes(tree):
+    file = write(tree, "path,label\nwalk/a.mp4,0\nwalk/B.AVI,1\nrun/deep/c d.webm,x\n")
+    assert "line 4: label 'x'" in error(tree, file, labels="optional")
+
+
+def test_files_beside_the_class_folders(tree, caplog):
+    (tree / "stray.mp4").write_bytes(b"")
+    assert "stray.mp4 lies in" in error(tree, labels=True)
+    found = find_samples(tree, labels="optional")
+    assert found.labels.tolist() == [-1, 0, 1, 1] and found.classes == ["run", "walk"]
+    assert "1 of 4 files lie in" in caplog.text and "stray.mp4" in caplog.text
+    caplog.clear()
+    flat = find_samples(tree / "walk", labels="optional")
+    assert flat.classes is None and not caplog.text
 
 
 letters = st.characters(exclude_characters="\0/", exclude_categories=["Cs"])

@@ -54,6 +54,18 @@ def test_manifests_hold_what_is_there_with_class_numbers(root):
     ]  # fmt: skip
 
 
+def test_a_sample_without_a_class_costs_the_others_nothing(root):
+    train = [("three", None), ("one", "walk"), ("two", "run")]
+    report = write_splits(root, root / "out", said(train=train))
+    assert (root / "out/train.csv").read_text() == (
+        "path,label\nb/three.webm,\na/one.mp4,1\na/two.mp4,0\n"
+    )
+    assert report.splits["train"].unlabelled == ["three"]
+    assert "1 annotated without a class" in "\n".join(report.lines())
+    with pytest.raises(UserError, match="line 2: the label is empty"):
+        find_samples(root, root / "out/train.csv", labels=True)
+
+
 def test_folds_may_share_samples_and_leave_some_unused(root):
     entries = {"train-1": [Entry("one")], "validation-1": [Entry("two")], "train-2": [Entry("two")]}
     annotations = Annotations(entries, [], by_stem, folds=True, unused=frozenset(["stray"]))

@@ -70,6 +70,21 @@ def features_command(encoder, shapes, out, *more) -> list[str]:
     ]  # fmt: skip
 
 
+def test_one_blank_label_costs_the_others_nothing(encoder_folder, shapes, tmp_path, caplog):
+    rows = (shapes / "validation.csv").read_text().splitlines()[:4]
+    fields = rows[2].split(",")
+    assert rows[0].split(",")[1] == "label"
+    rows[2] = ",".join([fields[0], "", *fields[2:]])
+    (shapes / "blank.csv").write_text("\n".join(rows) + "\n")
+    out = tmp_path / "features"
+    arguments = features_command(encoder_folder, shapes, out)
+    arguments[arguments.index("--manifest") + 1] = str(shapes / "blank.csv")
+    assert main(arguments) == 0
+    labels = [int(row.split(",")[1]) for row in (rows[1], rows[3])]
+    assert evaluate.read_features(out).labels.tolist() == [labels[0], -1, labels[1]]
+    assert caplog.text.count("1 of 3 rows have no label") == 1
+
+
 @pytest.mark.parametrize("format", ["safetensors", "npz"])
 def test_a_folder_of_features_can_be_resumed(encoder_folder, shapes, tmp_path, format):
     out = tmp_path / "features"

@@ -5,10 +5,12 @@ that memory, where a list of a million Python strings would be copied into each 
 page as reference counts are touched.
 """
 
+import logging
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -21,12 +23,15 @@ from videohpm.data.manifest_parser import (
     number_names,
     read_rows,
     reader_names,
+    report_unlabelled,
     whole_numbers,
 )
 from videohpm.data.readers import READERS
 from videohpm.errors import UserError
 
+Labels = bool | Literal["optional"]
 _READERS = (None, *READERS)
+_log = logging.getLogger(__name__)
 _TABLE = ("_starts", "_ends", "_labels", "_frames", "_readers", "_heights", "_widths")
 
 
@@ -118,7 +123,7 @@ def find_samples(
     root: str | os.PathLike | None,
     manifest: str | os.PathLike | None = None,
     *,
-    labels: bool = False,
+    labels: Labels = False,
     kind: str = "auto",
     classes: list[str] | None = None,
 ) -> Manifest:
@@ -126,6 +131,9 @@ def find_samples(
 
     Without ``manifest``, ``root`` is searched recursively, in a fixed order; with ``labels`` its
     first-level folders are the classes. ``root`` may itself be a manifest file.
+
+    ``labels`` is True where every sample needs one, "optional" where samples without one stay
+    unlabelled (a warning counts them), False where labels are not read.
 
     A manifest is a CSV file with a header (``path`` and optionally ``label``, ``frames``,
     ``reader``, ``height``, ``width``; other columns are left alone), or lines of ``path label`` or
@@ -154,7 +162,7 @@ def find_samples(
 # --- folders -------------------------------------------------------------------------------------
 
 
-def _from_folder(root: Path, labels: bool, kind: str, classes: list[str] | None) -> Manifest:
+def _from_folder(root: Path, labels: Labels, kind: str, classes: list[str] | None) -> Manifest:
     suffixes = {"video": VIDEO_SUFFIXES, "image": IMAGE_SUFFIXES}.get(
         kind, VIDEO_SUFFIXES | IMAGE_SUFFIXES
     )
@@ -163,14 +171,22 @@ def _from_folder(root: Path, labels: bool, kind: str, classes: list[str] | None)
         what = "videos or images" if kind == "auto" else f"{kind}s"
         raise UserError(f"data.root: no {what} under {root} (told by suffix, as .mp4 or .jpg)")
     kind = _kind_of(paths, kind, f"data.root: {root}")
-    if not labels:
+    inside = [path for path in paths if os.sep in path]
+    if not labels or (labels == "optional" and not inside):
         return Manifest(paths, base=root, kind=kind)
-    for path in paths:
-        if os.sep not in path:
-            raise UserError(f"data.root: {path} lies in {root}; labels need a folder per class")
-    names = [path.split(os.sep, 1)[0] for path in paths]
+    if len(inside) < len(paths):
+        stray = next(path for path in paths if os.sep not in path)
+        if labels != "optional":
+            raise UserError(f"data.root: {stray} lies in {root}; labels need a folder per class")
+        _log.warning(
+            "data.root: %d of %d files lie in %s itself (first: %s); they count as unlabelled",
+            *(len(paths) - len(inside), len(paths), root, stray),
+        )
+    names = [path.split(os.sep, 1)[0] for path in inside]
     numbers, classes = number_names(names, classes, f"data.root: {root}")
-    return Manifest(paths, base=root, labels=numbers, classes=classes, kind=kind)
+    numbered = iter(numbers)
+    found = [next(numbered) if os.sep in path else None for path in paths]
+    return Manifest(paths, base=root, labels=found, classes=classes, kind=kind)
 
 
 def walk(root: Path) -> Iterable[str]:
@@ -201,16 +217,18 @@ def _kind_of(paths: Sequence[str], kind: str, where: str) -> str:
 
 
 def _from_file(
-    file: Path, base: Path, labels: bool, kind: str, classes: list[str] | None
+    file: Path, base: Path, labels: Labels, kind: str, classes: list[str] | None
 ) -> Manifest:
     rows = read_rows(file)
-    if labels and "label" not in rows:
+    if labels is True and "label" not in rows:
         raise UserError(f"data.manifest: {file} has no labels; add a column named label")
     paths, where = rows["path"], f"data.manifest: {file}"
     check_rows(where, base, rows)
     numbers = None
-    if labels:
-        numbers, classes = number_labels(rows, classes, where)
+    if labels and "label" in rows:
+        numbers, classes = number_labels(rows, classes, where, required=labels is True)
+    else:
+        report_unlabelled(rows, where)
     return Manifest(
         paths,
         base=base,
@@ -219,7 +237,7 @@ def _from_file(
         readers=reader_names(rows, where),
         heights=whole_numbers(rows, "height", where),
         widths=whole_numbers(rows, "width", where),
-        classes=classes if labels else None,
+        classes=classes if numbers is not None else None,
         kind=_kind_of(paths, kind, where),
     )
 

@@ -77,14 +77,14 @@ def _space_rows(file: Path, numbered: list) -> dict[str, list]:
     first = numbered[0][1].split()
     if len(first) > 2 and first[-2].isdigit():
         names = ("path", "frames", "label")
-    elif len(first) == 1 or os.path.splitext(numbered[0][1].strip())[1].lower() in (
-        VIDEO_SUFFIXES | IMAGE_SUFFIXES
-    ):
+    elif len(first) == 1 or _has_media_suffix(numbered[0][1]):
         names = ("path",)
     else:
         names = ("path", "label")
     rows: dict[str, list] = {name: [] for name in names} | {_LINE: []}
     for number, line in numbered:
+        if names == ("path",):
+            _refuse_label(file, number, line)
         fields = line.strip().rsplit(maxsplit=len(names) - 1) if len(names) > 1 else [line.strip()]
         if len(fields) != len(names):
             raise UserError(
@@ -95,6 +95,20 @@ def _space_rows(file: Path, numbered: list) -> dict[str, list]:
             rows[name].append(field)
         rows[_LINE].append(number)
     return rows
+
+
+def _refuse_label(file: Path, number: int, line: str) -> None:
+    """A line with a label in a list whose first line has none: it would be taken for a path."""
+    path, *label = line.strip().rsplit(maxsplit=1)
+    if label and _has_media_suffix(path) and not _has_media_suffix(line):
+        raise UserError(
+            f"data.manifest: {file} line {number}: a path and a label ({label[0]}), the first line "
+            "has a path only; label all lines or none"
+        )
+
+
+def _has_media_suffix(path: str) -> bool:
+    return os.path.splitext(path.strip())[1].lower() in VIDEO_SUFFIXES | IMAGE_SUFFIXES
 
 
 def check_rows(where: str, base: Path, rows: dict[str, list]) -> None:
@@ -109,9 +123,10 @@ def check_rows(where: str, base: Path, rows: dict[str, list]) -> None:
         if before != row:
             repeated.append(row)
             if labels and labels[before] != labels[row]:
+                here, there = (labels[i] or "none" for i in (row, before))
                 raise UserError(
-                    f"{where} line {rows[_LINE][row]}: {path} has label {labels[row]} here and "
-                    f"{labels[before]} on line {rows[_LINE][before]}; keep one"
+                    f"{where} line {rows[_LINE][row]}: {path} has label {here} here and {there} on "
+                    f"line {rows[_LINE][before]}; keep one"
                 )
     if repeated:
         _log.warning(
@@ -148,26 +163,55 @@ def reader_names(rows: dict[str, list], where: str) -> list[str | None] | None:
 
 
 def number_labels(
-    rows: dict[str, list], classes: list[str] | None, where: str
-) -> tuple[list[int], list[str] | None]:
-    fields = rows["label"]
-    for number, field in zip(rows[_LINE], fields, strict=True):
-        if not field:
-            raise UserError(f"{where} line {number}: the label is empty")
-    if not all(field.isdecimal() for field in fields):
-        odd = next(i for i, field in enumerate(fields) if not field.isdecimal())
-        if classes is None and sum(field.isdecimal() for field in fields) * 2 > len(fields):
+    rows: dict[str, list], classes: list[str] | None, where: str, *, required: bool
+) -> tuple[list[int | None] | None, list[str] | None]:
+    """The class number of each row, and the names of the classes where labels are names.
+
+    A blank label is an error that names the row where labels are ``required``; else its row is
+    unlabelled (None), which is reported once. Without any label both results are None.
+    """
+    lines, fields = rows[_LINE], rows["label"]
+    blank = [row for row, field in enumerate(fields) if not field]
+    if blank and required:
+        raise UserError(f"{where} line {lines[blank[0]]}: the label is empty{_others(blank)}")
+    labelled = [row for row, field in enumerate(fields) if field]
+    if not labelled:
+        return None, None
+    report_unlabelled(rows, where)
+    names, lines = [fields[row] for row in labelled], [lines[row] for row in labelled]
+    if all(name.isdecimal() for name in names):
+        numbers = [int(name) for name in names]
+        limit = len(classes) if classes is not None else 2**31
+        for line, number in zip(lines, numbers, strict=True):
+            if number >= limit:
+                raise UserError(f"{where} line {line}: label {number} of {limit} classes (from 0)")
+    else:
+        odd = next(i for i, name in enumerate(names) if not name.isdecimal())
+        if classes is None and sum(name.isdecimal() for name in names) * 2 > len(names):
             raise UserError(
-                f"{where} line {rows[_LINE][odd]}: label {fields[odd]!r} is not a whole number "
-                f"from 0, as most others are"
+                f"{where} line {lines[odd]}: label {names[odd]!r} is not a whole number from 0, as "
+                "most others are"
             )
-        return number_names(fields, classes, where, rows[_LINE])
-    numbers = [int(field) for field in fields]
-    limit = len(classes) if classes is not None else 2**31
-    for line, number in zip(rows[_LINE], numbers, strict=True):
-        if number >= limit:
-            raise UserError(f"{where} line {line}: label {number} of {limit} classes (from 0)")
-    return numbers, classes
+        numbers, classes = number_names(names, classes, where, lines)
+    labels: list[int | None] = [None] * len(fields)
+    for row, number in zip(labelled, numbers, strict=True):
+        labels[row] = number
+    return labels, classes
+
+
+def report_unlabelled(rows: dict[str, list], where: str) -> None:
+    """Warns, once, of rows with a blank label among labelled ones."""
+    fields = rows.get("label", ())
+    blank = [row for row, field in enumerate(fields) if not field]
+    if 0 < len(blank) < len(fields):
+        _log.warning(
+            "%s: %d of %d rows have no label (first: line %d, %s); they count as unlabelled",
+            *(where, len(blank), len(fields), rows[_LINE][blank[0]], rows["path"][blank[0]]),
+        )
+
+
+def _others(rows: list[int]) -> str:
+    return f" (and {len(rows) - 1} more)" if len(rows) > 1 else ""
 
 
 def number_names(

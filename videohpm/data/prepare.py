@@ -43,6 +43,7 @@ class Split:
     repeated: list[str] = field(default_factory=list)  # annotated again, with the same class
     contradicted: list[str] = field(default_factory=list)  # annotated again, with another class
     in_other_splits: list[str] = field(default_factory=list)  # also in a split that came before
+    unlabelled: list[str] = field(default_factory=list)  # without a class, where others have one
 
 
 @dataclass
@@ -64,6 +65,7 @@ class Report:
                 "annotated more than once": split.repeated,
                 "annotated with two classes, the first is used": split.contradicted,
                 "in an earlier split as well": split.in_other_splits,
+                "annotated without a class, their label is left blank": split.unlabelled,
             }
             said += [f"  {_examples(what, keys)}" for what, keys in headings.items() if keys]
         for what, keys in {
@@ -222,16 +224,18 @@ def _match(
             said.in_other_splits.append(entry.key)
         before.add(entry.label)
     said.found = len(found)
+    if any(entry.label is not None for entry in found):
+        said.unlabelled = [entry.key for entry in found if entry.label is None]
     return found, said
 
 
 def _write_manifest(file: Path, rows: list[tuple[str, str | None]]) -> None:
-    labelled = all(label is not None for _, label in rows)
+    labelled = any(label is not None for _, label in rows)
     partial = file.with_name(f".{file.name}.partial")
     with partial.open("w", newline="", encoding="utf-8", errors="surrogateescape") as text:
         table = csv.writer(text, lineterminator="\n")
         table.writerow(("path", "label") if labelled else ("path",))
-        table.writerows(rows if labelled else [row[:1] for row in rows])
+        table.writerows(rows if labelled else [row[:1] for row in rows])  # None is a blank
     partial.replace(file)
 
 

@@ -175,7 +175,7 @@ def features_command(
         view = ViewConfig(clips=clips, crops=crops, sampling=sampling, stride=stride, batch=batch)
     except ValueError as error:
         raise UserError(str(error).removeprefix("test.")) from None
-    samples = find_any(root, manifest)
+    samples = find_samples(root, manifest, labels="optional")
     check_kind(samples, loaded.protocol.frames)
     check_writable(Path(out), "out")
     found, bf16 = resolve_device(device)
@@ -203,11 +203,3 @@ def features_command(
             print(f"  could not be read: {samples.name(row)}: {reason}")
     processes.destroy_process_group()
     return UNREADABLE if errors else 0
-
-
-def find_any(root: str | None, manifest: str | None) -> Manifest:
-    """Samples with their labels where they have some, without where they have none."""
-    try:
-        return find_samples(root, manifest, labels=True)
-    except UserError:
-        return find_samples(root, manifest)
