@@ -124,9 +124,9 @@ def test_only_failures_are_read_again(good, tmp_path):
     journal = scanning.Journal(tmp_path / "j.jsonl", retry=True)
     path = str(tmp_path / "a.mp4")
     answer = {"path": path, "size": None, "changed": None, "reason": None}
-    assert journal.still_true(answer, path)
-    assert not journal.still_true(answer | {"reason": "no frame decodes"}, path)
-    assert scanning.Journal(tmp_path / "j.jsonl", retry=False).still_true(
+    assert journal.is_current(answer, path)
+    assert not journal.is_current(answer | {"reason": "no frame decodes"}, path)
+    assert scanning.Journal(tmp_path / "j.jsonl", retry=False).is_current(
         answer | {"reason": "no frame decodes"}, path
     )
 

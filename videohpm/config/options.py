@@ -107,7 +107,7 @@ def features(
     workers: int = 4,
     device: str = "auto",
 ) -> None:
-    """Write frozen features of a folder or manifest; started again, it goes on.
+    """Write frozen features of a folder or manifest; started again, it continues.
 
     Args:
         model: run folder, checkpoint or export, of any kind.
@@ -203,7 +203,7 @@ def scan(
 
     Writes OUT (the manifest of readable files, with frames, fps, height, width, codec, the reader
     that returns the right frames, and a note on damage), OUT-quarantine.csv (path, reason) and
-    OUT-scan.jsonl, from which a scan that was stopped goes on.
+    OUT-scan.jsonl, from which a scan that was stopped continues.
 
     Args:
         manifest: manifest file, or a folder that is searched.
@@ -236,7 +236,7 @@ def transcode(
 ) -> None:
     """Copy the videos of a manifest or folder into OUT as small H.264 files for fast reading.
 
-    A file appears under its name when it is complete, so a run that was stopped goes on. Writes
+    A file appears under its name when it is complete, so a run that was stopped continues. Writes
     OUT/manifest.csv (with frames, size and reader) and OUT/failed.csv (path, reason).
 
     Args:

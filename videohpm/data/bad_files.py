@@ -26,9 +26,9 @@ class BadFile(NamedTuple):
 class BadFileTracker:
     """Names each unreadable file once and stops the run where there are too many.
 
-    The share is of distinct bad files among distinct files seen; while few have been seen, among
-    the first thousand (or the whole data set, where smaller), so that one bad file in the first
-    batch stops nothing.
+    The fraction is of distinct bad files among distinct files read; while few have been read, among
+    a thousand (or the size of the data set, where smaller), so that one bad file in the first batch
+    does not stop the run.
     """
 
     def __init__(self, n_samples: int, max_bad_fraction: float):
@@ -38,7 +38,7 @@ class BadFileTracker:
 
     @property
     def seen(self) -> int:
-        """Distinct files that were read, or tried."""
+        """Distinct files that were read, or that reading was tried of."""
         return int(self._seen.sum())
 
     @property
@@ -48,13 +48,13 @@ class BadFileTracker:
 
     @property
     def bad_files(self) -> np.ndarray:
-        """bool, for each sample of the data set whether its file could not be read."""
+        """bool (samples,): whose files could not be read."""
         return self._bad
 
     def update(self, batch: Batch) -> list[BadFile]:
-        """Counts a batch and returns the bad files it names for the first time.
+        """Counts a batch; returns (and logs) the bad files that are new.
 
-        Raises UserError where bad files exceed the share.
+        Raises UserError where bad files exceed ``max_bad_fraction``.
         """
         self._seen[batch.index.numpy()] = True
         new = []
@@ -68,7 +68,7 @@ class BadFileTracker:
         if new and self.bad > self.max_bad_fraction * base:
             raise UserError(
                 f"data.max_bad_fraction: {self.bad} of {base} files cannot be read, more than "
-                f"{self.max_bad_fraction:.2%} (last: {new[-1].path}: {new[-1].reason}); mend or "
-                f"remove them, or raise the share"
+                f"{self.max_bad_fraction:.2%} (last: {new[-1].path}: {new[-1].reason}); repair or "
+                f"remove them, or raise the fraction"
             )
         return new

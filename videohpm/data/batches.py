@@ -29,7 +29,7 @@ class Batch(NamedTuple):
     bad: list[BadFile]  # files replaced while the batch was made
 
     def to(self, device: torch.device | str) -> "Batch":
-        """Clips, shuffle ids and labels on ``device``, without waiting; ``index`` stays behind."""
+        """Clips, shuffle ids and labels on ``device``, without waiting; ``index`` stays."""
         moved = {
             name: getattr(self, name).to(device, non_blocking=True)
             for name in ("clips", "shuffle_ids", "labels")
@@ -96,7 +96,7 @@ class GlobalBatchSampler(Sampler):
 
     def __len__(self) -> int:
         if self.steps is None:
-            raise TypeError("the stream has no end")
+            raise TypeError("no length: steps is None, the batches never end")
         return max(self.steps - self.start_step, 0) * self.grad_accum_steps
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
@@ -109,8 +109,8 @@ class GlobalBatchSampler(Sampler):
             step += 1
 
     def _key(self, position: int) -> tuple[int, int]:
-        epoch, place = divmod(position, self.n_samples)
-        return epoch, int(_order(self.seed, epoch, self.n_samples)[place])
+        epoch, row = divmod(position, self.n_samples)
+        return epoch, int(_order(self.seed, epoch, self.n_samples)[row])
 
 
 @lru_cache(maxsize=2)

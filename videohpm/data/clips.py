@@ -31,8 +31,8 @@ from videohpm.data.transforms import (
 from videohpm.data.worker_state import WorkerState
 from videohpm.errors import UserError
 
-# A worker ends itself after this many times ``decode_timeout``: a decoder that holds Python's lock
-# leaves no thread to notice that its time is up.
+# A worker ends itself after this many times ``decode_timeout``: while a decoder holds Python's lock
+# no other thread can run and notice the timeout.
 GRACE = 2.0
 Transform = Callable[[Tensor, np.random.Generator], Tensor]
 
@@ -53,13 +53,13 @@ def needed_side(config: DataConfig, size: ImageSize) -> int | None:
     """Shorter side that frames need so that no crop is enlarged; None: leave frames as they are."""
     if not config.downscale_on_decode:
         return None
-    share = 1.0
+    scale = 1.0
     if config.crop == "multiscale":
-        share = min(config.crop_scales)
+        scale = min(config.crop_scales)
     elif config.crop == "random_resized":
         narrowest = min(config.crop_aspect[0], 1 / config.crop_aspect[1], 1)
-        share = math.sqrt(config.crop_area[0] * narrowest)
-    return math.ceil(max(size) / share)
+        scale = math.sqrt(config.crop_area[0] * narrowest)
+    return math.ceil(max(size) / scale)
 
 
 def count_frames(sample: Sample) -> int:
@@ -100,10 +100,9 @@ def bounded_read(
     sample: Sample,
     *more: Any,
 ) -> Any:
-    """``read(sample, *more)``, unless the file is given up, hangs, or takes too much memory.
+    """``read(sample, *more)``, unless the file is blacklisted, hangs, or takes too much memory.
 
-    All of these are a DecodeError. ``row`` of the manifest is what ``worker_state`` knows the file
-    by.
+    All of these are a DecodeError. ``row`` is the file's in the manifest of ``worker_state``.
     """
     reason = worker_state.is_blacklisted(row)
     if reason is not None:
@@ -112,7 +111,7 @@ def bounded_read(
         with worker_state.watched(row, seconds and GRACE * seconds):
             return call_with_timeout(seconds, read, sample, *more)
     except TimeoutError as error:
-        # Never hand a decoder that hangs a second thread to hold.
+        # Never read again: each try would leave another thread behind.
         worker_state.mark_hung(row)
         raise DecodeError(sample.path, str(error)) from None
     except MemoryError:
@@ -122,10 +121,9 @@ def bounded_read(
 class ClipDataset(Dataset):
     """Items by key (epoch, index), for training: a file that cannot be read is replaced.
 
-    An item is a dict: ``clips`` uint8 (R, 3, T, H, W) for R repeats; ``shuffle_ids`` int64 (R,
-    units),
-    a random permutation for each clip, the random part of its mask; ``label`` (-1: none);
-    ``index``, the manifest row that was read; ``bad``, the files that could not be.
+    An item is a dict: ``clips`` uint8 (R, 3, T, H, W) for R repeats; ``shuffle_ids`` int64
+    (R, units), a random permutation for each clip, the random part of its mask; ``label`` (-1:
+    none); ``index``, the manifest row that was read; ``bad``, the files that could not be.
 
     ``size`` is (height, width) of the clips, ``units`` how many units a mask chooses from (tubes or
     tokens; 0 for none). ``transform`` replaces the crop and flip of ``config``: called with a clip
@@ -187,7 +185,7 @@ class ClipDataset(Dataset):
         )
 
     def _shuffle_ids(self, epoch: int, index: int) -> Tensor:
-        # A stream of its own: another crop or a replaced file must not change the mask.
+        # A random stream of its own: another crop or a replaced file must not change the mask.
         rng = np.random.default_rng([self.seed, epoch, index, self.config.max_retries, 1])
         rows = [rng.permutation(self.units) for _ in range(self.config.repeats)]
         return torch.from_numpy(np.stack(rows).astype(np.int64))

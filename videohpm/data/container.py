@@ -31,7 +31,7 @@ class DecodeError(Exception):
 
 
 def import_av() -> Any:
-    """The module ``av``, told to print nothing."""
+    """The module ``av``, with FFmpeg's messages turned off."""
     import av
 
     av.logging.set_level(None)

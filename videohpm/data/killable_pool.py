@@ -1,7 +1,7 @@
-"""Worker processes that may be killed: a hang, a crash or a bomb costs one item, not the run.
+"""Worker processes that may be killed: a hang, a crash or a decompression bomb costs one item.
 
-Used where files are met for the first time (``scan``, ``transcode``). Training has its own way:
-see ``loader.py``.
+Used where files are read for the first time (``scan``, ``transcode``). Training has
+``loader.py``.
 """
 
 import multiprocessing
@@ -16,7 +16,7 @@ from typing import Any
 from videohpm.errors import RunError
 
 START_SECONDS = 300.0  # a worker imports torch, perhaps from a busy network disk
-GRACE_SECONDS = 30.0  # after which a worker ends itself, where nobody is left to kill it
+GRACE_SECONDS = 30.0  # after which a worker ends itself, where its parent did not kill it
 GIGABYTE = 2**30
 
 
@@ -58,7 +58,7 @@ def run_killable(
                 if worker.connection in ready:
                     done = worker.receive()
                 elif time.monotonic() >= worker.deadline:
-                    done = worker.give_up()
+                    done = worker.time_out()
                 else:
                     continue
                 if done is not None:
@@ -83,12 +83,12 @@ class _Worker:
 
     @classmethod
     def start(cls, context, function, seconds: float, memory: float, item) -> "_Worker":
-        ours, theirs = context.Pipe()
-        arguments = (theirs, function, seconds, memory)
+        connection, for_worker = context.Pipe()
+        arguments = (for_worker, function, seconds, memory)
         process = context.Process(target=_work, args=arguments, daemon=True)
         process.start()
-        theirs.close()
-        return cls(process, ours, seconds, time.monotonic() + START_SECONDS, item, item)
+        for_worker.close()
+        return cls(process, connection, seconds, time.monotonic() + START_SECONDS, item, item)
 
     def send(self, numbered: Iterator[tuple[int, Any]]) -> bool:
         """Hands over the next item; False where there is none."""
@@ -98,33 +98,36 @@ class _Worker:
         self.deadline = time.monotonic() + self.seconds
         try:
             self.connection.send(self.item[1])
-        except OSError:  # it died between two items: noticed when it is listened to
+        except OSError:  # it died between two items: noticed when its result is received
             self.deadline = time.monotonic()
         return True
 
     def receive(self) -> tuple[int, Any] | None:
-        """The result of its item; nothing for the sign that it has started."""
+        """The result of its item; None where it reports that it has started."""
+        assert self.item is not None
         position = self.item[0]
         try:
-            answer = self.connection.recv()
-        except Exception:  # a torn message is a death too
+            result = self.connection.recv()
+        except Exception:  # a message that was cut off means that it died, too
             self.alive = False
             self.process.kill()
             self.process.join(5)
             if self.waiting is not None:
-                raise RunError(f"a worker did not start ({self.how_it_died()})") from None
-            return position, Failed(f"the decoder crashed ({self.how_it_died()})")
+                raise RunError(f"a worker did not start ({self.exit_reason()})") from None
+            return position, Failed(f"the decoder crashed ({self.exit_reason()})")
         self.item = None
-        return None if self.waiting is not None else (position, answer)
+        return None if self.waiting is not None else (position, result)
 
-    def give_up(self) -> tuple[int, Any]:
+    def time_out(self) -> tuple[int, Any]:
+        """Kills it; its item has failed."""
+        assert self.item is not None
         self.alive = False
         self.process.kill()
         if self.waiting is not None:
             raise RunError(f"a worker did not start within {START_SECONDS:g} seconds")
-        return self.item[0], Failed(f"no answer within {self.seconds:g} seconds")
+        return self.item[0], Failed(f"no result within {self.seconds:g} seconds")
 
-    def how_it_died(self) -> str:
+    def exit_reason(self) -> str:
         code = self.process.exitcode
         if code is not None and code < 0:
             return f"signal {signal.Signals(-code).name}"
@@ -134,7 +137,7 @@ class _Worker:
         self.connection.close()
         if not self.alive or self.item is not None:
             self.process.kill()
-        self.process.join(5)  # one that the kernel holds is left behind
+        self.process.join(5)  # one that the kernel does not let die is abandoned
 
 
 def _context(module: str):
@@ -151,7 +154,7 @@ def _context(module: str):
 
 def _work(connection: Connection, function, seconds: float, memory: float) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends the work
-    _silence()
+    _silence_decoders()
     _bound_memory(memory)
     connection.send(None)
     while True:
@@ -159,23 +162,23 @@ def _work(connection: Connection, function, seconds: float, memory: float) -> No
             item = connection.recv()
         except (EOFError, OSError):
             return
-        _end_by_itself_after(seconds + GRACE_SECONDS)
+        _set_alarm(seconds + GRACE_SECONDS)
         try:
-            answer = function(item)
+            result = function(item)
         except MemoryError:
-            answer = Failed(f"takes more than {memory:g} GB of memory")
+            result = Failed(f"takes more than {memory:g} GB of memory")
         except Exception as error:
-            answer = Failed(" ".join(f"{type(error).__name__}: {error}".split()))
-        _end_by_itself_after(0)
-        connection.send(answer)
+            result = Failed(" ".join(f"{type(error).__name__}: {error}".split()))
+        _set_alarm(0)
+        connection.send(result)
 
 
-def _silence() -> None:
-    """What decoders print about broken files would tear the progress bar."""
-    nothing = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nothing, 1)
-    os.dup2(nothing, 2)
-    os.close(nothing)
+def _silence_decoders() -> None:
+    """What decoders print about broken files would break up the progress bar."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 1)
+    os.dup2(null, 2)
+    os.close(null)
 
 
 def _bound_memory(gigabytes: float) -> None:
@@ -191,8 +194,11 @@ def _bound_memory(gigabytes: float) -> None:
         return
 
 
-def _end_by_itself_after(seconds: float) -> None:
-    """The signal's default ends the process even inside native code that holds Python's lock."""
+def _set_alarm(seconds: float) -> None:
+    """Ends this process after ``seconds``, unless it is set anew; 0 turns it off.
+
+    The signal's default ends the process even inside native code that holds Python's lock.
+    """
     if hasattr(signal, "setitimer"):
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
         signal.setitimer(signal.ITIMER_REAL, seconds)

@@ -1,7 +1,7 @@
-"""The reading processes of a run: they may hang, crash or be killed, and the run goes on.
+"""The reading processes of a run: they may hang, crash or be killed without ending the run.
 
 torch's DataLoader ends the run when a worker dies. Batches are a function of their position alone,
-so it can be built anew at the first batch not delivered yet, and nothing is lost but time.
+so it can be made again from the first batch not delivered yet, and only time is lost.
 """
 
 import logging
@@ -29,13 +29,9 @@ _log = logging.getLogger(__name__)
 class Loader:
     """Batches of ``dataset`` in the order of ``sampler``; iterating starts at its first batch.
 
-    The data set has a ``manifest`` and a ``worker_state``
-    (:class:`videohpm.data.worker_state.WorkerState`), by
-    which it says what its workers read.
-
     ``deaths`` counts how often workers died and were replaced. A file that kills its reader twice
-    is given up and replaced like any other that cannot be read. Raises RunError where workers keep
-    dying, UserError where the data set raises one in a worker.
+    is not read again: another replaces it, as for any that cannot be read. Raises RunError where
+    workers keep dying, UserError where the data set raises one in a worker.
     """
 
     def __init__(
@@ -51,7 +47,7 @@ class Loader:
         self.dataset, self.sampler, self.collate = dataset, sampler, collate
         self.workers, self.prefetch, self.pin_memory = workers, prefetch, pin_memory
         self.deaths = 0
-        self._kept: DataLoader | None = None  # with its workers, for the next time
+        self._kept: DataLoader | None = None  # with its workers, for the next iteration
         if workers:
             dataset.worker_state.share(workers)
 
@@ -61,7 +57,7 @@ class Loader:
     def __iter__(self) -> Iterator[Any]:
         done, recent = 0, deque(maxlen=MOST_DEATHS)
         while True:
-            batches = [self._start(done)]  # in a list, so that it can be let go of elsewhere
+            batches = [self._start(done)]  # in a list, so that _tidy can drop the last reference
             try:
                 for batch in batches[0]:
                     done += 1
@@ -69,11 +65,11 @@ class Loader:
                 return
             except UserError as error:
                 # torch puts the worker's traceback before the message.
-                told = str(error).strip().splitlines()[-1].split("UserError: ")[-1]
-                raise UserError(told) from None
+                message = str(error).strip().splitlines()[-1].split("UserError: ")[-1]
+                raise UserError(message) from None
             except Exception as error:
                 # What a worker raises comes as "Caught ... in DataLoader worker"; everything else
-                # is the machinery telling that one is gone.
+                # means that one is gone.
                 if not self.workers or str(error).startswith("Caught "):
                     raise
                 self._tidy(batches)
@@ -89,7 +85,7 @@ class Loader:
             collate_fn=self.collate,
             num_workers=self.workers,
             pin_memory=self.pin_memory,
-            worker_init_fn=_Begin(self.dataset),
+            worker_init_fn=_StartWorker(self.dataset),
             prefetch_factor=self.prefetch if self.workers else None,
             persistent_workers=self.workers > 0,
         )
@@ -111,19 +107,21 @@ class Loader:
                 "scan, or for memory that is short with fewer data.workers"
             ) from None
         _log.warning(
-            "a reading process died; they were reading %s; starting again at batch %d", where, done
+            "a reading process died; read at that moment: %s; starting again at batch %d",
+            where,
+            done,
         )
 
     def _tidy(self, batches: list) -> None:
-        """Lets torch end the workers; what still lives then is killed."""
+        """Lets torch end the workers; those still alive then are killed."""
         self._kept = None
         # A dead worker may have taken a lock with it that ending the others waits for.
         end = threading.Thread(target=batches.clear, daemon=True)
         end.start()
         end.join(TEARDOWN_SECONDS)
-        ours = set(self.dataset.worker_state.pids.tolist())
+        workers = set(self.dataset.worker_state.pids.tolist())
         for child in multiprocessing.active_children():
-            if child.pid in ours:
+            if child.pid in workers:
                 child.kill()
                 child.join(1)
 
@@ -160,7 +158,7 @@ class _From(Sampler):
         return islice(iter(self.sampler), self.first, None)
 
 
-class _Begin:
+class _StartWorker:
     """What a worker does first."""
 
     def __init__(self, dataset: Dataset):
@@ -175,14 +173,16 @@ class _Begin:
         if hasattr(signal, "SIGALRM"):
             signal.signal(signal.SIGALRM, signal.SIG_DFL)  # see WorkerState.watched
         # A cluster that stops a run signals all its processes. The run then finishes its step,
-        # which needs its workers; they obey nobody but it, so that they still end when it does.
-        if hasattr(signal, "sigwaitinfo"):  # Linux: elsewhere nobody knows who sent a signal
+        # which needs its workers: they end by such a signal only where the run itself sent it.
+        if hasattr(signal, "sigwaitinfo"):  # Linux: elsewhere the sender of a signal is unknown
             stops = {signal.SIGTERM, signal.SIGUSR1}
             signal.pthread_sigmask(signal.SIG_BLOCK, stops)
-            threading.Thread(target=_await_end, args=(stops, os.getppid()), daemon=True).start()
+            threading.Thread(
+                target=_exit_on_signal_of, args=(stops, os.getppid()), daemon=True
+            ).start()
 
 
-def _await_end(stops: set[signal.Signals], run: int) -> None:
+def _exit_on_signal_of(stops: set[signal.Signals], run: int) -> None:
     while signal.sigwaitinfo(stops).si_pid != run:
         pass
     os._exit(0)

@@ -97,8 +97,8 @@ class Manifest:
         )
 
     def name(self, index: int) -> str:
-        """The path as the manifest has it, relative to ``base`` where it was relative."""
-        if not -len(self) <= index < len(self):  # an int loop over a Manifest ends here
+        """The path as in the manifest file, relative to ``base`` where it was relative."""
+        if not -len(self) <= index < len(self):  # iterating over a Manifest ends here
             raise IndexError(f"sample {index} of {len(self)}")
         return os.fsdecode(self._text[self._starts[index] : self._ends[index]].tobytes())
 
@@ -169,7 +169,9 @@ def _from_folder(root: Path, labels: Labels, kind: str, classes: list[str] | Non
     paths = [path for path in walk(root) if os.path.splitext(path)[1].lower() in suffixes]
     if not paths:
         what = "videos or images" if kind == "auto" else f"{kind}s"
-        raise UserError(f"data.root: no {what} under {root} (told by suffix, as .mp4 or .jpg)")
+        raise UserError(
+            f"data.root: no {what} under {root} (recognised by suffix, such as .mp4 or .jpg)"
+        )
     kind = _kind_of(paths, kind, f"data.root: {root}")
     inside = [path for path in paths if os.sep in path]
     if not labels or (labels == "optional" and not inside):

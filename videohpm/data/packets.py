@@ -1,9 +1,8 @@
 """What a file's packets say, before any picture is decoded: logic on demuxed packets alone.
 
 Two questions are answered: do the time stamps name the frames, one each, so that a frame can be
-found by seeking; and is a frame's place in the file its place on the screen at every key frame, so
-that it can be found by counting. Where a rule is not sure the answer is no: that costs time, never
-a wrong frame.
+found by seeking; and are key frames stored where they are displayed, so that a frame can be found
+by counting. Where a rule is not certain the result is no: that costs time, never a wrong frame.
 """
 
 from collections.abc import Sequence
@@ -12,10 +11,10 @@ from typing import NamedTuple
 import numpy as np
 
 MP4, MATROSKA = "mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"  # as FFmpeg names them
-# Containers whose stamps belong to one packet each and whose seek lands where it was sent.
+# Containers whose time stamps belong to one packet each and that seek exactly.
 _SEEKABLE = (MP4, MATROSKA, "avi", "flv")
 # Codecs of which one packet is one frame.
-_WHOLE_PACKETS = ("h264", "hevc", "vp8", "vp9", "av1", "mpeg4", "mpeg2video", "h263", "flv1") + (
+_ONE_FRAME_CODECS = ("h264", "hevc", "vp8", "vp9", "av1", "mpeg4", "mpeg2video", "h263", "flv1") + (
     ("msmpeg4v2", "msmpeg4v3", "mjpeg", "prores", "ffv1", "rawvideo")
 )
 
@@ -26,7 +25,7 @@ class Row(NamedTuple):
     pts: int | None  # display time
     key: bool
     discarded: bool  # an edit list leaves it out
-    fresh: bool  # a key frame that needs nothing before it
+    fresh: bool  # a key frame that refers to nothing before it
 
 
 def row(codec: str, packet, length_bytes: int) -> Row:
@@ -46,16 +45,16 @@ def shows_frame(codec: str, packet) -> bool:
 
 
 def stamps_name_frames(container: str, codec: str, b_frames: bool) -> bool:
-    """Whether this sort of file has a display time for each frame. AVI with B-frames guesses."""
+    """Whether such files have a display time for each frame. With B-frames AVI's are guessed."""
     guessed = container == "avi" and b_frames
-    return container in _SEEKABLE and codec in _WHOLE_PACKETS and not guessed
+    return container in _SEEKABLE and codec in _ONE_FRAME_CODECS and not guessed
 
 
 def frame_times(rows: Sequence[Row]) -> tuple[np.ndarray | None, np.ndarray | None]:
-    """Display times of all frames and of the key frames, ascending; None where they cannot serve.
+    """Display times of all frames and of the key frames, ascending; None where unreliable.
 
-    They cannot where stamps are missing or repeat, or where the file starts inside a group (a cut
-    without re-encoding): the decoder then drops frames that the stamps promise.
+    That is where time stamps are missing or repeat, or where the file starts inside a group (a cut
+    without re-encoding): the decoder then drops frames that have a time stamp.
     """
     times = [packet.pts for packet in rows]
     if not rows or None in times or len(set(times)) != len(times):
@@ -72,8 +71,8 @@ def groups_are_closed(rows: Sequence[Row]) -> bool:
 
     A reader that counts stored packets seeks to the n-th one that is a key frame and calls its
     picture frame n. That holds where every key frame is displayed after all packets stored before
-    it and before all stored after it (a closed group), needs nothing before it (H.264 also flags
-    the recovery points of intra refresh as key frames), and where no edit list drops anything.
+    it and before all stored after it (a closed group), refers to nothing before it (H.264 also
+    flags the recovery points of intra refresh as key frames), and no edit list drops anything.
 
     ``rows`` have display times, as where :func:`frame_times` gives them.
     """

@@ -35,7 +35,7 @@ class Entry(NamedTuple):
 
 @dataclass
 class Split:
-    """What became of one split: keys, or paths, under each heading."""
+    """What was found of one split: keys of samples under each heading."""
 
     annotated: int = 0
     found: int = 0
@@ -53,13 +53,13 @@ class Report:
     splits: dict[str, Split]
     extra: list[str]
     same_key: list[str]
-    notes: list[str] = field(default_factory=list)  # where this is not the published data set
+    notes: list[str] = field(default_factory=list)  # differences from the published data set
 
     def lines(self) -> list[str]:
         """The report as it is printed."""
-        said = []
+        lines = []
         for name, split in self.splits.items():
-            said.append(f"{name}: {split.found} of {split.annotated} annotated samples on disk")
+            lines.append(f"{name}: {split.found} of {split.annotated} annotated samples on disk")
             headings = {
                 "missing on disk": split.missing,
                 "annotated more than once": split.repeated,
@@ -67,53 +67,53 @@ class Report:
                 "in an earlier split as well": split.in_other_splits,
                 "annotated without a class, their label is left blank": split.unlabelled,
             }
-            said += [f"  {_examples(what, keys)}" for what, keys in headings.items() if keys]
+            lines += [f"  {_examples(what, keys)}" for what, keys in headings.items() if keys]
         for what, keys in {
             "files in no split": self.extra,
             "files of the same sample, the first is used": self.same_key,
         }.items():
-            said += [_examples(what, keys)] if keys else []
-        return said + self.notes
+            lines += [_examples(what, keys)] if keys else []
+        return lines + self.notes
 
 
 def run_script(
-    about: str,
-    facts: Path,
+    description: str,
+    dataset: Path,
     read: Callable[[Path, Path], "Annotations"],
     arguments: Sequence[str] | None,
 ) -> int:
     """The command line of a ``prepare.py``: ``--root``, ``--annotations``, ``--out``.
 
-    ``read(root, annotations folder)`` gives what the official files say; ``facts`` is the folder of
-    the script, with the data set's dataset.yaml.
+    ``read(root, annotations folder)`` returns the contents of the official files; ``dataset`` is
+    the folder of the script, with the data set's dataset.yaml.
     """
-    parser = argparse.ArgumentParser(description=about)
+    parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--root", required=True, help="folder of the videos or images")
     parser.add_argument("--annotations", help="folder of the official lists (default: --root)")
     parser.add_argument("--out", help="folder to write manifests to (default: --root)")
-    given = parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
     try:
-        root = Path(given.root)
-        lists = Path(given.annotations or given.root)
+        root = Path(options.root)
+        lists = Path(options.annotations or options.root)
         for option, folder in (("--root", root), ("--annotations", lists)):
             if not folder.is_dir():
                 raise UserError(f"{option}: {folder} is not a folder; check the path")
-        out = Path(given.out or given.root)
+        out = Path(options.out or options.root)
         annotations = read(root, lists)
         report = write_splits(root, out, annotations)
     except UserError as error:
         print(f"prepare: {error}", file=sys.stderr)
         return 2
-    report.notes = compare(facts, annotations, report)
+    report.notes = compare(dataset, annotations, report)
     print("\n".join(report.lines()))
-    use = f"--data.manifest {out / next(iter(report.splits))}.csv"
-    print(f"written to {out}; train with: --data.root {root} {use}")
+    manifest = out / f"{next(iter(report.splits))}.csv"
+    print(f"written to {out}; train with: --data.root {root} --data.manifest {manifest}")
     return 0
 
 
 @dataclass(frozen=True)
 class Annotations:
-    """What the official files say.
+    """The contents of a data set's official files.
 
     ``splits``: entries by split, the training split first. ``classes``: names in the order of their
     numbers. ``key`` turns a file's path, relative to the root, into the key of its entry. With
@@ -134,60 +134,60 @@ def by_stem(path: str) -> str:
     return os.path.splitext(os.path.basename(path))[0]
 
 
-def write_splits(root: Path, out: Path, said: Annotations) -> Report:
+def write_splits(root: Path, out: Path, annotations: Annotations) -> Report:
     """SPLIT.csv for each split, classes.txt and report.json in the folder ``out``.
 
     Manifests hold the samples that are on disk, with paths relative to ``root`` and class numbers.
     Raises UserError where no annotated sample is on disk, or a class is unknown.
     """
-    files, same_key = _find_files(root, said)
+    files, same_key = _find_files(root, annotations)
     report = Report({}, [], same_key)
-    number = {name: str(i) for i, name in enumerate(said.classes)}
+    number = {name: str(i) for i, name in enumerate(annotations.classes)}
     used: dict[str, set[str]] = defaultdict(set)  # by fold
     rows = {}
-    for name, entries in said.splits.items():
+    for name, entries in annotations.splits.items():
         unknown = {entry.label for entry in entries} - number.keys() - {None}
         if unknown:
             raise UserError(
                 f"{name}: class {sorted(unknown)[0]!r} is not among the {len(number)} classes"
             )
-        fold = name.rpartition("-")[2] if said.folds else ""
+        fold = name.rpartition("-")[2] if annotations.folds else ""
         found, report.splits[name] = _match(entries, files, used[fold])
         used[fold].update(entry.key for entry in entries)
         rows[name] = [(files[entry.key], number.get(entry.label)) for entry in found]
     if not any(rows.values()):
-        wanted = next(entry.key for entries in said.splits.values() for entry in entries)
+        wanted = next(entry.key for entries in annotations.splits.values() for entry in entries)
         raise UserError(
             f"--root: none of the annotated samples is under {root} ({len(files)} files there; the "
             f"first one looked for is {wanted!r})"
         )
-    known = said.unused.union(*used.values())
+    known = annotations.unused.union(*used.values())
     report.extra = [path for key, path in files.items() if key not in known]
     out.mkdir(parents=True, exist_ok=True)
     for name, found in rows.items():
         _write_manifest(out / f"{name}.csv", found)
-    _write(out / "classes.txt", "".join(f"{name}\n" for name in said.classes))
-    whole = {"splits": {name: vars(split) for name, split in report.splits.items()}}
-    whole |= {"extra": report.extra, "same_key": report.same_key}
-    _write(out / "report.json", json.dumps(whole, indent=1) + "\n")
+    _write(out / "classes.txt", "".join(f"{name}\n" for name in annotations.classes))
+    full = {"splits": {name: vars(split) for name, split in report.splits.items()}}
+    full |= {"extra": report.extra, "same_key": report.same_key}
+    _write(out / "report.json", json.dumps(full, indent=1) + "\n")
     return report
 
 
-def compare(folder: Path, said: Annotations, report: Report) -> list[str]:
+def compare(folder: Path, annotations: Annotations, report: Report) -> list[str]:
     """Where the annotations are not those of the published data set that dataset.yaml describes."""
-    facts = yaml.safe_load((folder / "dataset.yaml").read_text(encoding="utf-8"))
+    dataset = yaml.safe_load((folder / "dataset.yaml").read_text(encoding="utf-8"))
     notes = []
-    count, names = facts["classes"]["count"], facts["classes"].get("names")
-    if len(said.classes) != count:
-        notes.append(f"{len(said.classes)} classes; the published data set has {count}")
-    elif names and list(said.classes) != names:
-        at = next(i for i in range(count) if said.classes[i] != names[i])
+    count, names = dataset["classes"]["count"], dataset["classes"].get("names")
+    if len(annotations.classes) != count:
+        notes.append(f"{len(annotations.classes)} classes; the published data set has {count}")
+    elif names and list(annotations.classes) != names:
+        at = next(i for i in range(count) if annotations.classes[i] != names[i])
         notes.append(
-            f"class {at} is {said.classes[at]!r}, in dataset.yaml {names[at]!r}; the manifests "
-            "follow the annotation files"
+            f"class {at} is {annotations.classes[at]!r}, in dataset.yaml {names[at]!r}; the "
+            "manifests follow the annotation files"
         )
     for name, split in report.splits.items():
-        samples = facts["splits"].get(name, {}).get("samples")
+        samples = dataset["splits"].get(name, {}).get("samples")
         if samples and samples != split.annotated:
             notes.append(
                 f"{name}: {split.annotated} annotated samples; the published split has {samples}"
@@ -195,38 +195,38 @@ def compare(folder: Path, said: Annotations, report: Report) -> list[str]:
     return notes
 
 
-def _find_files(root: Path, said: Annotations) -> tuple[dict[str, str], list[str]]:
+def _find_files(root: Path, annotations: Annotations) -> tuple[dict[str, str], list[str]]:
     """Files by key, and those whose key an earlier file has. One walk: no stat for each sample."""
     files: dict[str, str] = {}
-    again = []
+    same_key = []
     for path in walk(root):
-        wanted = os.path.splitext(path)[1].lower() in SUFFIXES[said.kind]
-        if wanted and files.setdefault(said.key(path), path) != path:
-            again.append(path)
-    return files, again
+        wanted = os.path.splitext(path)[1].lower() in SUFFIXES[annotations.kind]
+        if wanted and files.setdefault(annotations.key(path), path) != path:
+            same_key.append(path)
+    return files, same_key
 
 
 def _match(
     entries: Iterable[Entry], files: Mapping[str, str], used: set[str]
 ) -> tuple[list[Entry], Split]:
-    said, found = Split(), []
+    split, found = Split(), []
     labels: dict[str, set] = defaultdict(set)
     for entry in entries:
-        said.annotated += 1
+        split.annotated += 1
         before = labels[entry.key]
         if before:
-            (said.repeated if entry.label in before else said.contradicted).append(entry.key)
+            (split.repeated if entry.label in before else split.contradicted).append(entry.key)
         elif entry.key in files:
             found.append(entry)
         else:
-            said.missing.append(entry.key)
+            split.missing.append(entry.key)
         if not before and entry.key in used:
-            said.in_other_splits.append(entry.key)
+            split.in_other_splits.append(entry.key)
         before.add(entry.label)
-    said.found = len(found)
+    split.found = len(found)
     if any(entry.label is not None for entry in found):
-        said.unlabelled = [entry.key for entry in found if entry.label is None]
-    return found, said
+        split.unlabelled = [entry.key for entry in found if entry.label is None]
+    return found, split
 
 
 def _write_manifest(file: Path, rows: list[tuple[str, str | None]]) -> None:

@@ -38,7 +38,7 @@ def segment_indices(length: int, frames: int, rng: np.random.Generator | None = 
 
     With ``rng`` uniform within each part of length // frames positions, as VideoMAE trains on
     SSv2; without it the middle of each part, as it validates. A video with fewer frames than parts
-    is spread evenly, repeating frames (VideoMAE takes its first frame for the whole clip).
+    is spread evenly, repeating frames (VideoMAE repeats its first frame for all of the clip).
 
     >>> segment_indices(16, frames=4).tolist()
     [2, 6, 10, 14]

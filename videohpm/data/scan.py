@@ -1,7 +1,7 @@
 """``videohpm data scan``: decode every file once, before training does.
 
 Each file goes to a worker process that may be killed, so that a hang or crash of the decoder costs
-that file only. What is found is written down file by file; a scan that was stopped goes on.
+that file only. Results are written file by file: a scan that was stopped continues.
 """
 
 import csv
@@ -44,8 +44,8 @@ def scan(
     journal = Journal(target.with_name(f"{target.stem}-scan.jsonl"), retry)
     names = list(dict.fromkeys(columns["path"]))
     paths = [os.path.join(base, name) for name in names]
-    answers = dict(_answers(paths, journal, workers or os.cpu_count() or 1, decode_timeout, memory))
-    by_name = {name: answers[path] for name, path in zip(names, paths, strict=True)}
+    results = dict(_results(paths, journal, workers or os.cpu_count() or 1, decode_timeout, memory))
+    by_name = {name: results[path] for name, path in zip(names, paths, strict=True)}
     kept = [
         row
         for row, name in enumerate(columns["path"])
@@ -63,31 +63,31 @@ def scan(
 
 
 class Journal:
-    """What is known of files, one JSON object a line; a file that changed is not known."""
+    """Results by file, one JSON object a line; those of a file that changed do not count."""
 
     def __init__(self, path: Path, retry: bool):
         self.path, self.retry = path, retry
 
     def load(self) -> dict[str, dict]:
-        """The last word on each path. Torn lines are left out."""
+        """The latest result of each path. Incomplete lines are left out."""
         known = {}
         if self.path.exists():
             for line in self.path.read_text(errors="surrogateescape").splitlines():
                 try:
-                    answer = json.loads(line)
-                    known[answer["path"]] = answer
+                    entry = json.loads(line)
+                    known[entry["path"]] = entry
                 except (ValueError, TypeError, KeyError):
                     continue
         return known
 
-    def still_true(self, answer: dict | None, path: str) -> bool:
+    def is_current(self, entry: dict | None, path: str) -> bool:
         """Whether a file need not be read again."""
-        if answer is None or (self.retry and answer["reason"] is not None):
+        if entry is None or (self.retry and entry["reason"] is not None):
             return False
-        return [answer.get("size"), answer.get("changed")] == identity(path)
+        return [entry.get("size"), entry.get("changed")] == identity(path)
 
     def open(self):
-        """Opened to be added to, after a line break: the last line may be torn."""
+        """Opened to append, after a line break: the last line may be incomplete."""
         file = self.path.open("a+", encoding="utf-8", errors="surrogateescape")
         file.seek(0, os.SEEK_END)
         if file.tell():
@@ -139,52 +139,53 @@ def check_image(path: str) -> dict[str, Any]:
     return {"frames": 1, "height": size[1], "width": size[0], "codec": codec, "reason": None}
 
 
-def _answers(
+def _results(
     paths: list[str], journal: Journal, workers: int, decode_timeout: float, memory: float
 ) -> Iterator[tuple[str, dict]]:
-    """(path, answer) of every path: those that are known, then the others as they are checked."""
+    """(path, result) of every path: those that are known, then the others as they are checked."""
     known = journal.load()
-    asked = []
+    unknown = []
     for path in paths:
-        if journal.still_true(known.get(path), path):
+        if journal.is_current(known.get(path), path):
             yield path, known[path]
         else:
-            asked.append(path)
+            unknown.append(path)
     bad = 0
-    shown = Progress(len(paths), len(paths) - len(asked))
+    shown = Progress(len(paths), len(paths) - len(unknown))
     with journal.open() as file:
-        results = run_killable(check, asked, jobs=workers, seconds=decode_timeout, memory=memory)
-        for position, result in results:
-            path = asked[position]
+        limits = {"seconds": decode_timeout, "memory": memory}
+        finished = run_killable(check, unknown, jobs=workers, **limits)
+        for position, result in finished:
+            path = unknown[position]
             if isinstance(result, Failed):
                 result = {"reason": result.reason}
             size, changed = identity(path)
-            answer = {"path": path, "size": size, "changed": changed}
-            answer |= dict.fromkeys(FOUND) | result
-            file.write(json.dumps(answer) + "\n")
+            entry = {"path": path, "size": size, "changed": changed}
+            entry |= dict.fromkeys(FOUND) | result
+            file.write(json.dumps(entry) + "\n")
             file.flush()
-            bad += answer["reason"] is not None
+            bad += entry["reason"] is not None
             shown.advance(unreadable=bad)
-            yield path, answer
+            yield path, entry
     shown.close()
 
 
 class Progress:
-    """Files done, their pace and the time left, for a long command."""
+    """Files done, their rate and the time left, for a long command."""
 
     def __init__(self, total: int, done: int):
         self.screen = make_screen(sys.stderr, total, done, time.monotonic)
         self.total, self.done, self.first = total, done, done
-        self.begun = self.said = time.monotonic()
+        self.begun = self.reported = time.monotonic()
 
     def advance(self, **counts: int) -> None:
         """One file more; counts such as ``unreadable`` stand in the line."""
         self.done += 1
         now = time.monotonic()
-        if now - self.said >= REPORT_SECONDS[sys.stderr.isatty()] or self.done == self.total:
-            pace = (self.done - self.first) / max(now - self.begun, 1e-9)
-            self.screen.log(self.done, counts | {"files/s": pace})
-            self.said = now
+        if now - self.reported >= REPORT_SECONDS[sys.stderr.isatty()] or self.done == self.total:
+            rate = (self.done - self.first) / max(now - self.begun, 1e-9)
+            self.screen.log(self.done, counts | {"files/s": rate})
+            self.reported = now
         else:
             self.screen.advance(self.done)
 
@@ -212,15 +213,15 @@ def _write_manifest(
     target: Path, columns: dict[str, list], by_name: dict, kept: list[int], base: str
 ) -> None:
     """The rows ``kept``, as they were and with what was found."""
-    added = [name for name in FOUND if any(answer.get(name) for answer in by_name.values())]
+    added = [name for name in FOUND if any(entry.get(name) for entry in by_name.values())]
     names = [name for name in columns if name not in FOUND]
     rows = []
     for row in kept:
-        answer = by_name[columns["path"][row]]
+        entry = by_name[columns["path"][row]]
         fields = {name: columns[name][row] for name in names}
         if base:
             fields["path"] = os.path.join(os.path.abspath(base), fields["path"])
-        found = [answer[name] for name in added]
+        found = [entry[name] for name in added]
         rows.append([*fields.values(), *("" if value is None else value for value in found)])
     write_table(target, [*names, *added], rows)
 
@@ -233,8 +234,8 @@ def _write_quarantine(
     rows = []
     for row, name in enumerate(columns["path"]):
         if row not in kept:
-            answer = by_name[name]
-            rows.append([os.path.join(base, name), answer["reason"] or answer["note"]])
+            entry = by_name[name]
+            rows.append([os.path.join(base, name), entry["reason"] or entry["note"]])
     if not rows:
         path.unlink(missing_ok=True)
         return None

@@ -20,7 +20,7 @@ def call_with_timeout(seconds: float, function, *arguments):
     """``function(*arguments)``, or TimeoutError where it takes longer than ``seconds``.
 
     The call runs in a thread of its own. A decoder that hangs inside native code cannot be stopped,
-    only left behind: its thread stays until the process ends, the caller goes on. 0 is no bound.
+    only abandoned: its thread stays until the process ends. 0 is no bound.
     """
     if not seconds:
         return function(*arguments)
@@ -28,7 +28,7 @@ def call_with_timeout(seconds: float, function, *arguments):
     call.start()
     call.join(seconds)
     if call.is_alive():
-        raise TimeoutError(f"no answer within {seconds:g} seconds")
+        raise TimeoutError(f"no result within {seconds:g} seconds")
     if call.error is not None:
         raise call.error
     return call.value

@@ -73,7 +73,7 @@ def transcode(
 
 
 def encode(pair: tuple[str, str], recipe: Recipe) -> None:
-    """One file, into place at once when complete. Runs in a worker. Raises DecodeError."""
+    """One file, under its name when complete. Runs in a worker. Raises DecodeError."""
     import av
 
     source, target = pair
@@ -133,7 +133,7 @@ def _targets(names: list[str], base: str, folder: Path) -> dict[str, tuple[str, 
     pairs, taken = {}, {}
     for name in dict.fromkeys(names):
         if os.path.splitext(name)[1].lower() not in VIDEO_SUFFIXES:
-            raise UserError(f"data transcode: {name} is no video, as its suffix says")
+            raise UserError(f"data transcode: {name} has no suffix of a video")
         source = os.path.join(base, name)
         inside = os.path.relpath(source, base) if os.path.isabs(name) else os.path.normpath(name)
         if inside.startswith(".."):
@@ -175,17 +175,17 @@ def _write_lists(
 ) -> None:
     """manifest.csv: the rows as they were, for the copies. failed.csv, or none where all went."""
     names = [name for name in columns if name not in FOUND]
-    rows, facts = [], {}
+    rows, found = [], {}
     for row, name in enumerate(columns["path"]):
         source, target = pairs[name]
         if source in failed:
             continue
-        if name not in facts:
+        if name not in found:
             info = read_video_info(target)
-            facts[name] = [info.frames, info.height, info.width, info.reader]
+            found[name] = [info.frames, info.height, info.width, info.reader]
         fields = {key: columns[key][row] for key in names}
         fields["path"] = os.path.relpath(target, folder)
-        rows.append([*fields.values(), *facts[name]])
+        rows.append([*fields.values(), *found[name]])
     write_table(folder / "manifest.csv", [*names, "frames", "height", "width", "reader"], rows)
     if failed:
         write_table(folder / "failed.csv", ["path", "reason"], [list(x) for x in failed.items()])

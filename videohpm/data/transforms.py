@@ -22,10 +22,10 @@ ImageSize = tuple[int, int]  # height, width
 
 @dataclass(frozen=True)
 class MultiScaleCrop:
-    """VideoMAE's pre-training crop: one of few sizes, at one of thirteen places.
+    """VideoMAE's pre-training crop: one of few sizes, at one of thirteen positions.
 
     Height and width are each the frame's shorter side times one of ``scales``, the two at most one
-    step apart in that list; the place is a corner, the centre, the middle of a side or of a
+    step apart in that list; the position is a corner, the centre, the middle of a side or of a
     quadrant. A crop within 3 pixels of the output's side takes exactly that side. Resized to
     ``size`` (height, width).
     """
@@ -51,12 +51,12 @@ class MultiScaleCrop:
         ]
         crop_height, crop_width = pairs[rng.integers(len(pairs))]
         down, right = (height - crop_height) // 4, (width - crop_width) // 4
-        row, column = _PLACES[rng.integers(len(_PLACES))]
+        row, column = _POSITIONS[rng.integers(len(_POSITIONS))]
         return row * down, column * right, crop_height, crop_width
 
 
 # In quarters of the free room: corners, centre, side middles, quadrant middles.
-_PLACES = (
+_POSITIONS = (
     *((0, 0), (0, 4), (4, 0), (4, 4), (2, 2)),
     *((2, 0), (2, 4), (4, 2), (0, 2)),
     *((1, 1), (1, 3), (3, 1), (3, 3)),
@@ -65,7 +65,7 @@ _PLACES = (
 
 @dataclass(frozen=True)
 class RandomResizedCrop:
-    """A crop of random area (share of the frame) and aspect ratio, resized to ``size``.
+    """A crop of random area (fraction of the frame) and aspect ratio, resized to ``size``.
 
     Ten draws, then the centre crop of the nearest allowed ratio, like torchvision's.
     """
@@ -99,7 +99,7 @@ class RandomResizedCrop:
 
 @dataclass(frozen=True)
 class CentreCrop:
-    """The whole frame resized until it covers ``size``, then its centre."""
+    """The frame resized until it covers ``size``, then its centre."""
 
     size: ImageSize
     interpolation: str = "bilinear"
@@ -110,7 +110,7 @@ class CentreCrop:
 
 @dataclass(frozen=True)
 class Flip:
-    """Mirrors left and right with probability one half. Wrong where labels say left or right."""
+    """Mirrors left and right with probability one half. Wrong where labels name a side."""
 
     def __call__(self, clip: Tensor, rng: np.random.Generator) -> Tensor:
         return clip.flip(-1) if rng.random() < 0.5 else clip

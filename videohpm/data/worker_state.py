@@ -1,4 +1,4 @@
-"""What the reading processes and the training process tell each other, in shared memory."""
+"""What the reading processes and the training process know of each other, in shared memory."""
 
 import signal
 from collections.abc import Iterator
@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 import torch
 
-SOUND, SUSPECT, CRASHED, HUNG = range(4)
+GOOD, SUSPECT, CRASHED, HUNG = range(4)
 _REASONS = {
     CRASHED: "two reading processes died while reading it",
     HUNG: "reading it did not end before",
@@ -17,9 +17,9 @@ NOTHING = -1
 class WorkerState:
     """Which files must not be read again, and what each worker reads at this moment.
 
-    ``files`` uint8 (samples,): a file is SUSPECT where a worker died reading it, which may be the
-    fault of something else; where that happens again it has CRASHED and is given up, as one that
-    HUNG is at once. Workers that start later inherit what is known.
+    ``files`` uint8 (samples,): a file is SUSPECT where a worker died reading it, which may have
+    another cause; where that happens again it is CRASHED and not read any more, as one that HUNG is
+    at once. Workers that start later share the state.
     """
 
     def __init__(self, samples: int):
@@ -29,7 +29,7 @@ class WorkerState:
         self.worker: int | None = None  # which worker this process is
 
     def share(self, workers: int) -> None:
-        """Room for ``workers`` processes to come."""
+        """Makes room for ``workers`` processes, in memory that they will share."""
         self.files.share_memory_()
         self.reading = torch.full((workers,), NOTHING).share_memory_()
         self.pids = torch.zeros(workers, dtype=torch.int64).share_memory_()
@@ -43,7 +43,7 @@ class WorkerState:
         self.files[row] = HUNG
 
     def mark_crashed(self) -> list[int]:
-        """Rows that were being read by workers that have died: all are given a mark."""
+        """Marks and returns the rows that were being read when a worker died."""
         rows = [int(row) for row in self.reading if row != NOTHING]
         for row in set(rows):
             self.files[row] = min(int(self.files[row]) + 1, CRASHED)
@@ -52,7 +52,7 @@ class WorkerState:
 
     @contextmanager
     def watched(self, row: int, seconds: float) -> Iterator[None]:
-        """Within a worker: says what it reads, and ends it where that takes over ``seconds``.
+        """Within a worker: notes what it reads, and ends it where that takes over ``seconds``.
 
         The alarm ends the process even where a decoder holds Python's lock and no thread can run.
         """
