@@ -42,8 +42,8 @@ def training_transform(config: DataConfig, size: ImageSize) -> Transform:
     if config.crop == "multiscale":
         crop = MultiScaleCrop(size, tuple(config.crop_scales), config.interpolation)
     elif config.crop == "random_resized":
-        area, aspect = tuple(config.crop_area), tuple(config.crop_aspect)
-        crop = RandomResizedCrop(size, area, aspect, config.interpolation)
+        (least, most), (narrow, wide) = config.crop_area, config.crop_aspect
+        crop = RandomResizedCrop(size, (least, most), (narrow, wide), config.interpolation)
     else:
         crop = CentreCrop(size, config.interpolation)
     return Compose((crop, Flip())) if config.flip else crop
@@ -144,7 +144,8 @@ class ClipDataset(Dataset):
         if len(manifest) == 0:
             raise UserError("data.root: no samples to train on")
         self.manifest, self.config = manifest, config
-        self.frames, self.size, self.units, self.seed = frames, tuple(size), units, seed
+        self.frames, self.units, self.seed = frames, units, seed
+        self.size: ImageSize = (size[0], size[1])
         self.transform = transform or training_transform(config, self.size)
         # What another transform needs of the frames is not known here.
         self.min_side = None if transform else needed_side(config, self.size)

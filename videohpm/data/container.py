@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 if TYPE_CHECKING:
-    from av import VideoFrame
     from av.container import InputContainer
+    from av.video.frame import VideoFrame
     from av.video.stream import VideoStream
 
 MAX_PIXELS = 2**25
@@ -33,6 +33,7 @@ class DecodeError(Exception):
 def import_av() -> Any:
     """The module ``av``, with FFmpeg's messages turned off."""
     import av
+    import av.logging
 
     av.logging.set_level(None)
     return av
@@ -53,7 +54,7 @@ def best_stream(path: str, container: InputContainer) -> VideoStream:
 
     Raises DecodeError where there is none, or its pictures are too large.
     """
-    stream = container.streams.best("video")
+    stream = cast("VideoStream | None", container.streams.best("video"))
     if stream is None or stream.codec_context is None:
         raise DecodeError(path, "no video stream that can be decoded")
     # Frame threads can hang when reading stops early; the workers are the parallelism here.

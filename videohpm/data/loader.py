@@ -12,18 +12,37 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from itertools import islice
-from typing import Any
+from typing import Any, Protocol, cast
 
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from videohpm.data.batches import GlobalBatchSampler, collate
 from videohpm.data.clips import ClipDataset
+from videohpm.data.manifest import Manifest
+from videohpm.data.worker_state import WorkerState
 from videohpm.errors import RunError, UserError
 
 MOST_DEATHS, AMONG_BATCHES = 10, 1000  # more deaths among so many batches end the run
 TEARDOWN_SECONDS = 30.0
 _log = logging.getLogger(__name__)
+
+
+class WatchedDataset(Protocol):
+    """A data set that notes in ``worker_state`` which row of ``manifest`` a worker reads."""
+
+    manifest: Manifest
+    worker_state: WorkerState
+
+    def __getitem__(self, key: Any, /) -> Any: ...
+
+
+class BatchSampler(Protocol):
+    """Lists of keys of a data set, one list a batch."""
+
+    def __len__(self) -> int: ...
+
+    def __iter__(self) -> Iterator[list]: ...
 
 
 class Loader:
@@ -36,8 +55,8 @@ class Loader:
 
     def __init__(
         self,
-        dataset: Dataset,
-        sampler: Sampler | list,
+        dataset: WatchedDataset,
+        sampler: BatchSampler,
         collate: Callable[[list], Any],
         *,
         workers: int,
@@ -80,7 +99,7 @@ class Loader:
         if first == 0 and self._kept is not None:
             return iter(self._kept)
         loader = DataLoader(
-            self.dataset,
+            cast(Dataset, self.dataset),
             batch_sampler=_From(self.sampler, first),
             collate_fn=self.collate,
             num_workers=self.workers,
@@ -148,7 +167,7 @@ def make_loader(
 class _From(Sampler):
     """The keys of ``sampler`` from batch ``first`` on."""
 
-    def __init__(self, sampler: Sampler | list, first: int):
+    def __init__(self, sampler: BatchSampler, first: int):
         self.sampler, self.first = sampler, first
 
     def __len__(self) -> int:
@@ -161,7 +180,7 @@ class _From(Sampler):
 class _StartWorker:
     """What a worker does first."""
 
-    def __init__(self, dataset: Dataset):
+    def __init__(self, dataset: WatchedDataset):
         self.dataset = dataset
 
     def __call__(self, worker: int) -> None:

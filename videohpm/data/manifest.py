@@ -145,18 +145,19 @@ def find_samples(
     """
     if kind not in KINDS:
         raise UserError(f"data.kind: {kind!r} is not one of {', '.join(KINDS)}")
-    if root is None and manifest is None:
+    folder = Path(root) if root is not None else None
+    file = Path(manifest) if manifest is not None else None
+    if file is None and folder is not None and folder.is_file():
+        folder, file = None, folder
+    if folder is not None and not folder.is_dir():
+        raise UserError(f"data.root: {folder} is not a folder; check the path")
+    if file is not None:
+        if not file.is_file():
+            raise UserError(f"data.manifest: {file} does not exist; check the path")
+        return _from_file(file, folder or file.parent, labels, kind, classes)
+    if folder is None:
         raise UserError("data.root: neither a folder nor a manifest is given; set one of them")
-    if root is not None and manifest is None and Path(root).is_file():
-        root, manifest = None, root
-    if root is not None and not Path(root).is_dir():
-        raise UserError(f"data.root: {root} is not a folder; check the path")
-    if manifest is None:
-        return _from_folder(Path(root), labels, kind, classes)
-    if not Path(manifest).is_file():
-        raise UserError(f"data.manifest: {manifest} does not exist; check the path")
-    base = Path(root) if root is not None else Path(manifest).parent
-    return _from_file(Path(manifest), base, labels, kind, classes)
+    return _from_folder(folder, labels, kind, classes)
 
 
 # --- folders -------------------------------------------------------------------------------------

@@ -56,13 +56,14 @@ def frame_times(rows: Sequence[Row]) -> tuple[np.ndarray | None, np.ndarray | No
     That is where time stamps are missing or repeat, or where the file starts inside a group (a cut
     without re-encoding): the decoder then drops frames that have a time stamp.
     """
-    times = [packet.pts for packet in rows]
-    if not rows or None in times or len(set(times)) != len(times):
+    stamped = [(packet.pts, packet) for packet in rows if packet.pts is not None]
+    times = [pts for pts, _ in stamped]
+    if not rows or len(times) != len(rows) or len(set(times)) != len(times):
         return None, None
     if not rows[0].key or min(times) != times[0]:
         return None, None
-    shown = sorted(packet.pts for packet in rows if not packet.discarded)
-    keys = sorted(packet.pts for packet in rows if packet.key)
+    shown = sorted(pts for pts, packet in stamped if not packet.discarded)
+    keys = sorted(pts for pts, packet in stamped if packet.key)
     return np.array(shown, dtype=np.int64), np.array(keys, dtype=np.int64)
 
 

@@ -146,7 +146,8 @@ def write_splits(root: Path, out: Path, annotations: Annotations) -> Report:
     used: dict[str, set[str]] = defaultdict(set)  # by fold
     rows = {}
     for name, entries in annotations.splits.items():
-        unknown = {entry.label for entry in entries} - number.keys() - {None}
+        labels = {entry.label for entry in entries if entry.label is not None}
+        unknown = labels - number.keys()
         if unknown:
             raise UserError(
                 f"{name}: class {sorted(unknown)[0]!r} is not among the {len(number)} classes"
@@ -154,7 +155,10 @@ def write_splits(root: Path, out: Path, annotations: Annotations) -> Report:
         fold = name.rpartition("-")[2] if annotations.folds else ""
         found, report.splits[name] = _match(entries, files, used[fold])
         used[fold].update(entry.key for entry in entries)
-        rows[name] = [(files[entry.key], number.get(entry.label)) for entry in found]
+        rows[name] = [
+            (files[entry.key], None if entry.label is None else number[entry.label])
+            for entry in found
+        ]
     if not any(rows.values()):
         wanted = next(entry.key for entries in annotations.splits.values() for entry in entries)
         raise UserError(

@@ -205,7 +205,8 @@ def list_samples(manifest: Path, root: str | None, labels: bool) -> tuple[dict[s
     found = find_samples(manifest, labels=labels)
     columns = {"path": [found.name(i) for i in range(len(found))]}
     if labels:
-        columns["label"] = [found.classes[label] for label in found.labels]
+        classes = found.classes or []
+        columns["label"] = [classes[label] for label in found.labels]
     return columns, str(manifest)
 
 

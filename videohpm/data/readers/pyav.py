@@ -15,8 +15,8 @@ from videohpm.data.container import DecodeError, best_stream, decoded, import_av
 from videohpm.data.index import VideoIndex, video_index
 
 if TYPE_CHECKING:
-    from av import VideoFrame
     from av.container import InputContainer
+    from av.video.frame import VideoFrame
     from av.video.stream import VideoStream
 
 
