@@ -25,7 +25,7 @@ def classifier_folder(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("run")
     protocol = evaluate.EvalProtocol(frames=4, size=(32, 32), sampling="dense", stride=2, clips=2)
     save_weights(
-        folder / "best", tiny_classifier(), extra=evaluate.about_classifier(protocol, CLASSES)
+        folder / "best", tiny_classifier(), extra=evaluate.classifier_metadata(protocol, CLASSES)
     )
     return folder
 

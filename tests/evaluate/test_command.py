@@ -140,7 +140,7 @@ def test_a_file_where_results_should_go_is_noticed_before_the_work(
 
 def test_an_encoder_names_no_classes(encoder_folder, shapes, tmp_path, capsys):
     assert main(command(encoder_folder, shapes / "validation.csv", tmp_path / "out")) == 2
-    assert "holds a VideoViT, which names no classes" in capsys.readouterr().err
+    assert "holds a VideoViT, which has no classes" in capsys.readouterr().err
 
 
 def test_labels_beyond_the_model_are_refused(shapes, classifier_folder, tmp_path, capsys):

@@ -96,7 +96,7 @@ def test_a_folder_of_features_can_be_resumed(encoder_folder, shapes, tmp_path, f
     assert whole.index.tolist() == list(range(16))
     kept = shards[0].stat().st_mtime_ns
     os.remove(shards[1])
-    with pytest.raises(UserError, match="no whole folder"):
+    with pytest.raises(UserError, match="not a complete folder"):
         evaluate.read_features(out)
     assert main(arguments) == 0
     assert shards[0].stat().st_mtime_ns == kept, "what was there is not made again"
@@ -105,7 +105,7 @@ def test_a_folder_of_features_can_be_resumed(encoder_folder, shapes, tmp_path, f
     assert np.array_equal(whole.tokens, again.tokens)
     with (out / "index.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
-    assert len(rows) == 16 and rows[7]["shard"] == shards[1].name and rows[7]["place"] == "1"
+    assert len(rows) == 16 and rows[7]["shard"] == shards[1].name and rows[7]["position"] == "1"
     first, last = map(int, rows[7]["frames"].split("-"))
     assert [first, last] == [whole.spans[7].min(), whole.spans[7].max()]
 
@@ -184,7 +184,7 @@ def test_two_ranks_share_the_shards(encoder_folder, shapes, tmp_path):
             loaded,
             manifest,
             protocol,
-            about={},
+            metadata={},
             shard=5,
             processes=ranks,
         )

@@ -11,6 +11,7 @@ from videohpm.errors import ConfigError
 
 PROBES = ("linear", "attentive", "knn")
 STRENGTHS = (0.001, 0.01, 0.1, 1.0, 10.0)
+"""Tried for the linear probe: from strong regularisation to weak."""
 
 
 @dataclass(frozen=True, kw_only=True)

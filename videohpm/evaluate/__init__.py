@@ -1,11 +1,11 @@
-"""Trained models put to the test: multi-view accuracy, probes, features, predictions."""
+"""Evaluation of trained models: multi-view accuracy, probes, features, predictions."""
 
 from videohpm.config import EvaluateConfig, ProbeConfig, SamplesConfig, ViewConfig
 from videohpm.evaluate.command import check_kind, evaluate
 from videohpm.evaluate.extraction import Features, extract, read_features, write_features
 from videohpm.evaluate.knn import knn_probabilities
 from videohpm.evaluate.linear import attentive_probabilities, linear_probabilities
-from videohpm.evaluate.load import BEST, Loaded, about_classifier, find, load
+from videohpm.evaluate.load import BEST, Loaded, classifier_metadata, find, load
 from videohpm.evaluate.metrics import accuracy, confusion
 from videohpm.evaluate.multiview import Scores, score
 from videohpm.evaluate.prediction import (
@@ -33,7 +33,7 @@ __all__ = [
     "SamplesConfig",
     "Scores",
     "ViewConfig",
-    "about_classifier",
+    "classifier_metadata",
     "accuracy",
     "attentive_probabilities",
     "check_kind",

@@ -25,11 +25,11 @@ def evaluate(config: EvaluateConfig) -> int:
     out = Path(config.out or Path(config.model) / "evaluation")
     loaded = load(config.model)
     model = loaded.classifier()
-    facts = read_dataset_info(config.dataset) if config.dataset else None
+    info = read_dataset_info(config.dataset) if config.dataset else None
     manifest = labelled_samples(
-        config.data, loaded, facts.classes if facts and not loaded.labels else None
+        config.data, loaded, info.classes if info and not loaded.labels else None
     )
-    protocol = loaded.protocol.changed(facts, config.test.given())
+    protocol = loaded.protocol.changed(info, config.test.given())
     check_kind(manifest, protocol.frames)
     check_writable(out, "out")
     device, bf16 = resolve_device(config.device, config.precision)
@@ -48,8 +48,8 @@ def evaluate(config: EvaluateConfig) -> int:
         progress="evaluate",
     )
     if processes.is_main:
-        about = {"model": config.model, "data": config.data.manifest or config.data.root}
-        summary = write_results(out, scores, manifest, protocol, loaded.labels, about)
+        metadata = {"model": config.model, "data": config.data.manifest or config.data.root}
+        summary = write_results(out, scores, manifest, protocol, loaded.labels, metadata)
         print(f"{sentence(summary, scores.errors, manifest)}\n{out}: evaluation.json and more")
     processes.destroy_process_group()
     return UNREADABLE if scores.errors else 0

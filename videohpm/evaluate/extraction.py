@@ -2,8 +2,8 @@
 
 A folder of features holds ``features.json`` (model, protocol and data they came from), shards
 ``features_00000.safetensors`` (or ``.npz``) of so many rows of the manifest each, and
-``index.csv``: a row for each sample with its shard, its place in it, the first and last frame of
-each of its views, or why it could not be read. A shard appears under its name when it is whole.
+``index.csv``: a row for each sample with its shard, its position in it, the first and last frame of
+each of its views, or why it could not be read. A shard appears under its name when it is complete.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def extract(
         pooled = pool_tokens(model, tokens)[:, None]
         return pooled if what == "pooled" else torch.cat([pooled, tokens], 1)
 
-    seen = run_views(
+    outputs = run_views(
         both,
         manifest,
         rows,
@@ -89,12 +89,12 @@ def extract(
         device=device,
         **options,
     )
-    return _collect(seen, manifest, what, dtype)
+    return _collect(outputs, manifest, what, dtype)
 
 
-def _collect(seen: Iterator[ViewOutput], manifest: Manifest, what: str, dtype: str) -> Features:
+def _collect(outputs: Iterator[ViewOutput], manifest: Manifest, what: str, dtype: str) -> Features:
     index, spans, pooled, tokens, errors = [], [], [], [], {}
-    for one in seen:
+    for one in outputs:
         if one.output is None:
             errors[one.index] = one.error
             continue
@@ -120,7 +120,7 @@ def write_features(
     manifest: Manifest,
     protocol: EvalProtocol,
     *,
-    about: dict,
+    metadata: dict,
     format: str = "safetensors",
     shard: int = 512,
     processes: EvalProcesses | None = None,
@@ -129,8 +129,8 @@ def write_features(
     """Fill the folder ``out``; shards that are there already are left alone.
 
     Args:
-        about: what else features.json says of where the features come from: a folder made with
-            anything else is refused, never mixed.
+        metadata: what else features.json says of the origin of the features: a folder made with
+            other metadata is refused, never mixed.
         shard: rows of the manifest in one file; each rank makes every world-th file.
         options: of :func:`extract`.
 
@@ -141,7 +141,7 @@ def write_features(
     processes = processes or EvalProcesses()
     options = {"what": "pooled", "dtype": "float32"} | options
     check_features(options["what"], options["dtype"])
-    about = about | {
+    metadata = metadata | {
         "protocol": protocol.plain(),
         "samples": len(manifest),
         "shard": shard,
@@ -149,7 +149,7 @@ def write_features(
         "what": options["what"],
         "dtype": options["dtype"],
     }
-    _claim(out, about, processes)
+    _claim_folder(out, metadata, processes)
     progress = options.pop("progress", None)
     count = math.ceil(len(manifest) / shard)
     for number in range(processes.rank, count, processes.world):
@@ -159,7 +159,7 @@ def write_features(
         rows = np.arange(number * shard, min((number + 1) * shard, len(manifest)))
         name = f"{progress} {number + 1}/{count}" if progress else None
         _write_shard(file, extract(loaded, manifest, protocol, rows=rows, progress=name, **options))
-    processes.gather(None)  # everybody's shards are there
+    processes.gather(None)  # the shards of all processes are written
     errors = {}
     if processes.is_main:
         errors = _write_index(out, manifest, format, count)
@@ -167,13 +167,15 @@ def write_features(
 
 
 def read_features(out: Path) -> Features:
-    """What :func:`write_features` wrote, all in memory. Raises UserError where it is not whole."""
+    """What :func:`write_features` wrote, in memory. Raises UserError where files are missing."""
     try:
-        about = json.loads((out / "features.json").read_text())
-        count = math.ceil(about["samples"] / about["shard"])
-        shards = [read_shard(shard_file(out, n, about["format"])) for n in range(count)]
+        metadata = json.loads((out / "features.json").read_text())
+        count = math.ceil(metadata["samples"] / metadata["shard"])
+        shards = [read_shard(shard_file(out, n, metadata["format"])) for n in range(count)]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{out}: no whole folder of features ({error}); make it again") from None
+        raise UserError(
+            f"{out}: not a complete folder of features ({error}); make it again"
+        ) from None
     errors = {k: v for shard in shards for k, v in shard.errors.items()}
     shards = [shard for shard in shards if len(shard.index)] or shards[:1]
 
@@ -193,8 +195,8 @@ def shard_file(out: Path, number: int, format: str) -> Path:
 def read_shard(file: Path) -> Features:
     """One shard of a folder of features."""
     if file.suffix == ".npz":
-        with np.load(file, allow_pickle=False) as held:
-            arrays = dict(held)
+        with np.load(file, allow_pickle=False) as archive:
+            arrays = dict(archive)
     else:
         arrays = load_file(file)
     errors = json.loads(arrays.pop("errors").tobytes().decode())
@@ -219,13 +221,13 @@ def _write_shard(file: Path, found: Features) -> None:
     os.replace(partial, file)
 
 
-def _claim(out: Path, about: dict, processes: EvalProcesses) -> None:
-    """Start a folder, or go on in one that was made in the same way. Raises UserError."""
+def _claim_folder(out: Path, metadata: dict, processes: EvalProcesses) -> None:
+    """Start a folder, or continue one that was made in the same way. Raises UserError."""
     file, differs = out / "features.json", []
     if file.exists():
         try:
             found = json.loads(file.read_text())
-            differs = [name for name in about if found.get(name) != about[name]]
+            differs = [name for name in metadata if found.get(name) != metadata[name]]
         except (ValueError, AttributeError):
             differs = ["features.json"]
     elif out.exists() and any(out.iterdir()):
@@ -234,17 +236,17 @@ def _claim(out: Path, about: dict, processes: EvalProcesses) -> None:
         raise UserError(
             f"{out}: holds something else (it differs in {', '.join(differs)}); give another folder"
         )
-    processes.gather(None)  # all have looked before the first writes
+    processes.gather(None)  # all have checked before the first writes
     out.mkdir(parents=True, exist_ok=True)
     if processes.is_main:
-        file.write_text(json.dumps(about, indent=2) + "\n")
+        file.write_text(json.dumps(metadata, indent=2) + "\n")
     processes.gather(None)
 
 
 def _write_index(out: Path, manifest: Manifest, format: str, count: int) -> dict[int, str]:
     errors: dict[int, str] = {}
     partial = out / ".index.csv"
-    columns = ("path", "label", "shard", "place", "frames", "error")
+    columns = ("path", "label", "shard", "position", "frames", "error")
     with partial.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
         writer = csv.DictWriter(file, columns, restval="", lineterminator="\n")
         writer.writeheader()
@@ -252,15 +254,15 @@ def _write_index(out: Path, manifest: Manifest, format: str, count: int) -> dict
             shard = read_shard(shard_file(out, number, format))
             errors |= shard.errors
             rows = {row: {"error": reason} for row, reason in shard.errors.items()}
-            for place, row in enumerate(shard.index.tolist()):
-                spans = [f"{view.min()}-{view.max()}" for view in shard.spans[place]]
+            for position, row in enumerate(shard.index.tolist()):
+                spans = [f"{view.min()}-{view.max()}" for view in shard.spans[position]]
                 rows[row] = {
-                    "label": shard.labels[place] if shard.labels[place] >= 0 else "",
+                    "label": shard.labels[position] if shard.labels[position] >= 0 else "",
                     "shard": shard_file(out, number, format).name,
-                    "place": place,
+                    "position": position,
                     "frames": " ".join(spans),
                 }
-            for row, said in sorted(rows.items()):
-                writer.writerow({"path": manifest.name(row)} | said)
+            for row, fields in sorted(rows.items()):
+                writer.writerow({"path": manifest.name(row)} | fields)
     os.replace(partial, out / "index.csv")
     return errors

@@ -33,10 +33,10 @@ def knn_probabilities(
     train = torch.nn.functional.normalize(train.float(), dim=1)
     votes = []
     for block in torch.nn.functional.normalize(queries.float(), dim=1).split(BLOCK):
-        near, place = (block @ train.T).topk(k, dim=1)
+        near, index = (block @ train.T).topk(k, dim=1)
         weight = torch.ones_like(near)
         if temperature is not None:
             weight = ((near - near[:, :1]) / temperature).exp()
-        total = weight.new_zeros(len(block), classes).scatter_add_(1, labels[place], weight)
+        total = weight.new_zeros(len(block), classes).scatter_add_(1, labels[index], weight)
         votes.append(total / total.sum(1, keepdim=True))
     return torch.cat(votes)

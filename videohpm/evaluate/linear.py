@@ -12,8 +12,6 @@ from videohpm.config.optim import cosine
 from videohpm.models.classifier import AttentivePool
 from videohpm.models.vit import init_linear
 
-"""Tried in :func:`choose_strength`; of weak regularisation there is no end, this is enough."""
-
 
 class Standardise:
     """(x − mean) / std of the training features, per dimension; a constant dimension stays 0."""
@@ -62,23 +60,28 @@ def choose_strength(
 ) -> float:
     """The strength that does best on a fifth of the training features, held out of each class.
 
-    Never looks at the validation features. Of equal ones the smallest.
+    The validation features are never used. Of equally good strengths the smallest.
     """
     if len(strengths) == 1:
         return strengths[0]
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
-    held = torch.zeros(len(labels), dtype=torch.bool)
+    validation = torch.zeros(len(labels), dtype=torch.bool)
     for label in labels.unique():
         own = order[labels.cpu()[order] == label.cpu()]
-        held[own[: len(own) // 5]] = True
-    if not held.any():
+        validation[own[: len(own) // 5]] = True
+    if not validation.any():
         return sorted(strengths)[len(strengths) // 2]
-    held = held.to(labels.device)
-    scale = Standardise(features[~held])
+    validation = validation.to(labels.device)
+    scale = Standardise(features[~validation])
     best, chosen = -1.0, None
     for strength in sorted(strengths):
-        layer = fit_logistic(scale(features[~held]), labels[~held], classes, strength)
-        hits = (layer(scale(features[held])).argmax(1) == labels[held]).double().mean().item()
+        layer = fit_logistic(scale(features[~validation]), labels[~validation], classes, strength)
+        hits = (
+            (layer(scale(features[validation])).argmax(1) == labels[validation])
+            .double()
+            .mean()
+            .item()
+        )
         if hits > best:
             best, chosen = hits, strength
     return chosen
@@ -87,18 +90,18 @@ def choose_strength(
 def linear_probabilities(
     train: Tensor, labels: Tensor, queries: Tensor, *, classes: int, strength: float
 ) -> Tensor:
-    """What a linear probe fitted to ``train`` (m, D) says of ``queries`` (n, D): (n, classes)."""
+    """Class probabilities (n, classes) of ``queries`` (n, D) by a linear probe of ``train``."""
     scale = Standardise(train)
     layer = fit_logistic(scale(train), labels, classes, strength)
     return layer(scale(queries)).softmax(1).float()
 
 
 class Whiten:
-    """Tokens (n, K, D) without what they have in common, all directions equally strong.
+    """Tokens (n, K, D) centred and whitened.
 
-    The mean of each place over the training features is taken off (most of it is position), then
-    the D directions are decorrelated and scaled to variance 1. Else an attentive probe of few
-    steps sees only the few directions in which an encoder happens to be loud. Directions below
+    The mean at each position over the training features is subtracted (most of it encodes the
+    position), then the D directions are decorrelated and scaled to variance 1. Else an attentive
+    probe of few steps learns only from the few directions of the largest variance. Directions below
     ``floor`` of the strongest variance stay weak.
     """
 
@@ -149,7 +152,7 @@ def attentive_probabilities(
     seed: int = 0,
     device: torch.device | str = "cpu",
 ) -> Tensor:
-    """What an attentive probe trained on tokens (m, K, D) says of others (n, K, D): (n, classes).
+    """Class probabilities (n, classes) of tokens (n, K, D) by an attentive probe of others.
 
     AdamW, one epoch of warm-up, half a cosine; the order of the samples comes from the seed.
     """
@@ -158,17 +161,17 @@ def attentive_probabilities(
         torch.manual_seed(seed)
         probe = AttentiveProbe(train.shape[2], heads, classes).to(device)
         optimiser = torch.optim.AdamW(probe.parameters(), lr=lr, weight_decay=weight_decay)
-        each = math.ceil(len(train) / batch)
+        steps = math.ceil(len(train) / batch)
         for epoch in range(epochs):
-            for place, rows in enumerate(torch.randperm(len(train)).split(batch)):
-                rate = cosine(epoch * each + place, epochs * each, each, lr, lr / 100)
+            for step, rows in enumerate(torch.randperm(len(train)).split(batch)):
+                rate = cosine(epoch * steps + step, epochs * steps, steps, lr, lr / 100)
                 optimiser.param_groups[0]["lr"] = rate
-                said = probe(whiten(train[rows]).to(device))
-                loss = F.cross_entropy(said, labels[rows].to(device))
+                logits = probe(whiten(train[rows]).to(device))
+                loss = F.cross_entropy(logits, labels[rows].to(device))
                 optimiser.zero_grad()
                 loss.backward()
                 optimiser.step()
     probe.eval()
     with torch.no_grad():
-        said = [probe(whiten(part).to(device)).softmax(1).cpu() for part in queries.split(batch)]
-    return torch.cat(said)
+        parts = [probe(whiten(part).to(device)).softmax(1).cpu() for part in queries.split(batch)]
+    return torch.cat(parts)

@@ -1,4 +1,4 @@
-"""Trained models with what a test needs beside the weights: class names, views, normalisation."""
+"""Trained models with what a test needs besides the weights: class names, views, normalisation."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Loaded:
         """The model, which must be a classifier. Raises UserError."""
         if not isinstance(self.model, VideoClassifier):
             raise UserError(
-                f"{self.source}: holds a {type(self.model).__name__}, which names no classes; give "
+                f"{self.source}: holds a {type(self.model).__name__}, which has no classes; give "
                 "a fine-tuned model (videohpm finetune makes one)"
             )
         return self.model
@@ -65,14 +65,14 @@ def load(path: str | Path) -> Loaded:
     """
     folder = find(path)
     model = checkpoint.load_model(folder)
-    _, about = checkpoint.read_about(folder)
+    _, metadata = checkpoint.read_about(folder)
     grid = model.grid
     known = {"frames": grid.frames, "size": (grid.height, grid.width)}
     try:
-        said = about.get("protocol") or _as_trained(folder)
-        pixels = {name: about[name] for name in ("mean", "std") if about.get(name)}
-        labels = about.get("labels")
-        protocol = from_plain(EvalProtocol, said | pixels | known, strict=False)
+        saved = metadata.get("protocol") or _as_trained(folder)
+        pixels = {name: metadata[name] for name in ("mean", "std") if metadata.get(name)}
+        labels = metadata.get("labels")
+        protocol = from_plain(EvalProtocol, saved | pixels | known, strict=False)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{folder}: its config.json or state.json is damaged ({error})") from None
     return Loaded(model, str(path), protocol, labels)
@@ -89,10 +89,14 @@ def _as_trained(folder: Path) -> dict:
     return {name: getattr(data, name) for name in names}
 
 
-def about_classifier(protocol: EvalProtocol, labels: list[str] | None) -> dict:
-    """What config.json says beside a classifier's weights, so that :func:`load` knows it again."""
-    said = {"protocol": protocol.plain(), "mean": list(protocol.mean), "std": list(protocol.std)}
-    return said | ({"labels": labels} if labels else {})
+def classifier_metadata(protocol: EvalProtocol, labels: list[str] | None) -> dict:
+    """What config.json holds besides a classifier's weights, as :func:`load` reads it."""
+    metadata = {
+        "protocol": protocol.plain(),
+        "mean": list(protocol.mean),
+        "std": list(protocol.std),
+    }
+    return metadata | ({"labels": labels} if labels else {})
 
 
 def fingerprint(path: str | Path) -> str:
@@ -117,8 +121,8 @@ def pool_tokens(model: nn.Module, tokens: Tensor) -> Tensor:
     return tokens[:, 0 if encoder.cls_token is None else 1 :].mean(1)
 
 
-def random_twin(model: nn.Module, seed: int) -> nn.Module:
-    """A model of the same making whose weights were never trained: what a comparison starts at."""
+def random_copy(model: nn.Module, seed: int) -> nn.Module:
+    """A model of the same architecture with random weights, as a baseline."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return type(model)(**model.config).eval()

@@ -22,7 +22,7 @@ def top_classes(probabilities: np.ndarray, count: int) -> np.ndarray:
 
 
 def confusion(predicted: np.ndarray, labels: np.ndarray, classes: int) -> np.ndarray:
-    """How often each class (row) was called each class (column): (classes, classes) int64."""
+    """How often each true class (row) was predicted as each (column): (classes, classes) int64."""
     table = np.zeros((classes, classes), dtype=np.int64)
     np.add.at(table, (labels, predicted), 1)
     return table

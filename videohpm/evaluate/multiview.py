@@ -1,4 +1,4 @@
-"""The multi-view test: what a classifier says of a video is the mean over its views."""
+"""The multi-view test: a classifier's probabilities of a video are the mean over its views."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from videohpm.evaluate.views import run_views
 
 @dataclass
 class Scores:
-    """What was said of each video that could be read, in the order of the manifest."""
+    """The predictions for each video that could be read, in the order of the manifest."""
 
     index: np.ndarray
     """(n,) rows of the manifest."""
@@ -32,7 +32,7 @@ class Scores:
 
     @property
     def total(self) -> int:
-        """Videos asked for."""
+        """Videos to be scored, read or not."""
         return len(self.index) + len(self.errors)
 
     def metrics(self) -> dict:
@@ -63,22 +63,22 @@ def score(
     """
     rows = np.arange(len(manifest)) if rows is None else rows
     index, probabilities, logits, errors = [], [], [], {}
-    for seen in run_views(
+    for view_output in run_views(
         call, manifest, rows, protocol, processes=processes, device=device, **options
     ):
-        if seen.output is None:
-            errors[seen.index] = seen.error
+        if view_output.output is None:
+            errors[view_output.index] = view_output.error
             continue
-        index.append(seen.index)
-        probabilities.append(_mean_probability(seen.output))
-        logits.append(seen.output.mean(0).numpy())
-    mine = (
+        index.append(view_output.index)
+        probabilities.append(_mean_probability(view_output.output))
+        logits.append(view_output.output.mean(0).numpy())
+    local = (
         np.array(index, dtype=np.int64),
         np.array(probabilities, dtype=np.float32).reshape(len(index), classes),
         np.array(logits, dtype=np.float32).reshape(len(index), classes),
         errors,
     )
-    parts = processes.gather(mine)
+    parts = processes.gather(local)
     index, probabilities, logits = (np.concatenate([p[i] for p in parts]) for i in range(3))
     order = np.argsort(index)
     index = index[order]

@@ -62,17 +62,19 @@ def predict(
         device=torch.device(device),
         batch=view.batch,
     )
-    said = {i: Prediction(manifest.name(i), [], [], [], why) for i, why in scores.errors.items()}
+    predictions = {
+        i: Prediction(manifest.name(i), [], [], [], why) for i, why in scores.errors.items()
+    }
     best = top_classes(scores.probabilities, top)
-    for place_, row in enumerate(scores.index.tolist()):
-        labels = best[place_].tolist()
-        said[row] = Prediction(
+    for position, row in enumerate(scores.index.tolist()):
+        labels = best[position].tolist()
+        predictions[row] = Prediction(
             manifest.name(row),
             [loaded.name_of(label) for label in labels],
             labels,
-            scores.probabilities[place_][labels].tolist(),
+            scores.probabilities[position][labels].tolist(),
         )
-    return [said[row] for row in sorted(said)]
+    return [predictions[row] for row in sorted(predictions)]
 
 
 def features(
@@ -115,7 +117,7 @@ def _views(views: dict) -> ViewConfig:
 
 
 def _samples(paths: Sequence[str | os.PathLike], loaded: Loaded) -> Manifest:
-    """Files by name; a missing one is an error, an unreadable one is found out later."""
+    """Files by name; a missing one is an error, an unreadable one a failed prediction."""
     if isinstance(paths, str | os.PathLike):
         paths = [paths]
     names = [os.fspath(path) for path in paths]
@@ -124,7 +126,7 @@ def _samples(paths: Sequence[str | os.PathLike], loaded: Loaded) -> Manifest:
             raise UserError(f"{name}: no such file")
     images = sum(Path(name).suffix.lower() in IMAGE_SUFFIXES for name in names)
     if 0 < images < len(names):
-        raise UserError("videos and images together; ask for one kind at a time")
+        raise UserError("videos and images together; give one kind at a time")
     manifest = Manifest(names, kind="image" if images else "video")
     check_kind(manifest, loaded.protocol.frames)
     return manifest
@@ -144,12 +146,12 @@ def predict_command(
         "clips": clips or loaded.protocol.clips,
         "crops": crops or loaded.protocol.crops,
     }
-    said = predict(loaded, videos, top, device=resolve_device(device)[0], **views)
-    for one in said:
+    predictions = predict(loaded, videos, top, device=resolve_device(device)[0], **views)
+    for one in predictions:
         print(one.path if one.error is None else f"{one.path}: could not be read: {one.error}")
         for name, probability in zip(one.names, one.probabilities, strict=True):
             print(f"  {probability:6.1%}  {name}")
-    return UNREADABLE if any(one.error for one in said) else 0
+    return UNREADABLE if any(one.error for one in predictions) else 0
 
 
 def features_command(
@@ -185,7 +187,7 @@ def features_command(
         loaded,
         samples,
         loaded.protocol.changed(None, view.given()),
-        about={"model": fingerprint(model), "kind": samples.kind},
+        metadata={"model": fingerprint(model), "kind": samples.kind},
         format=format,
         shard=shard,
         processes=processes,

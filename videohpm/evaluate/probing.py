@@ -21,7 +21,7 @@ from videohpm.evaluate.linear import (
     choose_strength,
     linear_probabilities,
 )
-from videohpm.evaluate.load import Loaded, fingerprint, load, random_twin
+from videohpm.evaluate.load import Loaded, fingerprint, load, random_copy
 from videohpm.evaluate.metrics import accuracy
 from videohpm.evaluate.processes import init_eval_processes
 from videohpm.evaluate.protocol import EvalProtocol
@@ -34,7 +34,7 @@ def probe(config: ProbeConfig) -> int:
         raise UserError("train, validation: give a folder of a folder per class, or a manifest")
     loaded = load(config.model)
     if config.random:
-        loaded.model = random_twin(loaded.model, config.seed)
+        loaded.model = random_copy(loaded.model, config.seed)
     train = _samples(config.train, config.root, None)
     validation = _samples(config.validation, config.root, train.classes)
     protocol = loaded.protocol.changed(None, {"clips": 1, "crops": 1} | config.test.given())
@@ -55,7 +55,7 @@ def probe(config: ProbeConfig) -> int:
             loaded,
             manifest,
             protocol,
-            about={"model": weights, "source": getattr(config, name)},
+            metadata={"model": weights, "source": getattr(config, name)},
             processes=processes,
             what="both" if "attentive" in config.probes else "pooled",
             device=device,
@@ -91,7 +91,7 @@ def run_probes(
     for name in config.probes:
         if name == "knn":
             settings = {"k": config.k, "temperature": config.temperature or None}
-            said = knn_probabilities(
+            probabilities = knn_probabilities(
                 pooled["train"], labels, pooled["validation"], classes=classes, **settings
             )
         elif name == "linear":
@@ -99,18 +99,18 @@ def run_probes(
                 pooled["train"], labels, classes, tuple(config.strength), config.seed
             )
             settings = {"strength": strength, "tried": list(config.strength)}
-            said = linear_probabilities(
+            probabilities = linear_probabilities(
                 pooled["train"], labels, pooled["validation"], classes=classes, strength=strength
             )
         else:
             settings = {n: getattr(config, n)
                         for n in ("epochs", "batch", "lr", "weight_decay", "seed")}  # fmt: skip
             tokens = {n: torch.from_numpy(f.tokens).flatten(1, 2) for n, f in found.items()}
-            said = attentive_probabilities(
+            probabilities = attentive_probabilities(
                 tokens["train"], labels, tokens["validation"],
                 classes=classes, heads=heads, device=device, **settings,
             )  # fmt: skip
-        result[name] = accuracy(said.numpy().astype(np.float64), right) | settings
+        result[name] = accuracy(probabilities.numpy().astype(np.float64), right) | settings
     return result
 
 
@@ -128,7 +128,7 @@ def write_probe(
         name: {"scored": len(part.index), "total": len(part.index) + len(part.errors)}
         for name, part in found.items()
     }
-    said = {
+    summary = {
         "probes": result,
         **counts,
         "weights": weights,
@@ -136,7 +136,7 @@ def write_probe(
         "protocol": protocol.plain(),
         "config": asdict(config),
     }
-    (out / "probe.json").write_text(json.dumps(said, indent=2) + "\n")
+    (out / "probe.json").write_text(json.dumps(summary, indent=2) + "\n")
     print(f"{'probe':<10} {'top-1':>6} {'top-5':>6} {'mean class':>10}")
     for name, row in result.items():
         print(f"{name:<10} {row['top1']:6.2f} {row['top5']:6.2f} {row['mean_class']:10.2f}")

@@ -1,4 +1,4 @@
-"""The processes of an evaluation: each looks at its share of the videos, then all are put together.
+"""The processes of an evaluation: each does its share of the videos, then results are gathered.
 
 Works the same under torchrun and alone. Results travel over gloo, whatever the devices.
 """
@@ -27,7 +27,7 @@ class EvalProcesses:
 
     @property
     def is_main(self) -> bool:
-        """Whether this process is the one that writes and speaks."""
+        """Whether this process is the one that writes and prints."""
         return self.rank == 0
 
     def gather(self, value: object) -> list:
@@ -39,14 +39,14 @@ class EvalProcesses:
         return values
 
     def destroy_process_group(self) -> None:
-        """Part from the others once all is done: gloo's threads, met by the interpreter's end, may
+        """Called once all is done: gloo's threads, when still there as the interpreter ends, may
         abort a process whose work was complete."""
         if self.world > 1:
             distributed.destroy_process_group()
 
 
 def init_eval_processes(device: torch.device) -> EvalProcesses:
-    """The processes that were started together; one where a program was started alone."""
+    """The processes of one launch; a single one without a launcher."""
     if distributed.launched_world_size() > 1:
         distributed.init_process_group(device, EngineConfig().timeout)
     if distributed.world_size() == 1:

@@ -21,7 +21,7 @@ from videohpm.errors import UserError
 
 @dataclass(frozen=True, kw_only=True)
 class EvalProtocol:
-    """A whole test: (clips x crops) views of each video, in that order."""
+    """A test: (clips x crops) views of each video, in that order."""
 
     frames: int
     size: tuple[int, int]
@@ -48,12 +48,13 @@ class EvalProtocol:
         """Views of one video."""
         return self.clips * self.crops
 
-    def changed(self, facts: DatasetInfo | None, given: dict) -> EvalProtocol:
-        """With what a data set's facts say, and over that what a user gave."""
-        said = {}
-        if facts is not None:
-            said = {name: getattr(facts, name) for name in ("clips", "crops", "sampling", "stride")}
-        return replace(self, **said | given)
+    def changed(self, dataset: DatasetInfo | None, given: dict) -> EvalProtocol:
+        """With the views of a data set, and over them what a user gave."""
+        views = {}
+        if dataset is not None:
+            names = ("clips", "crops", "sampling", "stride")
+            views = {name: getattr(dataset, name) for name in names}
+        return replace(self, **views | given)
 
     def indices(self, length: int) -> np.ndarray:
         """Frame numbers of the clips of a video of ``length`` frames: (clips, frames)."""
@@ -70,8 +71,8 @@ class EvalProtocol:
             return [CentreCrop(self.size, self.interpolation)(frames)]
         if self.resize is None:
             frames = resize_to_cover(frames, self.size, self.interpolation)
-        places = crop_offsets(*frames.shape[-2:], height, self.crops)
-        return [frames[..., top : top + height, left : left + width] for top, left in places]
+        offsets = crop_offsets(*frames.shape[-2:], height, self.crops)
+        return [frames[..., top : top + height, left : left + width] for top, left in offsets]
 
     def plain(self) -> dict:
         """As JSON holds it."""

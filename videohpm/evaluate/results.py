@@ -1,4 +1,4 @@
-"""What an evaluation leaves behind: numbers, a row for each video, a picture of the confusions."""
+"""The files of an evaluation: metrics, a row for each video, a picture of the confusion matrix."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ UNREADABLE = 3
 """Exit code of an evaluation that could not read all of its videos."""
 COLUMNS = ("path", "label", "prediction", "right", "probability", "logit", "margin", "top5")
 NAMES_UP_TO = 60
-"""More classes than these have no names on the picture: nobody could read them."""
+"""With more classes than these their names would be too small to read in the picture."""
 
 
 def write_results(
@@ -26,7 +26,7 @@ def write_results(
     manifest: Manifest,
     protocol: EvalProtocol,
     labels: list[str] | None,
-    about: dict,
+    metadata: dict,
 ) -> dict:
     """evaluation.json, predictions.csv and confusion.png; returns what the first holds."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -37,7 +37,7 @@ def write_results(
             {"path": manifest.name(i), "reason": reason} for i, reason in scores.errors.items()
         ],
     }
-    summary |= about
+    summary |= metadata
     write_predictions(folder / "predictions.csv", scores, manifest, labels)
     known = scores.labels >= 0
     if known.any():
@@ -62,9 +62,13 @@ def write_predictions(
     names = labels or [str(i) for i in range(scores.probabilities.shape[1])]
     rows = {}
     best = top_classes(scores.probabilities, 5)
-    for place, index in enumerate(scores.index.tolist()):
-        chance, logits, top = scores.probabilities[place], scores.logits[place], best[place]
-        label, first = int(scores.labels[place]), int(top[0])
+    for position, index in enumerate(scores.index.tolist()):
+        chance, logits, top = (
+            scores.probabilities[position],
+            scores.logits[position],
+            best[position],
+        )
+        label, first = int(scores.labels[position]), int(top[0])
         rest = np.delete(logits, first)
         rows[index] = {
             "label": names[label] if label >= 0 else "",
@@ -84,7 +88,7 @@ def write_predictions(
 
 
 def draw_confusion(file: Path, table: np.ndarray, labels: list[str] | None) -> None:
-    """Rows are the right classes, columns what they were called, each row out of 1."""
+    """Rows are the true classes, columns the predicted ones; each row sums to 1."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -108,14 +112,14 @@ def draw_confusion(file: Path, table: np.ndarray, labels: list[str] | None) -> N
 def sentence(summary: dict, errors: dict[int, str], manifest: Manifest) -> str:
     """The result in one or two lines."""
     scored, total = summary["scored"], summary["total"]
-    said = f"{scored} of {total} scored"
+    text = f"{scored} of {total} scored"
     if summary["top1"] is not None:
-        said = (
+        text = (
             f"top-1 {summary['top1']:.2f}%, top-5 {summary['top5']:.2f}%, mean class "
-            f"{summary['mean_class']:.2f}%, {summary['views']} views; {said}"
+            f"{summary['mean_class']:.2f}%, {summary['views']} views; {text}"
         )
     if not errors:
-        return said
+        return text
     names = [f"{manifest.name(i)} ({reason})" for i, reason in list(errors.items())[:5]]
     more = f" and {len(errors) - 5} more" if len(errors) > 5 else ""
-    return f"{said}; these could not be read: {', '.join(names)}{more}"
+    return f"{text}; these could not be read: {', '.join(names)}{more}"

@@ -1,9 +1,9 @@
 """All views of each video, once each, however many processes share the work.
 
-Videos are dealt to the ranks by sample, and a video that cannot be read is reported, never
+Videos are divided among the ranks by sample, and a video that cannot be read is reported, never
 replaced. Every rank makes the same number of forward passes of the same shape: blank clips fill
-the gaps. Results then hardly depend on the number of processes, and a sharded model's ranks stay in
-step.
+the gaps. Results then hardly depend on the number of processes, and the ranks of a sharded model
+stay in step.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ MESSAGE_EVERY = 20.0
 
 @dataclass
 class Video:
-    """One video as a test sees it."""
+    """One video with all its views."""
 
     index: int
     """Row of the manifest."""
@@ -54,7 +54,7 @@ class Video:
 
 @dataclass
 class ViewOutput:
-    """What a model said of one video: an output for each of its views, (V, …), on the CPU."""
+    """A model's output for each view of one video, (V, …), on the CPU."""
 
     index: int
     output: Tensor | None
@@ -114,31 +114,31 @@ def run_views(
     bf16: bool = False,
     progress: str | None = None,
 ) -> Iterator[ViewOutput]:
-    """Ask ``call`` about every view of this rank's share of ``rows``, a video at a time.
+    """Run ``call`` on every view of this rank's share of ``rows``; yields a video at a time.
 
     Args:
         call: normalised clips (B, 3, T, H, W) → (B, …). B is always the same.
         rows: of the manifest; rank r takes every world-th of them, starting at r.
         batch: clips of one forward pass, at most.
-        progress: what to call the work on the screen; None shows nothing.
+        progress: name of the work on the screen; None shows nothing.
     """
     per_video = protocol.views if manifest.kind == "video" else protocol.crops
-    together = max(1, batch // per_video)
-    mine = rows[processes.rank :: processes.world]
-    rounds = math.ceil(math.ceil(len(rows) / processes.world) / together)
-    loader = iter(_loader(ViewDataset(manifest, protocol, decode_timeout), mine, together, workers))
+    per_batch = max(1, batch // per_video)
+    local = rows[processes.rank :: processes.world]
+    rounds = math.ceil(math.ceil(len(rows) / processes.world) / per_batch)
+    dataset = ViewDataset(manifest, protocol, decode_timeout)
+    loader = iter(_loader(dataset, local, per_batch, workers))
     blank = torch.zeros(per_video, 3, protocol.frames, *protocol.size, dtype=torch.uint8)
     bar = Bar(progress, len(rows), processes)
     for number in range(rounds):
         videos = next(loader, [])
         views = [blank if video.views is None else video.views for video in videos]
-        views += [blank] * (together - len(views))
-        output = _forward(call, torch.cat(views), protocol, device, batch, bf16)
-        outputs = output.split(per_video)
-        for video, said in zip(videos, outputs, strict=False):
-            said = None if video.views is None else said
-            yield ViewOutput(video.index, said, video.spans, video.error)
-        bar.advance(min(len(rows), (number + 1) * together * processes.world))
+        views += [blank] * (per_batch - len(views))
+        outputs = _forward(call, torch.cat(views), protocol, device, batch, bf16).split(per_video)
+        for video, output in zip(videos, outputs, strict=False):
+            output = None if video.views is None else output
+            yield ViewOutput(video.index, output, video.spans, video.error)
+        bar.advance(min(len(rows), (number + 1) * per_batch * processes.world))
     bar.close()
 
 
@@ -159,9 +159,9 @@ def _forward(
     return torch.cat(outputs).cpu()
 
 
-def _loader(dataset: ViewDataset, rows: np.ndarray, together: int, workers: int) -> Loader:
+def _loader(dataset: ViewDataset, rows: np.ndarray, per_batch: int, workers: int) -> Loader:
     """Lists of :class:`Video`; a worker that dies is replaced, and costs no video."""
-    batches = [rows[i : i + together].tolist() for i in range(0, len(rows), together)]
+    batches = [rows[i : i + per_batch].tolist() for i in range(0, len(rows), per_batch)]
     return Loader(dataset, batches, list, workers=workers)
 
 
@@ -172,7 +172,7 @@ class Bar:
         self.name, self.total, self.screen = name, total, None
         if name is not None and processes.is_main:
             self.screen = make_screen(sys.stdout, total, 0, time.monotonic)
-        self.said = time.monotonic()
+        self.reported = time.monotonic()
 
     def advance(self, done: int) -> None:
         """``done`` videos are through, over all processes."""
@@ -180,9 +180,9 @@ class Bar:
             return
         self.screen.advance(done)
         plain = not hasattr(self.screen, "live")
-        if plain and time.monotonic() - self.said > MESSAGE_EVERY:
+        if plain and time.monotonic() - self.reported > MESSAGE_EVERY:
             self.screen.message(f"{self.name}: {done} of {self.total}")
-            self.said = time.monotonic()
+            self.reported = time.monotonic()
 
     def close(self) -> None:
         """End the bar."""

@@ -177,7 +177,7 @@ class Finetuning(TrainingRun):
         return scores
 
     def _keep_best(self, metrics: dict) -> None:
-        metadata = evaluate.about_classifier(self.protocol, self.task.names) | {
+        metadata = evaluate.classifier_metadata(self.protocol, self.task.names) | {
             "step": self.done,
             "metrics": {name: value for name, value in metrics.items() if value is not None},
         }
