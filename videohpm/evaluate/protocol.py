@@ -67,7 +67,7 @@ class EvalProtocol:
             return [CentreCrop(self.size, self.interpolation)(frames)]
         if self.resize is None:
             frames = resize_to_cover(frames, self.size, self.interpolation)
-        offsets = crop_offsets(*frames.shape[-2:], height, self.crops)
+        offsets = crop_offsets(frames.shape[-2], frames.shape[-1], height, self.crops)
         return [frames[..., top : top + height, left : left + width] for top, left in offsets]
 
     def plain(self) -> dict:
