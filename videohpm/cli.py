@@ -20,7 +20,7 @@ from dataclasses import is_dataclass
 from pathlib import Path
 from typing import NamedTuple, get_origin, get_type_hints
 
-from jsonargparse import ActionConfigFile, ArgumentParser, set_parsing_settings
+from jsonargparse import ActionConfigFile, ArgumentParser, Namespace, set_parsing_settings
 
 from videohpm import config
 from videohpm.compat import RENAMED_FIELDS
@@ -162,7 +162,7 @@ def _run(name: str, arguments: list[str]) -> int:
         return _target(target)(*arguments)  # a script of its own parses them
     parser = parser_of(name)
     try:
-        values = vars(parser.instantiate(parser.parse_args(arguments)))
+        values = vars(parser.instantiate(_parse(parser, declared, arguments)))
         values.pop("config", None)
         checked = declared(**values)
     except ArgumentError as error:
@@ -171,6 +171,19 @@ def _run(name: str, arguments: list[str]) -> int:
     if result is not None and not isinstance(result, (int, Path)):
         print(result)
     return result if isinstance(result, int) else 0
+
+
+def _parse(parser: ArgumentParser, declared: Callable, arguments: list[str]) -> Namespace:
+    """What is typed, over what config files say, over what the data set they name decides."""
+    # --print_config prints while it is parsed: not before the defaults are known.
+    silent = [argument for argument in arguments if not argument.startswith("--print_config")]
+    parsed = parser.parse_args(silent)
+    defaults = getattr(declared, "dataset_defaults", None)
+    if defaults is not None and parsed.dataset:
+        parser.set_defaults(defaults(parsed.dataset))
+    elif silent == arguments:
+        return parsed
+    return parser.parse_args(arguments)
 
 
 def _target(target: str) -> Callable:

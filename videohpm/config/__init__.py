@@ -8,6 +8,7 @@ checks         checks of single fields, used by all classes
 plain          a config as YAML and JSON hold it, and back
 run            :class:`RunConfig`: length, seed, checkpoints, logging
 data           :class:`DataConfig`: what is read, and how clips are cut
+dataset_info   :class:`DatasetInfo`: what a dataset.yaml says, which recipes refer to
 sizes          the published sizes of vision transformers
 model          :class:`ModelConfig`: the masked autoencoder
 mask           :class:`MaskConfig`: what is hidden
@@ -25,6 +26,7 @@ convert        :class:`ReadOptions`: what a foreign checkpoint does not say
 
 from videohpm.config.convert import ReadOptions
 from videohpm.config.data import DataConfig
+from videohpm.config.dataset_info import DatasetInfo, read_dataset_info
 from videohpm.config.engine import EngineConfig
 from videohpm.config.evaluate import EvaluateConfig, ProbeConfig, SamplesConfig, ViewConfig
 from videohpm.config.finetune import (
@@ -49,6 +51,7 @@ __all__ = [
     "AugmentConfig",
     "ClassifierConfig",
     "DataConfig",
+    "DatasetInfo",
     "EngineConfig",
     "EvaluateConfig",
     "FinetuneConfig",
@@ -67,5 +70,6 @@ __all__ = [
     "ViewConfig",
     "as_plain",
     "from_plain",
+    "read_dataset_info",
     "size_of",
 ]

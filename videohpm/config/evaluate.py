@@ -76,7 +76,7 @@ class EvaluateConfig:
     Args:
         model: run folder (its best weights, else its newest), checkpoint or export.
         out: folder for the results; empty: ``evaluation`` in the run folder.
-        dataset: dataset.yaml (or its folder) that says the test views and class names; what the
+        dataset: dataset.yaml (or its folder) with the test views and class names; those the
             model was fine-tuned with if left out.
         data: what is tested on.
         test: how a video is cut into views.

@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass, field
+from typing import Any
 
 from videohpm.config.checks import Section
 from videohpm.config.data import DataConfig
+from videohpm.config.dataset_info import read_dataset_info
 from videohpm.config.engine import EngineConfig, check_batch
 from videohpm.config.evaluate import ViewConfig
 from videohpm.config.model import POSITIONS
@@ -203,7 +205,9 @@ class FinetuneConfig:
 
     Args:
         dataset: dataset.yaml (or its folder): class names, test views, whether clips may be
-            mirrored. Without it they come from the data and from section test.
+            mirrored. Without it they come from the data and from section test. On the command line
+            and in recipes data.sampling, data.stride and data.flip are the data set's where they
+            are not given.
         ema: decay of a moving average of the weights, which then is what is validated, tested and
             kept as best; 0 for none.
     """
@@ -229,6 +233,11 @@ class FinetuneConfig:
                 "videohpm probe --random true compares with one"
             )
         self.check_batch(1)
+
+    @staticmethod
+    def dataset_defaults(dataset: str) -> dict[str, Any]:
+        """Fields, by dotted name, that the data set decides where the user does not."""
+        return read_dataset_info(dataset).finetune_defaults()
 
     def check_batch(self, world: int) -> None:
         """ConfigError where the global batch cannot be divided over ``world`` ranks."""

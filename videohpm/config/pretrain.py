@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
+from typing import Any
 
 from videohpm.config.data import DataConfig
+from videohpm.config.dataset_info import read_dataset_info
 from videohpm.config.engine import EngineConfig, check_batch
 from videohpm.config.hpm import HPMConfig
 from videohpm.config.mask import MaskConfig, masked_count, unit_count
@@ -16,8 +18,14 @@ from videohpm.errors import ConfigError
 
 @dataclass(frozen=True, kw_only=True)
 class PretrainConfig:
-    """All of a pre-training run."""
+    """All of a pre-training run.
 
+    Args:
+        dataset: dataset.yaml (or its folder). On the command line and in recipes data.sampling and
+            data.stride are the data set's where they are not given.
+    """
+
+    dataset: str | None = None
     run: RunConfig = field(default_factory=RunConfig)
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -49,6 +57,11 @@ class PretrainConfig:
                 "hpm.teacher_samples_per_tube: with mask.unit token the teacher must see "
                 "every time step; set hpm.teacher_samples_per_tube 0"
             )
+
+    @staticmethod
+    def dataset_defaults(dataset: str) -> dict[str, Any]:
+        """Fields, by dotted name, that the data set decides where the user does not."""
+        return read_dataset_info(dataset).pretrain_defaults()
 
     def model_arguments(self) -> dict:
         """The arguments of :class:`videohpm.MaskedAutoencoder`."""

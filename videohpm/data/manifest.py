@@ -24,7 +24,7 @@ from videohpm.data.manifest_parser import (
     read_rows,
     reader_names,
     report_unlabelled,
-    whole_numbers,
+    positive_integers,
 )
 from videohpm.data.readers import READERS
 from videohpm.errors import UserError
@@ -236,10 +236,10 @@ def _from_file(
         paths,
         base=base,
         labels=numbers,
-        frames=whole_numbers(rows, "frames", where),
+        frames=positive_integers(rows, "frames", where),
         readers=reader_names(rows, where),
-        heights=whole_numbers(rows, "height", where),
-        widths=whole_numbers(rows, "width", where),
+        heights=positive_integers(rows, "height", where),
+        widths=positive_integers(rows, "width", where),
         classes=classes if numbers is not None else None,
         kind=_kind_of(paths, kind, where),
     )

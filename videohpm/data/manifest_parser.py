@@ -142,7 +142,7 @@ def check_rows(where: str, base: Path, rows: dict[str, list]) -> None:
         )
 
 
-def whole_numbers(rows: dict[str, list], name: str, where: str) -> list[int] | None:
+def positive_integers(rows: dict[str, list], name: str, where: str) -> list[int] | None:
     if name not in rows:
         return None
     numbers = []

@@ -9,9 +9,9 @@ import torch
 from videohpm.checkpoint import check_writable
 from videohpm.config import EvaluateConfig, SamplesConfig
 from videohpm.config.checks import choice
+from videohpm.config.dataset_info import read_dataset_info
 from videohpm.config.engine import PRECISIONS, check_device
 from videohpm.data import Manifest, find_samples
-from videohpm.data.dataset_info import read_dataset_info
 from videohpm.engine import resolved_precision, torch_device
 from videohpm.errors import UserError
 from videohpm.evaluate.load import Loaded, load

@@ -15,6 +15,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -124,7 +125,7 @@ def write_features(
     format: str = "safetensors",
     shard: int = 512,
     processes: EvalProcesses | None = None,
-    **options,
+    **options: Any,
 ) -> dict[int, str]:
     """Fill the folder ``out``; shards that are there already are left alone.
 
@@ -179,7 +180,7 @@ def read_features(out: Path) -> Features:
     errors = {k: v for shard in shards for k, v in shard.errors.items()}
     shards = [shard for shard in shards if len(shard.index)] or shards[:1]
 
-    def join(name: str) -> np.ndarray | None:
+    def join(name: str) -> Any:
         parts = [getattr(shard, name) for shard in shards]
         return None if parts[0] is None else np.concatenate(parts)
 
@@ -196,9 +197,9 @@ def read_shard(file: Path) -> Features:
     """One shard of a folder of features."""
     if file.suffix == ".npz":
         with np.load(file, allow_pickle=False) as archive:
-            arrays = dict(archive)
+            arrays: dict[str, Any] = dict(archive)
     else:
-        arrays = load_file(file)
+        arrays = dict(load_file(file))
     errors = json.loads(arrays.pop("errors").tobytes().decode())
     for name in ("pooled", "tokens"):
         arrays.setdefault(name, None)
@@ -246,14 +247,16 @@ def _claim_folder(out: Path, metadata: dict, processes: EvalProcesses) -> None:
 def _write_index(out: Path, manifest: Manifest, format: str, count: int) -> dict[int, str]:
     errors: dict[int, str] = {}
     partial = out / ".index.csv"
-    columns = ("path", "label", "shard", "position", "frames", "error")
+    columns: list[str] = ["path", "label", "shard", "position", "frames", "error"]
     with partial.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
         writer = csv.DictWriter(file, columns, restval="", lineterminator="\n")
         writer.writeheader()
         for number in range(count):
             shard = read_shard(shard_file(out, number, format))
             errors |= shard.errors
-            rows = {row: {"error": reason} for row, reason in shard.errors.items()}
+            rows: dict[int, dict[str, Any]] = {
+                row: {"error": reason} for row, reason in shard.errors.items()
+            }
             for position, row in enumerate(shard.index.tolist()):
                 spans = [f"{view.min()}-{view.max()}" for view in shard.spans[position]]
                 rows[row] = {

@@ -73,7 +73,7 @@ def choose_strength(
         return sorted(strengths)[len(strengths) // 2]
     validation = validation.to(labels.device)
     scale = Standardise(features[~validation])
-    best, chosen = -1.0, None
+    best, chosen = -1.0, min(strengths)
     for strength in sorted(strengths):
         layer = fit_logistic(scale(features[~validation]), labels[~validation], classes, strength)
         hits = (

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from videohpm import checkpoint
 from videohpm.compat import upgrade_config
@@ -16,6 +18,8 @@ from videohpm.config import DataConfig, from_plain
 from videohpm.errors import UserError
 from videohpm.evaluate.protocol import EvalProtocol
 from videohpm.models import MaskedAutoencoder, VideoClassifier, VideoViT
+
+Model = MaskedAutoencoder | VideoClassifier | VideoViT
 
 BEST = "best"
 """Where a fine-tuning run keeps the weights that did best in validation."""
@@ -25,7 +29,7 @@ BEST = "best"
 class Loaded:
     """A model in evaluation mode, and how its own run would test it."""
 
-    model: nn.Module
+    model: Model
     source: str
     protocol: EvalProtocol
     labels: list[str] | None = None
@@ -50,21 +54,21 @@ class Loaded:
         return self.labels[label] if self.labels else str(label)
 
 
-def find(path: str | Path) -> Path:
+def find(path: str | os.PathLike[str]) -> Path:
     """The folder of weights to test: a run's best where it has one, else as in checkpoint."""
     best = Path(path) / BEST
     if (best / "model.safetensors").is_file():
         return best
-    return checkpoint.find_weights(path)
+    return checkpoint.find_weights(os.fspath(path))
 
 
-def load(path: str | Path) -> Loaded:
+def load(path: str | os.PathLike[str]) -> Loaded:
     """The model in a run folder (the best, else the newest), a checkpoint or an export.
 
     Raises UserError where there is none.
     """
     folder = find(path)
-    model = checkpoint.load_model(folder)
+    model = cast(Model, checkpoint.load_model(folder))
     _, metadata = checkpoint.read_about(folder)
     grid = model.grid
     known = {"frames": grid.frames, "size": (grid.height, grid.width)}
@@ -75,7 +79,7 @@ def load(path: str | Path) -> Loaded:
         protocol = from_plain(EvalProtocol, saved | pixels | known, strict=False)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{folder}: its config.json or state.json is damaged ({error})") from None
-    return Loaded(model, str(path), protocol, labels)
+    return Loaded(model, os.fspath(path), protocol, labels)
 
 
 def _as_trained(folder: Path) -> dict:
@@ -99,7 +103,7 @@ def classifier_metadata(protocol: EvalProtocol, labels: list[str] | None) -> dic
     return metadata | ({"labels": labels} if labels else {})
 
 
-def fingerprint(path: str | Path) -> str:
+def fingerprint(path: str | os.PathLike[str]) -> str:
     """A hash of the weights that ``path`` means."""
     digest = hashlib.sha256()
     with open(find(path) / "model.safetensors", "rb") as file:
@@ -108,12 +112,12 @@ def fingerprint(path: str | Path) -> str:
     return digest.hexdigest()[:16]
 
 
-def token_features(model: nn.Module, clips: Tensor) -> Tensor:
+def token_features(model: Model, clips: Tensor) -> Tensor:
     """All tokens that a model's encoder makes of normalised clips: (B, [1+]N, D)."""
     return (model if isinstance(model, VideoViT) else model.encoder)(clips)
 
 
-def pool_tokens(model: nn.Module, tokens: Tensor) -> Tensor:
+def pool_tokens(model: Model, tokens: Tensor) -> Tensor:
     """One feature of all tokens (B, [1+]N, D): what a classifier's head reads, else their mean."""
     if isinstance(model, VideoClassifier):
         return model.pooled(tokens)
@@ -121,7 +125,7 @@ def pool_tokens(model: nn.Module, tokens: Tensor) -> Tensor:
     return tokens[:, 0 if encoder.cls_token is None else 1 :].mean(1)
 
 
-def random_copy(model: nn.Module, seed: int) -> nn.Module:
+def random_copy(model: Model, seed: int) -> Model:
     """A model of the same architecture with random weights, as a baseline."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -23,7 +24,7 @@ from videohpm.evaluate.multiview import score
 from videohpm.evaluate.processes import EvalProcesses, init_eval_processes
 from videohpm.evaluate.results import UNREADABLE
 
-Model = Loaded | str | os.PathLike
+Model = Loaded | str | os.PathLike[str]
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,12 @@ class Prediction:
 
 
 def predict(
-    model: Model, paths: Sequence[str | os.PathLike], top: int = 5, *, device="cpu", **views
+    model: Model,
+    paths: Sequence[str | os.PathLike],
+    top: int = 5,
+    *,
+    device: str | torch.device = "cpu",
+    **views: Any,
 ) -> list[Prediction]:
     """The most probable classes of videos (or images, for a model of images).
 
@@ -82,8 +88,8 @@ def features(
     paths: Sequence[str | os.PathLike],
     what: str = "pooled",
     *,
-    device="cpu",
-    **views,
+    device: str | torch.device = "cpu",
+    **views: Any,
 ) -> Features:
     """Frozen features of videos (or images): ``.pooled`` (n, V, D), ``.tokens``, ``.spans``.
 
@@ -109,9 +115,10 @@ def as_loaded(model: Model) -> Loaded:
     return model if isinstance(model, Loaded) else load(model)
 
 
-def _views(views: dict) -> ViewConfig:
+def _views(views: dict[str, Any]) -> ViewConfig:
+    given: dict[str, Any] = {"clips": 1, "crops": 1} | views
     try:
-        return ViewConfig(**{"clips": 1, "crops": 1} | views)
+        return ViewConfig(**given)
     except (TypeError, ValueError) as error:
         raise UserError(str(error).removeprefix("test.")) from None
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any, cast
 
 import torch
 import torch.distributed as dist
@@ -30,11 +31,11 @@ class EvalProcesses:
         """Whether this process is the one that writes and prints."""
         return self.rank == 0
 
-    def gather(self, value: object) -> list:
+    def gather(self, value: Any) -> list[Any]:
         """Every rank's ``value``, in order of rank, on every rank."""
         if self.world == 1:
             return [value]
-        values = [None] * self.world
+        values: list[Any] = [None] * self.world
         dist.all_gather_object(values, value, group=self.group)
         return values
 
@@ -51,5 +52,5 @@ def init_eval_processes(device: torch.device) -> EvalProcesses:
         distributed.init_process_group(device, EngineConfig().timeout)
     if distributed.world_size() == 1:
         return EvalProcesses()
-    group = dist.new_group(backend="gloo", timeout=LONGEST_WAIT)
+    group = cast(dist.ProcessGroup, dist.new_group(backend="gloo", timeout=LONGEST_WAIT))
     return EvalProcesses(distributed.rank(), distributed.world_size(), group)

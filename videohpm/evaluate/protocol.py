@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, replace
 import numpy as np
 from torch import Tensor
 
-from videohpm.data.dataset_info import DatasetInfo
+from videohpm.config.dataset_info import DatasetInfo
 from videohpm.data.sampling import crop_offsets, dense_views, segment_views
 from videohpm.data.transforms import (
     IMAGENET_MEAN,
@@ -50,11 +50,7 @@ class EvalProtocol:
 
     def changed(self, dataset: DatasetInfo | None, given: dict) -> EvalProtocol:
         """With the views of a data set, and over them what a user gave."""
-        views = {}
-        if dataset is not None:
-            names = ("clips", "crops", "sampling", "stride")
-            views = {name: getattr(dataset, name) for name in names}
-        return replace(self, **views | given)
+        return replace(self, **(dataset.views if dataset is not None else {}) | given)
 
     def indices(self, length: int) -> np.ndarray:
         """Frame numbers of the clips of a video of ``length`` frames: (clips, frames)."""
@@ -71,7 +67,7 @@ class EvalProtocol:
             return [CentreCrop(self.size, self.interpolation)(frames)]
         if self.resize is None:
             frames = resize_to_cover(frames, self.size, self.interpolation)
-        offsets = crop_offsets(*frames.shape[-2:], height, self.crops)
+        offsets = crop_offsets(frames.shape[-2], frames.shape[-1], height, self.crops)
         return [frames[..., top : top + height, left : left + width] for top, left in offsets]
 
     def plain(self) -> dict:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -15,7 +16,16 @@ from videohpm.evaluate.protocol import EvalProtocol
 
 UNREADABLE = 3
 """Exit code of an evaluation that could not read all of its videos."""
-COLUMNS = ("path", "label", "prediction", "right", "probability", "logit", "margin", "top5")
+COLUMNS: tuple[str, ...] = (
+    "path",
+    "label",
+    "prediction",
+    "right",
+    "probability",
+    "logit",
+    "margin",
+    "top5",
+)
 NAMES_UP_TO = 60
 """With more classes than these their names would be too small to read in the picture."""
 
@@ -60,7 +70,7 @@ def write_predictions(
     ``top5`` lists classes and their probabilities.
     """
     names = labels or [str(i) for i in range(scores.probabilities.shape[1])]
-    rows = {}
+    rows: dict[int, dict[str, Any]] = {}
     best = top_classes(scores.probabilities, 5)
     for position, index in enumerate(scores.index.tolist()):
         chance, logits, top = (
@@ -79,7 +89,9 @@ def write_predictions(
             "margin": f"{logits[first] - rest.max():.5f}" if len(rest) else "",
             "top5": "; ".join(f"{names[c]} {chance[c]:.4f}" for c in top.tolist()),
         }
-    errors = {index: {"error": reason} for index, reason in scores.errors.items()}
+    errors: dict[int, dict[str, Any]] = {
+        i: {"error": reason} for i, reason in scores.errors.items()
+    }
     with file.open("w", newline="", encoding="utf-8", errors="surrogateescape") as out:
         writer = csv.DictWriter(out, (*COLUMNS, "error"), restval="", lineterminator="\n")
         writer.writeheader()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from videohpm import evaluate
 from videohpm.config import FinetuneConfig
+from videohpm.config.dataset_info import DatasetInfo
 from videohpm.data import (
     ClipDataset,
     ImageDataset,
@@ -12,7 +13,6 @@ from videohpm.data import (
     find_samples,
     training_transform,
 )
-from videohpm.data.dataset_info import DatasetInfo
 from videohpm.finetune.augment import augmented
 from videohpm.grid import TokenGrid
 

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from videohpm.data.dataset_info import DatasetInfo
+from videohpm.config.dataset_info import DatasetInfo
 from videohpm.errors import UserError
 
 

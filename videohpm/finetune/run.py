@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from videohpm import checkpoint, evaluate, training
 from videohpm.config import FinetuneConfig
+from videohpm.config.dataset_info import read_dataset_info
 from videohpm.data import Batch, Manifest, find_samples, normalise
-from videohpm.data.dataset_info import read_dataset_info
 from videohpm.engine import TorchEngine, distributed, process_group, seed_step
 from videohpm.finetune.augment import check_policy
 from videohpm.finetune.average import WeightAverage

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from videohpm import evaluate
 from videohpm.config import FinetuneConfig
+from videohpm.config.dataset_info import DatasetInfo
 from videohpm.data import Manifest
-from videohpm.data.dataset_info import DatasetInfo
 from videohpm.errors import UserError
 from videohpm.finetune.augment import mix
 from videohpm.finetune.labels import class_weights, count_classes
