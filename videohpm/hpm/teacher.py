@@ -61,6 +61,10 @@ class LossTeacher(nn.Module):
         """θ_teacher ← momentum·θ_teacher + (1 − momentum)·θ_student, once an optimiser step."""
         self.ema.update(self.model, student, momentum)
 
+    def after_step(self, student: nn.Module, momentum: float) -> None:
+        """Follow the student; see :class:`videohpm.hpm.Scorer`."""
+        self.update(student, momentum)
+
     def distance(self, student: nn.Module) -> Tensor:
         """‖θ_student − θ_teacher‖ / ‖θ_student‖ over what both have."""
         return self.ema.distance(self.model, student)
