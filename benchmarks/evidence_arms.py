@@ -123,7 +123,7 @@ class Arm:
     mask: dict = field(default_factory=dict)
     model: dict = field(default_factory=dict)
     scorer: Callable[[LossTeacher, MaskedAutoencoder], Scorer] = hardest
-    """What ranks the tubes, from the teacher and the student; not asked without a predictor."""
+    """What ranks the tubes, from the teacher and the student; without a predictor there is none."""
     shuffle_ids: Callable[[int, TokenGrid, torch.Generator], Tensor] | None = None
     """Draws the random part of the masks; None: uniformly."""
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
+import torch
 from torch import Tensor, nn
 
 from videohpm.config import MaskConfig, PretrainConfig
@@ -32,7 +33,7 @@ class Scorer(Protocol):
     """
 
     def __call__(self, clips: Tensor) -> Tensor:
-        """Hardness, larger = harder, of which only the order counts; without gradient.
+        """Hardness, larger = harder, of which only the order counts. Called without gradient.
 
         Args:
             clips: (B, 3, T, H, W), normalised.
@@ -79,7 +80,9 @@ def draw_mask(
     if scorer is None or hard == 0:
         mask = random_mask(grid, ratio, shuffle_ids, unit)
     else:
-        mask = hard_mask(scorer(clips), grid, ratio, hard_ratio, shuffle_ids, unit)
+        with torch.no_grad():
+            scores = scorer(clips)
+        mask = hard_mask(scores, grid, ratio, hard_ratio, shuffle_ids, unit)
     if decode_all:
         return mask
     return subsample_decoded(mask, grid, config.decode_ratio, shuffle_ids)
