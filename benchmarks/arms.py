@@ -17,13 +17,13 @@ from dataclasses import dataclass, replace
 
 import torch
 from clock import Clock
-from torch import Tensor
+from torch import Tensor, nn
 
 from videohpm import hpm
 from videohpm.config import HPMConfig, PretrainConfig, size_of
 from videohpm.data import Batch, normalise
 from videohpm.engine import TorchEngine, resolved_precision, torch_device
-from videohpm.hpm import LossTeacher
+from videohpm.hpm import LossTeacher, Scorer
 from videohpm.models import MaskedAutoencoder
 from videohpm.pretrain import train_step
 
@@ -57,13 +57,14 @@ class Ours:
         self.config = config
         model = MaskedAutoencoder(**config.model_arguments())
         self.clock = Clock(torch_device(config.engine.device), kind)
-        self.teacher = None
+        self.teacher = self.scorer = None
         if config.hpm.enabled:
-            made = PixelTeacher if pixel_teacher else MarkedTeacher
-            self.teacher = made(
+            teacher_class = PixelTeacher if pixel_teacher else LossTeacher
+            self.teacher = teacher_class(
                 model, config.hpm.teacher_samples_per_tube or None, config.hpm.score_readout
             )
-            self.teacher.clock = self.clock
+            self.scorer = MarkedScorer(self.teacher, self.clock)
+        self.target = hpm.TARGETS[config.model.target](model.grid, config)
         self.engine = MarkedEngine(model, config.engine, config.optim)
         self.engine.clock = self.clock
         if self.teacher is not None:
@@ -73,12 +74,12 @@ class Ours:
     def step(self) -> dict[str, float]:
         """Seconds of each part."""
         self.clock.start()
-        said = train_step(
-            self.engine, self.teacher, [self.batch], self.config,
+        metrics = train_step(
+            self.engine, self.scorer, self.target, [self.batch], self.config,
             hard_ratio=HARD_RATIO, momentum=0.999, lr=1e-6,
         )  # fmt: skip
         self.clock.mark("optimiser")
-        self.loss = said["loss"]
+        self.loss = metrics["loss"]
         return self.clock.parts()
 
     def held(self) -> Iterator[Tensor]:
@@ -106,39 +107,42 @@ class MarkedEngine(TorchEngine):
         self.clock.mark("backward")
 
 
-class MarkedTeacher(LossTeacher):
-    """A teacher that notes when it was asked and when it answered."""
+class MarkedScorer(Scorer):
+    """A scorer, with a note of when it was called and when it returned."""
 
-    def forward(self, clips: Tensor) -> Tensor:
+    def __init__(self, scorer: Scorer, clock: Clock):
+        self.scorer, self.clock = scorer, clock
+
+    def __call__(self, clips: Tensor) -> Tensor:
         self.clock.mark("mask")
-        scores = self.answer(clips)
+        scores = self.scorer(clips)
         self.clock.mark("teacher")
         return scores
 
-    def answer(self, clips: Tensor) -> Tensor:
-        return super().forward(clips)
+    def after_step(self, student: nn.Module, momentum: float) -> None:
+        self.scorer.after_step(student, momentum)
 
 
-class PixelTeacher(MarkedTeacher):
-    """A teacher that is a whole copy of the student and reconstructs all pixels, for nothing."""
+class PixelTeacher(LossTeacher):
+    """A teacher that is a full copy of the student and reconstructs all pixels, to no purpose."""
 
     def __init__(self, student: MaskedAutoencoder, *options):
         super().__init__(student, *options)
         self.decoder = copy.deepcopy(student.decoder).requires_grad_(False)
 
     @torch.no_grad()
-    def answer(self, clips: Tensor) -> Tensor:
+    def forward(self, clips: Tensor) -> Tensor:
         grid = self.model.grid
-        everything = torch.arange(grid.num_tokens, device=clips.device).expand(len(clips), -1)
-        context = self.model._context(clips, everything)
+        tokens = torch.arange(grid.num_tokens, device=clips.device).expand(len(clips), -1)
+        context = self.model._context(clips, tokens)
         self.decoder(context, grid.num_tokens)
         return self.model.predictor(context, grid.num_tokens).squeeze(2)
 
     @torch.no_grad()
     def update(self, student: MaskedAutoencoder, momentum: float) -> None:
         super().update(student, momentum)
-        theirs = list(student.decoder.parameters())
-        torch._foreach_lerp_(list(self.decoder.parameters()), theirs, 1.0 - momentum)
+        source = list(student.decoder.parameters())
+        torch._foreach_lerp_(list(self.decoder.parameters()), source, 1.0 - momentum)
 
 
 class Transformers:
@@ -181,7 +185,7 @@ class Transformers:
 
 
 def transformers_config(config: PretrainConfig):
-    """The same model in transformers' words."""
+    """The same model under the names that transformers gives its numbers."""
     from transformers import VideoMAEConfig
 
     numbers, grid = size_of(config.model.arch), config.model.grid()

@@ -47,10 +47,10 @@ def main(arguments: list[str] | None = None) -> None:
             if claim.free:
                 data = data or load_clips(args.data, args.train, args.validation, args.object)
                 claim.write(run(name, seed, data, args))
-    said = tables(args.out)
-    (args.out / "README.md").write_text(said)
+    text = tables(args.out)
+    (args.out / "README.md").write_text(text)
     draw_curves(args.out)
-    print(said)
+    print(text)
 
 
 class Claim:
@@ -66,13 +66,13 @@ class Claim:
                 self.lock.touch(exist_ok=False)
                 self.free = True
             except FileExistsError:
-                print(f"{self.lock}: another process is at it; remove the file if none is")
+                print(f"{self.lock}: another process works on it; remove the file if none does")
         return self
 
     def write(self, result: dict) -> None:
-        whole = self.path.with_suffix(".part")
-        whole.write_text(json.dumps(result, indent=1) + "\n")
-        whole.replace(self.path)
+        unfinished = self.path.with_suffix(".part")
+        unfinished.write_text(json.dumps(result, indent=1) + "\n")
+        unfinished.replace(self.path)
 
     def __exit__(self, *_) -> None:
         if self.free:
@@ -86,7 +86,8 @@ def run(name: str, seed: int, data: dict[str, Clips], args: argparse.Namespace) 
     if name == "untrained":
         config = common
         torch.manual_seed(seed)
-        trained = Trained(MaskedAutoencoder(**config.model_arguments()).eval(), None, [], 0.0)
+        model = MaskedAutoencoder(**config.model_arguments())
+        trained = Trained(model.eval(), None, None, [], 0.0)
     else:
         config = arm.config(common)
         kept = args.weights / f"{name}-{seed}.pt"
@@ -94,7 +95,7 @@ def run(name: str, seed: int, data: dict[str, Clips], args: argparse.Namespace) 
             kept.parent.mkdir(parents=True, exist_ok=True)
             train(arm, common, data["train"], seed, args.steps).save(kept)
         trained = Trained.load(kept, arm, config)
-    began = time.perf_counter()
+    begun = time.perf_counter()
     found = probes(trained.model.encoder, data, config, args.probe_clips, seed)
     if args.tune_steps:
         found |= fine_tuned(trained.model, data, config, seed, args.tune_steps)
@@ -105,7 +106,7 @@ def run(name: str, seed: int, data: dict[str, Clips], args: argparse.Namespace) 
         "top1": found,
         "diagnostics": diagnose(trained, arm, data["validation"], config),
         "curve": trained.curve,
-        "seconds": {"training": trained.seconds, "judging": time.perf_counter() - began},
+        "seconds": {"training": trained.seconds, "judging": time.perf_counter() - begun},
         "machine": {"device": _device(args), "threads": args.threads, "torch": torch.__version__},
     }
     numbers = ", ".join(f"{key} {value:.1f}" for key, value in found.items())
@@ -150,9 +151,9 @@ def _arguments(arguments: list[str] | None) -> argparse.Namespace:
     if args.arms is None:
         args.arms = QUICK if args.quick else IMAGE if args.image else MAIN
     args.data = args.data or Path(f"data/shapes-{args.train}-{args.object:g}")
-    place = "evidence-image" if args.image else "evidence"
-    args.out = args.out or RESULTS / place
-    args.weights = args.weights or Path("runs") / place
+    name = "evidence-image" if args.image else "evidence"
+    args.out = args.out or RESULTS / name
+    args.weights = args.weights or Path("runs") / name
     return args
 
 

@@ -7,22 +7,23 @@ from dataclasses import dataclass, field, replace
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from videohpm import hpm
 from videohpm.config import PretrainConfig
 from videohpm.grid import TokenGrid
-from videohpm.hpm import LossTeacher
+from videohpm.hpm import LossTeacher, Scorer
 from videohpm.models.mae import MaskedAutoencoder
 
 PUBLISHED = {"predictor_unit": "token", "teacher_samples_per_tube": 0, "score_readout": "visible"}
 
 
-class EasyTeacher(LossTeacher):
-    """Says the opposite: hides the easiest."""
+# --- choices: what becomes of the teacher's scores before the hardest are taken -----------------
 
-    def forward(self, clips: Tensor) -> Tensor:
-        return -super().forward(clips)
+
+def easiest(scores: Tensor) -> Tensor:
+    """The opposite order: hides the easiest."""
+    return -scores
 
 
 def standardised(scores: Tensor) -> Tensor:
@@ -30,48 +31,72 @@ def standardised(scores: Tensor) -> Tensor:
     return (scores - scores.mean(1, keepdim=True)) / scores.std(1, keepdim=True)
 
 
-class SoftTeacher(LossTeacher):
+def drawn(scores: Tensor) -> Tensor:
     """Draws hard tubes instead of taking the hardest: the standardised scores plus Gumbel noise.
 
     The hardest k of these are k draws without replacement with chances as exp(score): a tube of
     one deviation more is taken e times as often, and none for certain.
     """
-
-    def forward(self, clips: Tensor) -> Tensor:
-        scores = standardised(super().forward(clips))
-        return scores - torch.empty_like(scores).exponential_().log()
+    scores = standardised(scores)
+    return scores - torch.empty_like(scores).exponential_().log()
 
 
-class SparingTeacher(LossTeacher):
+def all_but_the_hardest(scores: Tensor) -> Tensor:
     """Leaves the hardest eighth to chance and takes the next hardest: what is hardest of all
     may be what cannot be inferred."""
-
-    def forward(self, clips: Tensor) -> Tensor:
-        scores = super().forward(clips)
-        hardest = scores.topk(scores.shape[1] // 8, dim=1).indices
-        return scores.scatter(1, hardest, float("-inf"))
+    hardest = scores.topk(scores.shape[1] // 8, dim=1).indices
+    return scores.scatter(1, hardest, float("-inf"))
 
 
-class ProgressTeacher(LossTeacher):
+# --- scorers -------------------------------------------------------------------------------------
+
+
+class Chosen(Scorer):
+    """A teacher whose scores pass through a choice."""
+
+    def __init__(self, teacher: LossTeacher, choice: Callable[[Tensor], Tensor]):
+        self.teacher, self.choice = teacher, choice
+
+    def __call__(self, clips: Tensor) -> Tensor:
+        return self.choice(self.teacher(clips))
+
+    def after_step(self, student: nn.Module, momentum: float) -> None:
+        self.teacher.after_step(student, momentum)
+
+
+class Progress(Scorer):
     """Scores what is being learnt: how much harder the slow copy than the student finds a tube.
 
     A reducible loss without a second training run: what stays hard for both, such as noise, and
     what is easy for both score alike, and high is what has become easier of late.
     """
 
-    def __init__(self, student: MaskedAutoencoder, steps: int | None = None, read: str = "query"):
-        super().__init__(student, steps, read)
-        self.now = LossTeacher(student, steps, read)
+    def __init__(self, teacher: LossTeacher, student: MaskedAutoencoder):
+        self.teacher = teacher
+        self.now = LossTeacher(student, teacher.steps, teacher.read)
 
-    def update(self, student: MaskedAutoencoder, momentum: float) -> None:
-        super().update(student, momentum)
-        self.now.update(student, 0.0)
+    def __call__(self, clips: Tensor) -> Tensor:
+        return standardised(self.teacher(clips)) - standardised(self.now(clips))
 
-    def forward(self, clips: Tensor) -> Tensor:
-        return standardised(super().forward(clips)) - standardised(self.now(clips))
+    def after_step(self, student: nn.Module, momentum: float) -> None:
+        self.teacher.after_step(student, momentum)
+        self.now.after_step(student, 0.0)
 
 
-def noise_priority(batch: int, grid: TokenGrid, generator: torch.Generator) -> Tensor:
+def choosing(choice: Callable[[Tensor], Tensor]) -> Callable[..., Scorer]:
+    """What :attr:`Arm.scorer` needs, of a choice."""
+    return lambda teacher, student: Chosen(teacher, choice)
+
+
+def hardest(teacher: LossTeacher, student: MaskedAutoencoder) -> Scorer:
+    """The teacher as it is."""
+    return teacher
+
+
+# --- the random part -----------------------------------------------------------------------------
+
+
+def noise_shuffle_ids(batch: int, grid: TokenGrid, generator: torch.Generator) -> Tensor:
     """Permutations of the tubes by a smooth random field: (B, L); hides blobs at no cost.
 
     Band-passed white noise over (h, w), a difference of two Gaussians of 1 and 2 tubes, as
@@ -93,11 +118,12 @@ def _blurred(field: Tensor, sigma: float) -> Tensor:
 class Arm:
     """One way to mask: what it changes in the common configuration."""
 
-    says: str
+    description: str
     hpm: dict = field(default_factory=dict)
     mask: dict = field(default_factory=dict)
     model: dict = field(default_factory=dict)
-    teacher: type[LossTeacher] = LossTeacher
+    scorer: Callable[[LossTeacher, MaskedAutoencoder], Scorer] = hardest
+    """What ranks the tubes, from the teacher and the student; without a predictor there is none."""
     shuffle_ids: Callable[[int, TokenGrid, torch.Generator], Tensor] | None = None
     """Draws the random part of the masks; None: uniformly."""
 
@@ -130,13 +156,13 @@ ARMS = {
     "constant": Arm("HPM, alpha at its last value from the start", {"hard_ratio_start": 0.5}),
     "all": Arm("HPM, alpha to 1", {"hard_ratio_end": 1.0}),
     "quarter": Arm("HPM, alpha to .25", {"hard_ratio_end": 0.25}),
-    "easy": Arm("the easiest tubes, alpha to .5", teacher=EasyTeacher),
-    "noise": Arm("tubes by smooth noise", OFF, shuffle_ids=noise_priority),
+    "easy": Arm("the easiest tubes, alpha to .5", scorer=choosing(easiest)),
+    "noise": Arm("tubes by smooth noise", OFF, shuffle_ids=noise_shuffle_ids),
     "token": Arm("random tokens", OFF, BY_TOKEN),
     "hard-token": Arm("hard tokens, published predictor and teacher", PUBLISHED, BY_TOKEN),
-    "soft": Arm("HPM, hard tubes drawn, not taken", teacher=SoftTeacher),
-    "sparing": Arm("HPM, the hardest eighth left to chance", teacher=SparingTeacher),
-    "progress": Arm("HPM, what became easier of late is hidden", teacher=ProgressTeacher),
+    "soft": Arm("HPM, hard tubes drawn, not taken", scorer=choosing(drawn)),
+    "sparing": Arm("HPM, the hardest eighth left to chance", scorer=choosing(all_but_the_hardest)),
+    "progress": Arm("HPM, what became easier of late is hidden", scorer=Progress),
     "detached": Arm("HPM, predictor's gradient kept from the encoder", {"predictor_detach": True}),
     "absolute": Arm("HPM, absolute objective", {"objective": "absolute"}),
     "deep": Arm("HPM, predictor of 4 blocks", {"predictor_depth": 4}),
@@ -152,5 +178,5 @@ CONTROL = {"normalised": "random-normalised", "dense": "random-dense", "hard-tok
 MAIN = ["random", "predict", "hpm", "published", "full", "constant", "all", "quarter", "easy",
         "noise", "token", "hard-token", "detached"]  # fmt: skip
 IMAGE = ["random", "hpm", "predict", "constant", "all", "easy", "noise"]
-"""In image mode tubes are tokens and one look is all looks."""
+"""In image mode tubes are tokens, and the teacher sees all time steps, as there is one."""
 QUICK = ["random", "hpm"]

@@ -22,13 +22,12 @@ from videohpm.evaluate import (
 from videohpm.evaluate.linear import Standardise, choose_strength
 from videohpm.models import MaskedAutoencoder, VideoClassifier
 from videohpm.optim import parameter_groups, set_lr
-from videohpm.pretrain import choose_mask
 
 BLOCK = 64
 HIDDEN = 0.05  # an object of which less than this share is visible counts as hidden
 
 
-def look(clips: Clips, rows: Tensor, config: PretrainConfig) -> Tensor:
+def first_frames(clips: Clips, rows: Tensor, config: PretrainConfig) -> Tensor:
     """(B, 3, T, H, W), normalised: the first frames of the clips."""
     pixels = clips.at(rows, torch.zeros_like(rows), config.model.frames)
     return normalise(pixels, config.data.mean, config.data.std)
@@ -42,7 +41,7 @@ def frozen_tokens(encoder: nn.Module, clips: Clips, count: int, config: Pretrain
     """(n, N, D) of the first ``count`` clips."""
     encoder.eval()
     return torch.cat(
-        [encoder(look(clips, rows, config)) for rows in torch.arange(count).split(BLOCK)]
+        [encoder(first_frames(clips, rows, config)) for rows in torch.arange(count).split(BLOCK)]
     )
 
 
@@ -58,29 +57,29 @@ def probes(
     """
     train, test = data["train"], data["validation"]
     tokens = frozen_tokens(encoder, train, min(count, len(train.frames)), config)
-    asked = frozen_tokens(encoder, test, len(test.frames), config)
+    test_tokens = frozen_tokens(encoder, test, len(test.frames), config)
     scale = Standardise(tokens.mean(1))
-    near, far = scale(tokens.mean(1)).float(), scale(asked.mean(1)).float()
+    near, far = scale(tokens.mean(1)).float(), scale(test_tokens.mean(1)).float()
     right: dict[str, dict[str, Tensor]] = {"linear": {}, "knn": {}, "attentive": {}}
     for kind in kinds(config):
         labels = train.labels[kind][: len(tokens)]
         classes = int(labels.max()) + 1
         strength = choose_strength(near, labels, classes, STRENGTHS, seed)
-        said = {
+        methods = {
             "linear": linear_probabilities(near, labels, far, classes=classes, strength=strength),
             "knn": knn_probabilities(near, labels, far, classes=classes),
             "attentive": attentive_probabilities(
-                tokens, labels, asked,
+                tokens, labels, test_tokens,
                 classes=classes, heads=config.model.heads, epochs=15, seed=seed,
             ),
         }  # fmt: skip
-        for name, probabilities in said.items():
+        for name, probabilities in methods.items():
             right[name][kind] = probabilities.argmax(1) == test.labels[kind]
     return {key: value for name in right for key, value in shares(name, right[name]).items()}
 
 
 def kinds(config: PretrainConfig) -> tuple[str, ...]:
-    """What a model of this clip length can be asked: one frame cannot tell the motion."""
+    """What a model of this clip length can name: one frame does not show the motion."""
     return ("shape",) if config.model.frames == 1 else ("shape", "motion")
 
 
@@ -94,9 +93,9 @@ def shares(name: str, right: dict[str, Tensor]) -> dict[str, float]:
 def fine_tuned(
     model: MaskedAutoencoder, data: dict[str, Clips], config: PretrainConfig, seed: int, steps: int
 ) -> dict[str, float]:
-    """Validation top-1, %, of the whole model trained on with the demo's fine-tuning recipe.
+    """Validation top-1, %, of all of the model trained on with the demo's fine-tuning recipe.
 
-    It learns shape and motion together, as 32 classes; a shape is right whatever the motion said.
+    It learns shape and motion together, as 32 classes; a shape is right whatever the motion.
     """
     torch.manual_seed(seed)
     kind = "both" if "motion" in kinds(config) else "shape"
@@ -117,20 +116,21 @@ def fine_tuned(
     for step in range(steps):
         set_lr(optimiser, cosine(step, steps, steps // 10, 2e-3, 1e-5))
         rows = torch.randint(len(labels), (batch,), generator=generator)
-        loss = F.cross_entropy(classifier(look(data["train"], rows, config)), labels[rows])
+        loss = F.cross_entropy(classifier(first_frames(data["train"], rows, config)), labels[rows])
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
     classifier.eval()
     with torch.no_grad():
-        said = torch.cat([
-            classifier(look(data["validation"], rows, config))
+        classes = torch.cat([
+            classifier(first_frames(data["validation"], rows, config))
             for rows in torch.arange(len(right)).split(BLOCK)
         ]).argmax(1)  # fmt: skip
     if kind == "shape":
-        return shares("fine-tuned", {"shape": said == right})
-    told = {"shape": said // MOTIONS, "motion": said % MOTIONS}
-    return shares("fine-tuned", {k: told[k] == data["validation"].labels[k] for k in kinds(config)})
+        return shares("fine-tuned", {"shape": classes == right})
+    named = {"shape": classes // MOTIONS, "motion": classes % MOTIONS}
+    hits = {k: named[k] == data["validation"].labels[k] for k in kinds(config)}
+    return shares("fine-tuned", hits)
 
 
 # --- diagnostics ------------------------------------------------------------------------------
@@ -151,7 +151,7 @@ def diagnose(
     How much of the object stays visible is that of the masks of the arm's last step.
     """
     rows = torch.arange(min(count, len(clips.frames)))
-    seen, grid = look(clips, rows, config), config.model.grid()
+    seen, grid = first_frames(clips, rows, config), config.model.grid()
     generator = torch.Generator().manual_seed(0)
     truth = true_hardness(trained.model, seen, masks, 0.75, config.data.std, generator)
     cover = cover_per_token(clips, rows, config)
@@ -163,22 +163,23 @@ def diagnose(
     }
     if trained.teacher is None:
         return found
-    told = {}
-    for name, looks in (("thinned", 1), ("full", None)):
+    scores = {}
+    for name, steps in (("thinned", 1), ("full", None)):
         if name == "thinned" and grid.t == 1:
             continue
         read = trained.teacher.read if name == "full" else "query"
-        scores = trained.teacher.model.score(seen, looks, read)
-        told[name] = scores if scores.shape == truth.shape else scores.view(
-            len(scores), grid.t, -1).mean(1)  # fmt: skip
+        by_tube = trained.teacher.model.score(seen, steps, read)
+        if by_tube.shape != truth.shape:
+            by_tube = by_tube.view(len(rows), grid.t, -1).mean(1)
+        scores[name] = by_tube
         found |= {
-            f"{name} teacher against truth": float(hpm.rank_correlation(told[name], truth)),
-            f"{name} teacher, loss of hard over mean": lift(truth, told[name]),
-            f"{name} teacher, object in hard": lift(object_share, told[name]),
+            f"{name} teacher against truth": float(hpm.rank_correlation(by_tube, truth)),
+            f"{name} teacher, loss of hard over mean": lift(truth, by_tube),
+            f"{name} teacher, object in hard": lift(object_share, by_tube),
         }
-    if len(told) == 2:
-        agreement = hpm.rank_correlation(told["thinned"], told["full"])
-        found["thinned against full"] = float(agreement)
+    if len(scores) == 2:
+        correlation = hpm.rank_correlation(scores["thinned"], scores["full"])
+        found["thinned against full"] = float(correlation)
     return found
 
 
@@ -187,7 +188,8 @@ def object_left(
 ) -> dict[str, float]:
     """How much of the object the masks of the arm's last step leave to the encoder."""
     shuffle_ids = arm.draw(len(seen), config, torch.Generator().manual_seed(1))
-    mask = choose_mask(trained.teacher, seen, shuffle_ids, config, config.hpm.hard_ratio_end)
+    grid, end = config.model.grid(), config.hpm.hard_ratio_end
+    mask = hpm.draw_mask(trained.scorer, seen, shuffle_ids, grid, config.mask, end, decode_all=True)
     visible = 1 - cover.gather(1, mask.masked).sum(1) / cover.sum(1)
     return {
         "object visible at the end": float(visible.mean()),

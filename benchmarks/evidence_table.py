@@ -62,7 +62,7 @@ def _short(found: dict) -> str:
     heads = ["arm", "seeds", *judges, "all − control", "all − hpm", "object hidden", "s a run"]
     lines = [_row(heads), _row(["---"] * len(heads))]
     for arm, runs in found.items():
-        said = [_spread([run["top1"][f"{name} {kind}"] for run in runs.values()])
+        cells = [_spread([run["top1"][f"{name} {kind}"] for run in runs.values()])
                 for name in judges]  # fmt: skip
         apart = [
             _apart(found, arm, base)[1].get("all") for base in (CONTROL.get(arm, "random"), "hpm")
@@ -73,7 +73,7 @@ def _short(found: dict) -> str:
                 ("diagnostics", "clips with the object hidden"), ("seconds", "training"))
         )  # fmt: skip
         lines.append(_row([
-            arm, str(len(runs)), *said, *(paired(values) if values else "" for values in apart),
+            arm, str(len(runs)), *cells, *(paired(values) if values else "" for values in apart),
             f"{100 * hidden:.0f} %", f"{seconds:.0f}" if seconds else "",
         ]))  # fmt: skip
     return "\n".join(lines)
@@ -145,7 +145,7 @@ def _costs(found: dict) -> str:
     for arm, runs in found.items():
         if arm != "untrained":
             seconds = statistics.mean(run["seconds"]["training"] for run in runs.values())
-            lines.append(_row([arm, ARMS[arm].says, f"{seconds:.0f}"]))
+            lines.append(_row([arm, ARMS[arm].description, f"{seconds:.0f}"]))
     return "\n".join(lines)
 
 

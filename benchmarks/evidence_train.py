@@ -17,10 +17,11 @@ import yaml
 from evidence_arms import Arm
 from torch import Tensor
 
+from videohpm import hpm
 from videohpm.config import HPMConfig, MaskConfig, ModelConfig, OptimConfig, PretrainConfig
 from videohpm.data import Batch
 from videohpm.engine import EngineConfig, TorchEngine, torch_device
-from videohpm.hpm import LossTeacher
+from videohpm.hpm import LossTeacher, Scorer
 from videohpm.models import MaskedAutoencoder
 from videohpm.pretrain import schedule, train_step
 
@@ -88,9 +89,9 @@ def _decode(path: Path) -> Tensor:
 def make_batch(clips: Clips, config: PretrainConfig, arm: Arm, seed: int, step: int) -> Batch:
     """The batch of a step: the same clips and cuts for every arm, its own mask shuffle ids."""
     count, batch = len(clips.frames), config.optim.global_batch_size
-    epoch, place = divmod(step * batch, count)
+    epoch, first = divmod(step * batch, count)
     order = torch.randperm(count, generator=_random(seed, 1, epoch))
-    rows = order[place : place + batch]
+    rows = order[first : first + batch]
     generator = _random(seed, 2, step)
     frames = config.model.frames
     last = clips.frames.shape[2] - STRIDE * (frames - 1)
@@ -105,20 +106,20 @@ def make_batch(clips: Clips, config: PretrainConfig, arm: Arm, seed: int, step: 
 
 
 def cropped(clips: Tensor, generator: torch.Generator) -> Tensor:
-    """Each clip whole or a random square of 7/8 of its side, resized: the demo's crops."""
+    """Each clip uncropped or a random square of 7/8 of its side, resized: the demo's crops."""
     side = clips.shape[-1]
     small = side * 7 // 8
     out = clips.clone()
-    for place in range(len(clips)):
+    for index in range(len(clips)):
         take, top, left = (
             int(torch.randint(n, (), generator=generator))
             for n in (2, side - small + 1, side - small + 1)
         )
         if take:
-            part = clips[place, :, :, top : top + small, left : left + small]
+            part = clips[index, :, :, top : top + small, left : left + small]
             frames = part.transpose(0, 1).float()
             resized = F.interpolate(frames, (side, side), mode="bilinear", antialias=True)
-            out[place] = resized.round().clamp(0, 255).to(clips.dtype).transpose(0, 1)
+            out[index] = resized.round().clamp(0, 255).to(clips.dtype).transpose(0, 1)
     return out
 
 
@@ -132,11 +133,13 @@ class Trained:
 
     model: MaskedAutoencoder
     teacher: LossTeacher | None
+    scorer: Scorer | None
+    """What chooses hard tubes: made of the teacher."""
     curve: list[dict[str, float]]
     seconds: float
 
     def save(self, path: Path) -> None:
-        """Weights, curve and seconds as one file, which appears when it is whole."""
+        """Weights, curve and seconds as one file, which appears when it is complete."""
         teacher = None if self.teacher is None else self.teacher.state_dict()
         kept = {"model": self.model.state_dict(), "teacher": teacher}
         torch.save(kept | {"curve": self.curve, "seconds": self.seconds}, f"{path}.part")
@@ -146,41 +149,49 @@ class Trained:
     def load(cls, path: Path, arm: Arm, config: PretrainConfig) -> Trained:
         """What was saved of an arm, whose configuration is ``config``."""
         kept = torch.load(path, map_location=torch_device(config.engine.device), weights_only=True)
-        model, teacher = make_models(arm, config)
+        model, teacher = make_models(config)
         model.load_state_dict(kept["model"])
-        if teacher is not None:
-            teacher.load_state_dict(kept["teacher"])
-        return cls(model.eval(), teacher, kept["curve"], kept["seconds"])
+        if teacher is not None:  # files of before hold "now.*" too, the student's weights again
+            weights = kept["teacher"].items()
+            teacher.load_state_dict({k: v for k, v in weights if not k.startswith("now.")})
+        scorer = make_scorer(arm, model, teacher)
+        return cls(model.eval(), teacher, scorer, kept["curve"], kept["seconds"])
 
 
-def make_models(arm: Arm, config: PretrainConfig) -> tuple[MaskedAutoencoder, LossTeacher | None]:
+def make_models(config: PretrainConfig) -> tuple[MaskedAutoencoder, LossTeacher | None]:
     """Student and teacher, untrained."""
     model = MaskedAutoencoder(**config.model_arguments())
     teacher = None
     if config.hpm.enabled:
-        teacher = arm.teacher(
-            model, config.hpm.teacher_samples_per_tube or None, config.hpm.score_readout
-        )
+        steps = config.hpm.teacher_samples_per_tube or None
+        teacher = LossTeacher(model, steps, config.hpm.score_readout)
     return model, teacher
+
+
+def make_scorer(arm: Arm, model: MaskedAutoencoder, teacher: LossTeacher | None) -> Scorer | None:
+    """What chooses an arm's hard tubes; without a teacher all are random."""
+    return None if teacher is None else arm.scorer(teacher, model)
 
 
 def train(arm: Arm, common: PretrainConfig, clips: Clips, seed: int, steps: int) -> Trained:
     """Pre-train one arm. The encoder and pixel decoder begin alike for every arm of a seed."""
-    config, said, began = arm.config(common), [], time.perf_counter()
+    config, begun = arm.config(common), time.perf_counter()
     torch.manual_seed(seed)
-    model, teacher = make_models(arm, config)
+    model, teacher = make_models(config)
     engine = TorchEngine(model, config.engine, config.optim)
     if teacher is not None:
         engine.attach_ema(teacher)
-    every, curve = max(1, steps // 40), []
+    scorer = make_scorer(arm, model, teacher)
+    target = hpm.TARGETS[config.model.target](model.grid, config)
+    every, curve, recent = max(1, steps // 40), [], []
     for step in range(steps):
         batch = make_batch(clips, config, arm, seed, step)
         now = schedule(config, step, steps, len(clips.frames) / config.optim.global_batch_size)
-        said.append(train_step(engine, teacher, [batch], config, **now))
+        recent.append(train_step(engine, scorer, target, [batch], config, **now))
         if (step + 1) % every == 0 or step + 1 == steps:
-            means = {k: float(torch.stack([s[k] for s in said]).mean()) for k in said[0]}
+            means = {k: float(torch.stack([row[k] for row in recent]).mean()) for k in recent[0]}
             curve.append({"step": step + 1} | means)
-            said = []
+            recent = []
             if not np.isfinite(means["loss"]):
                 raise RuntimeError(f"step {step + 1}: the loss is {means['loss']}")
-    return Trained(model.eval(), teacher, curve, time.perf_counter() - began)
+    return Trained(model.eval(), teacher, scorer, curve, time.perf_counter() - begun)

@@ -1,9 +1,10 @@
-"""How well a teacher that looks less ranks tubes: ``python benchmarks/teacher.py RUN ROOT``.
+"""How well a teacher that sees less ranks tubes: ``python benchmarks/teacher.py RUN ROOT``.
 
 The truth is measured: each clip is reconstructed under many random masks, and a tube's hardness is
-the mean of its losses where it was hidden. For every way of asking the teacher: Spearman's rank
-correlation with the truth, and how much of the hardest quarter it finds. RUN is a run folder or
-checkpoint of ours, ROOT a folder of clips it was not trained on.
+the mean of its losses where it was hidden. For every number of time steps that are seen of a tube
+and both ways to read scores: Spearman's rank correlation with the truth, and how much of the
+hardest quarter is found. RUN is a run folder or checkpoint of ours, ROOT a folder of clips it was
+not trained on.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from videohpm.models import MaskedAutoencoder
 
 
 def main() -> None:
-    """Print a line for each way of asking."""
+    """Print a line for each way to score."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("run")
     parser.add_argument("root")
@@ -34,17 +35,18 @@ def main() -> None:
     clips, std = load_clips(model.eval(), args)
     truth = true_hardness(model, clips, args.masks, args.ratio, std)
     t = model.grid.t
-    print(f"{'asked':10}{'looks at a tube':>16}{'read':>10}{'rank corr.':>12}{'top quarter':>13}")
-    for name, asked in (("student", model), ("teacher", teacher.model)):
-        for looks in sorted({1, 2, t // 2, t} - {0}):
+    print(f"{'model':10}{'steps of a tube':>16}{'read':>10}{'rank corr.':>12}{'top quarter':>13}")
+    for name, scorer in (("student", model), ("teacher", teacher.model)):
+        for steps in sorted({1, 2, t // 2, t} - {0}):
             for read in ("query", "visible"):
                 with torch.no_grad():
-                    scores = asked.score(clips, looks, read)
+                    scores = scorer.score(clips, steps, read)
                 if scores.shape != truth.shape:
                     scores = scores.view(len(scores), t, -1).mean(1)
-                agreement = float(hpm.rank_correlation(scores, truth))
+                correlation = float(hpm.rank_correlation(scores, truth))
                 found = top_overlap(scores, truth)
-                print(f"{name:10}{f'{looks} of {t}':>16}{read:>10}{agreement:>12.3f}{found:>13.3f}")
+                seen = f"{steps} of {t}"
+                print(f"{name:10}{seen:>16}{read:>10}{correlation:>12.3f}{found:>13.3f}")
 
 
 def load_clips(model: MaskedAutoencoder, args: argparse.Namespace) -> tuple[Tensor, tuple]:

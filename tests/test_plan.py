@@ -14,7 +14,6 @@ from videohpm.cli import main
 from videohpm.config import HPMConfig, MaskConfig, ModelConfig, OptimConfig
 from videohpm.data import Batch
 from videohpm.engine import EngineConfig, make_engine
-from videohpm.hpm import LossTeacher
 from videohpm.models import MaskedAutoencoder
 from videohpm.plan import STAGES, PlanConfig, flops_of, memory_of, parameters_of, plan, traffic_of
 from videohpm.pretrain import train_step
@@ -25,6 +24,7 @@ IMAGE = VIDEO | {"frames": 1, "tubelet": 1, "class_token": True, "position": "si
 CASES = {
     "default": {},
     "plain": {"hpm": HPMConfig(enabled=False)},
+    "losses predicted, masks random": {"mask": MaskConfig(scorer="none")},
     "published": {
         "hpm": HPMConfig(
             predictor_unit="token", teacher_samples_per_tube=0, score_readout="visible"
@@ -56,11 +56,7 @@ def real(request):
     """A configuration, the engine and teacher it makes, and a batch."""
     config = a_plan(**CASES[request.param])
     model = MaskedAutoencoder(**config.model_arguments())
-    teacher = None
-    if config.hpm.enabled:
-        teacher = LossTeacher(
-            model, config.hpm.teacher_samples_per_tube or None, config.hpm.score_readout
-        )
+    teacher = hpm.SCORERS[config.scorer](model, config)
     grid = config.model.grid()
     size = (CLIPS, 3, grid.frames, grid.height, grid.width)
     units = hpm.unit_count(grid, config.mask.unit)
@@ -81,7 +77,8 @@ def test_parameters_are_those_of_the_model_and_its_teacher(real):
 def test_flops_are_those_that_torch_counts(real):
     config, engine, teacher, batch = real
     with FlopCounterMode(display=False) as counter:
-        train_step(engine, teacher, [batch], config, hard_ratio=0.5, momentum=0.9, lr=1e-4)
+        target = hpm.TARGETS[config.model.target](config.model.grid(), config)
+        train_step(engine, teacher, target, [batch], config, hard_ratio=0.5, momentum=0.9, lr=1e-4)
     counted = counter.get_total_flops() / CLIPS
     assert sum(flops_of(config).values()) == pytest.approx(counted, rel=0.01)
 

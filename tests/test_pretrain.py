@@ -76,7 +76,7 @@ def test_a_run_learns_and_leaves_all_that_is_promised(finished):
     assert [line["step"] for line in logged] == list(range(1, 41))
     assert sum(losses(finished)[-5:]) < 0.85 * sum(losses(finished)[:5])
     promised = {
-        "step", "loss", "relative_loss", "hard_ratio", "lr", "clips_per_second", "data_wait",
+        "step", "loss", "predictor_loss", "hard_ratio", "lr", "clips_per_second", "data_wait",
         "rank_correlation", "teacher_distance",
     }  # fmt: skip
     assert promised <= logged[0].keys()
@@ -102,7 +102,7 @@ def test_the_predictor_learns_what_is_hard(shapes_module, tmp_path):
     pretrain(settings(tmp_path, tmp_path / "run", steps=40, optim=LEARNS))
     logged = metrics(tmp_path / "run")
     assert sum(line["rank_correlation"] for line in logged[-5:]) / 5 > 0.25
-    assert sum(line["relative_loss"] for line in logged[-5:]) / 5 < 0.69  # ln 2: knows nothing
+    assert sum(line["predictor_loss"] for line in logged[-5:]) / 5 < 0.69  # ln 2: knows nothing
 
 
 def test_what_was_saved_is_given_back(finished):
@@ -129,7 +129,7 @@ def test_at_hard_share_zero_the_step_is_videomaes(shapes, tmp_path):
     assert losses(tmp_path / "plain") == losses(tmp_path / "mined")
     one, other = (videohpm.load_model(tmp_path / name).encoder for name in ("plain", "mined"))
     assert all(map(torch.equal, one.state_dict().values(), other.state_dict().values()))
-    assert metrics(tmp_path / "plain")[0]["relative_loss"] is None
+    assert metrics(tmp_path / "plain")[0]["predictor_loss"] is None
 
 
 def test_with_one_frame_the_mask_and_scores_are_image_hpms(shapes, tmp_path):

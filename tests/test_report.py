@@ -435,3 +435,28 @@ def test_without_scripts_the_whole_gallery_shows(tmp_path):
         )
         assert browser.value(f"{SHOWN}.length") == 6
         assert browser.value("document.querySelectorAll('img').length") == 3
+
+
+@pytest.mark.parametrize("metric", ["predictor_loss", "relative_loss"])
+@pytest.mark.parametrize("objective", ["relative", "absolute"])
+def test_the_predictors_loss_is_titled_by_its_objective(tmp_path, metric, objective):
+    """The metric was called relative_loss once, whatever the objective."""
+    run = make_run(tmp_path / "run")
+    row = {"step": 10, "loss": 1.0, metric: 0.625}
+    (run / "metrics.jsonl").write_text(json.dumps(row) + "\n")
+    (run / "config.yaml").write_text(yaml.safe_dump({"hpm": {"objective": objective}}))
+    html = page_of(run)
+    assert f"<h3>loss of the predictor ({objective} objective)</h3>" in html
+    assert "predictor_loss, last:" in html and "0.625" in html and "relative_loss" not in html
+
+
+def test_curves_of_several_objectives_name_all_of_them(tmp_path):
+    runs = []
+    for objective in ("relative", "absolute"):
+        runs.append(make_run(tmp_path / objective))
+        (runs[-1] / "metrics.jsonl").write_text('{"step": 10, "predictor_loss": 0.5}\n')
+        (runs[-1] / "config.yaml").write_text(yaml.safe_dump({"hpm": {"objective": objective}}))
+    plain = make_run(tmp_path / "plain")  # has no predictor, whatever its settings say
+    (plain / "config.yaml").write_text(yaml.safe_dump({"hpm": {"objective": "neither"}}))
+    runs.append(plain)
+    assert "<h3>loss of the predictor (absolute, relative objective)</h3>" in page_of(*runs)

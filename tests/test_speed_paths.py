@@ -179,10 +179,11 @@ def test_a_part_is_scored_as_it_would_be_within_the_whole(unit):
     ],
 )
 def test_steps_on_a_part_learn(sections):
-    config, engine, teacher, batch = a_step(**sections)
+    config, engine, teacher, target, batch = a_step(**sections)
     options = {"hard_ratio": 0.5, "momentum": 0.9, "lr": 3e-3}
     losses = [
-        float(train_step(engine, teacher, [batch], config, **options)["loss"]) for _ in range(30)
+        float(train_step(engine, teacher, target, [batch], config, **options)["loss"])
+        for _ in range(30)
     ]
     assert losses[-1] < 0.9 * losses[0]
 
@@ -194,7 +195,7 @@ def test_an_image_has_no_part_of_a_tube(capsys):
 
 
 def a_step(device="cpu", **sections):
-    """A configuration, its engine and teacher, and a batch of two clips."""
+    """A configuration, its engine, teacher and target, and a batch of two clips."""
     torch.manual_seed(0)
     said = {
         "model": ModelConfig(**MICRO, target="raw"),
@@ -212,7 +213,8 @@ def a_step(device="cpu", **sections):
     nothing = torch.zeros(2, dtype=torch.long)
     smooth = functional.interpolate(torch.rand(2, 3, 2, 4, 4), (8, 32, 32)) * 255
     batch = Batch(smooth.byte(), hpm.random_shuffle_ids(2, units), nothing, nothing, [])
-    return config, engine, teacher, batch
+    target = hpm.TARGETS[config.model.target](model.grid, config)
+    return config, engine, teacher, target, batch
 
 
 @pytest.mark.slow
@@ -261,17 +263,17 @@ print(kept, min(faults[-4:]))
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 @pytest.mark.parametrize("decode_ratio", [1.0, 0.5])
 def test_nothing_in_a_step_waits_for_the_gpu(decode_ratio):
-    config, engine, teacher, batch = a_step(
+    config, engine, teacher, target, batch = a_step(
         "cuda", mask=MaskConfig(ratio=0.75, decode_ratio=decode_ratio)
     )
     batch = batch._replace(
         clips=batch.clips.pin_memory(), shuffle_ids=batch.shuffle_ids.pin_memory()
     )
     options = {"hard_ratio": 0.5, "momentum": 0.9, "lr": 1e-3}
-    train_step(engine, teacher, [batch], config, **options)  # first times may wait
+    train_step(engine, teacher, target, [batch], config, **options)  # first times may wait
     torch.cuda.synchronize()
     torch.cuda.set_sync_debug_mode("error")
     try:
-        train_step(engine, teacher, [batch], config, **options)
+        train_step(engine, teacher, target, [batch], config, **options)
     finally:
         torch.cuda.set_sync_debug_mode("default")

@@ -33,7 +33,7 @@ RENAMED_FIELDS = {
 }
 """Fields of the configuration and options of commands: old → new."""
 
-RENAMED_METRICS = {"hard_share": "hard_ratio"}
+RENAMED_METRICS = {"hard_share": "hard_ratio", "relative_loss": "predictor_loss"}
 RENAMED_MODEL_ARGUMENTS = {"size": "arch", "predictor": "predictor_unit"}
 RENAMED_STATE = {"followers": "ema_modules"}
 

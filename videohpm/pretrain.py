@@ -12,7 +12,7 @@ from videohpm import hpm, training, visualize
 from videohpm.config import PretrainConfig
 from videohpm.data import Batch, make_dataset, normalise
 from videohpm.engine import TorchEngine, process_group, seed_step
-from videohpm.hpm import LossTeacher
+from videohpm.hpm import LossTeacher, Scorer, Target
 from videohpm.models import MaskedAutoencoder
 from videohpm.tracking import Tracker
 from videohpm.training import TrainingRun
@@ -22,7 +22,8 @@ FIXED_CLIPS, DRAWN_CLIPS = 8, 2
 
 def train_step(
     engine: TorchEngine,
-    teacher: LossTeacher | None,
+    scorer: Scorer | None,
+    target: Target,
     batches: list[Batch],
     config: PretrainConfig,
     *,
@@ -30,64 +31,44 @@ def train_step(
     momentum: float,
     lr: float,
 ) -> dict[str, Tensor]:
-    """One optimiser step of Hard Patches Mining; without a teacher, of VideoMAE.
+    """One optimiser step of Hard Patches Mining; at ``hard_ratio`` 0, and without a predictor, of
+    VideoMAE.
 
     Args:
+        scorer: how hard each tube is; None for random masks.
+        target: what the decoder is to predict.
         batches: the micro-batches of the step.
-        hard_ratio: α, the share of masked units that the teacher chooses.
+        hard_ratio: α, the share of masked units that the scorer chooses.
         momentum: of the teacher's moving average.
 
     Returns:
         Scalars, left on the device: reading them waits for it.
     """
     grid = config.model.grid()
-    statistics = config.data.mean, config.data.std
-    said = []
+    metrics = []
     for batch in batches:
-        clips = normalise(batch.clips.to(engine.device, non_blocking=True), *statistics)
-        shuffle_ids = batch.shuffle_ids.to(engine.device, non_blocking=True)
+        clips = batch.clips.to(engine.device, non_blocking=True)
+        clips = normalise(clips, config.data.mean, config.data.std)
         with engine.autocast():
-            mask = choose_mask(teacher, clips, shuffle_ids, config, hard_ratio)
-            mask = hpm.subsample_decoded(mask, grid, config.mask.decode_ratio, shuffle_ids)
+            mask = hpm.draw_mask(scorer, clips, batch.shuffle_ids, grid, config.mask, hard_ratio)
             out = engine(clips, mask)
-        losses = hpm.reconstruction_loss(
-            out.pixels, clips, mask, grid, config.model.target, config.data.std
-        )
+        losses = hpm.token_losses(out.pixels, target(clips, mask))
         loss = losses.mean()
-        said.append({"loss": loss.detach()})
-        if teacher is not None:
+        metrics.append({"loss": loss.detach()})
+        if out.scores is not None:
             hardness = losses.detach()
             if config.hpm.predictor_unit == "tube":
                 hardness = hpm.loss_per_tube(hardness, mask)
-            objective = hpm.OBJECTIVES[config.hpm.objective](out.scores, hardness)
-            loss = loss + config.hpm.weight * objective
-            said[-1]["relative_loss"] = objective.detach()
-            said[-1]["rank_correlation"] = hpm.rank_correlation(out.scores, hardness)
+            predictor_loss = hpm.OBJECTIVES[config.hpm.objective](out.scores, hardness)
+            loss = loss + config.hpm.weight * predictor_loss
+            metrics[-1]["predictor_loss"] = predictor_loss.detach()
+            metrics[-1]["rank_correlation"] = hpm.rank_correlation(out.scores, hardness)
         engine.backward(loss)
     norm = engine.step(lr)
-    if teacher is not None and engine.step_applied:
-        teacher.update(engine.model, momentum)
-    means = {name: torch.stack([part[name] for part in said]).mean() for name in said[0]}
+    if scorer is not None and engine.step_applied:
+        scorer.after_step(engine.model, momentum)
+    means = {name: torch.stack([part[name] for part in metrics]).mean() for name in metrics[0]}
     return means if norm is None else means | {"gradient_norm": norm}
-
-
-def choose_mask(
-    teacher: LossTeacher | None,
-    clips: Tensor,
-    shuffle_ids: Tensor,
-    config: PretrainConfig,
-    hard_ratio: float,
-) -> hpm.Mask:
-    """Hide what the teacher finds hard, as far as ``hard_ratio`` says, and random units besides.
-
-    A teacher whose share comes to less than one unit is not asked.
-    """
-    grid, ratio, unit = config.model.grid(), config.mask.ratio, config.mask.unit
-    shuffle_ids = shuffle_ids.to(clips.device, non_blocking=True)
-    masked = hpm.masked_count(hpm.unit_count(grid, unit), ratio)
-    if teacher is None or hpm.hard_count(masked, hard_ratio) == 0:
-        return hpm.random_mask(grid, ratio, shuffle_ids, unit)
-    return hpm.hard_mask(teacher(clips), grid, ratio, hard_ratio, shuffle_ids, unit)
 
 
 def schedule(
@@ -117,16 +98,17 @@ class Pretraining(TrainingRun):
             units=hpm.unit_count(grid, config.mask.unit),
             seed=config.run.seed,
         )
+        self.target = hpm.TARGETS[config.model.target](grid, config)
         seed_step(config.run.seed, 0)
-        self.model = MaskedAutoencoder(**config.model_arguments())
-        self.teacher = None
-        ema_modules: dict[str, nn.Module] = {}
-        if config.hpm.enabled:
-            steps = config.hpm.teacher_samples_per_tube or None
-            self.teacher = LossTeacher(self.model, steps, config.hpm.score_readout)
-            ema_modules["teacher"] = self.teacher
+        self.model = MaskedAutoencoder(**config.model_arguments(self.target.dim))
+        self.scorer = hpm.SCORERS[config.scorer](self.model, config)
+        self.teacher = self.scorer if isinstance(self.scorer, LossTeacher) else None
         self.evaluate_every = config.run.picture_every
+        ema_modules: dict[str, nn.Module] = {"teacher": self.teacher} if self.teacher else {}
         super().__init__(config, data, self.model, ema_modules)
+        for part in (self.scorer, self.target):
+            if isinstance(part, nn.Module) and part is not self.teacher:
+                part.to(self.engine.device)
 
     def run(self) -> None:
         """Train until the last step; the pictures show the same clips every time."""
@@ -136,8 +118,8 @@ class Pretraining(TrainingRun):
 
     def train(self, batches: list[Batch], step: int) -> dict[str, Tensor]:
         """See :func:`train_step`."""
-        schedule = self.schedule(step)
-        return train_step(self.engine, self.teacher, batches, self.config, **schedule)
+        method = self.engine, self.scorer, self.target
+        return train_step(*method, batches, self.config, **self.schedule(step))
 
     def schedule(self, step: int) -> dict[str, float]:
         """:func:`schedule` at step ``step`` (from 0) of this run."""
@@ -145,10 +127,16 @@ class Pretraining(TrainingRun):
 
     def step_metrics(self, step: int) -> dict[str, float | None]:
         """The schedules, and how far the teacher is from the student."""
-        schedule = self.schedule(step)
+        metrics: dict[str, float | None] = dict(self.schedule(step))
+        if self.scorer is None:
+            metrics["hard_ratio"] = 0.0
+        if not self.config.hpm.enabled:
+            metrics["predictor_loss"] = None
         if self.teacher is None:
-            return {"hard_ratio": 0.0, "lr": schedule["lr"], "relative_loss": None}
-        return {**schedule, "teacher_distance": float(self.teacher.distance(self.model))}
+            del metrics["momentum"]
+        else:
+            metrics["teacher_distance"] = float(self.teacher.distance(self.model))
+        return metrics
 
     def description(self) -> dict:
         """How the teacher is made, for whoever loads it."""
@@ -157,12 +145,16 @@ class Pretraining(TrainingRun):
     def evaluate(self, tracker: Tracker, step: int) -> None:
         """Draw what the model makes of the fixed clips, and measure it."""
         config, hard_ratio = self.config, self.schedule(step)["hard_ratio"]
-        mean, std = config.data.mean, config.data.std
-        clips = normalise(self.fixed.clips.to(self.engine.device), mean, std)
+        grid, mean, std = config.model.grid(), config.data.mean, config.data.std
+        clips, shuffle_ids = self.fixed.clips.to(self.engine.device), self.fixed.shuffle_ids
+        clips = normalise(clips, mean, std)
+        scorer, target = self.scorer, self.target
         with self.engine.eval_mode(), self.engine.autocast():
-            mask = choose_mask(self.teacher, clips, self.fixed.shuffle_ids, config, hard_ratio)
+            mask = hpm.draw_mask(
+                scorer, clips, shuffle_ids, grid, config.mask, hard_ratio, decode_all=True
+            )
             inspection = visualize.inspect(
-                self.model, clips, mask, self.teacher, mean=mean, std=std, hard_ratio=hard_ratio
+                self.model, clips, mask, scorer, target, mean=mean, std=std, hard_ratio=hard_ratio
             )
         if self.engine.rank > 0:  # it was needed only where the weights are divided
             return

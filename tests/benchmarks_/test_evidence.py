@@ -177,7 +177,7 @@ def test_every_arm_is_a_valid_configuration_and_trains(tools, data):
         small = replace(common, model=replace(common.model, dim=24, decoder_dim=24, depth=1))
         curve = train.train(arm, small, data["train"], 0, 1).curve
         assert curve[-1]["loss"] > 0, name
-        assert ("relative_loss" in curve[-1]) == arm.config(small).hpm.enabled
+        assert ("predictor_loss" in curve[-1]) == arm.config(small).hpm.enabled
 
 
 def test_the_easy_teacher_hides_what_the_other_would_not(tools, data):
@@ -185,23 +185,25 @@ def test_the_easy_teacher_hides_what_the_other_would_not(tools, data):
     common = train.common_config(2, 4, False, "cpu")
     model = train.train(arms.ARMS["hpm"], common, data["train"], 0, 1).model
     clips = torch.randn(2, 3, 8, 64, 64)
-    ours, easy = hpm.LossTeacher(model, 1), arms.EasyTeacher(model, 1)
+    ours = hpm.LossTeacher(model, 1)
+    easy = arms.ARMS["easy"].scorer(ours, model)
     assert torch.equal(easy(clips), -ours(clips))
 
 
 def test_progress_is_what_the_slow_copy_finds_harder_than_the_student(tools, data):
     train, arms = tools["train"], tools["arms"]
     common = train.common_config(2, 4, False, "cpu")
-    model, teacher = train.make_models(arms.ARMS["progress"], common)
+    model, teacher = train.make_models(common)
+    scorer = train.make_scorer(arms.ARMS["progress"], model, teacher)
     clips = torch.randn(3, 3, 8, 64, 64)
-    assert torch.equal(teacher(clips), torch.zeros(3, 64))  # both are the student still
+    assert torch.equal(scorer(clips), torch.zeros(3, 64))  # both are the student still
     before = hpm.LossTeacher(model, 1)(clips)
     with torch.no_grad():
         for weight in model.parameters():
             weight.add_(torch.randn(weight.shape), alpha=0.05)
-    teacher.update(model, 1.0)
+    scorer.after_step(model, 1.0)
     now = hpm.LossTeacher(model, 1)(clips)
-    for told, slow, fast in zip(teacher(clips), before, now, strict=True):
+    for told, slow, fast in zip(scorer(clips), before, now, strict=True):
         expected = (slow - slow.mean()) / slow.std() - (fast - fast.mean()) / fast.std()
         torch.testing.assert_close(told, expected)
     assert told.abs().max() > 0.1
@@ -216,7 +218,7 @@ def test_noise_hides_neighbours_together(tools):
         flags = torch.zeros(len(shuffle_ids), grid.num_tubes).scatter(1, hidden, 1.0).view(-1, 8, 8)
         return float((flags == flags.roll(1, 2)).float().mean())
 
-    noise = tools["arms"].noise_priority(200, grid, generator)
+    noise = tools["arms"].noise_shuffle_ids(200, grid, generator)
     assert torch.equal(noise.sort(1).values, torch.arange(64).expand(200, -1))
     assert like_right_neighbour(noise) > 0.65
     assert abs(like_right_neighbour(hpm.random_shuffle_ids(200, 64, generator)) - 0.5) < 0.02
@@ -240,7 +242,7 @@ def test_cover_falls_on_the_tokens_of_the_object(tools, data):
 
 
 class Knows(torch.nn.Module):
-    """A teacher that says what it is told."""
+    """A scorer that returns what it is given."""
 
     def __init__(self, scores):
         super().__init__()
@@ -256,8 +258,8 @@ def test_what_is_left_of_the_object_is_what_the_last_masks_leave(tools, data):
     clips, rows = data["validation"], torch.arange(4)
     cover = judge.cover_per_token(clips, rows, config)
     tubes = cover.view(4, 4, 64).mean(1)
-    trained = tools["train"].Trained(None, Knows(tubes), [], 0.0)
-    seen = judge.look(clips, rows, config)
+    trained = tools["train"].Trained(None, None, Knows(tubes), [], 0.0)
+    seen = judge.first_frames(clips, rows, config)
     told = judge.object_left(trained, arm, seen, cover, config)
     by_hand = [
         1 - float(cover[i].view(4, 64)[:, tubes[i].topk(48).indices].sum() / cover[i].sum())
@@ -296,7 +298,7 @@ def test_true_hardness_equals_a_loop(tools, data):
     train, judge = tools["train"], tools["judge"]
     common = train.common_config(2, 4, False, "cpu")
     model = train.train(tools["arms"].ARMS["random"], common, data["train"], 0, 1).model
-    clips = judge.look(data["validation"], torch.arange(2), common)
+    clips = judge.first_frames(data["validation"], torch.arange(2), common)
     with torch.no_grad():
         generator = torch.Generator().manual_seed(0)
         found = judge.true_hardness(model, clips, 5, 0.75, common.data.std, generator)
@@ -321,9 +323,9 @@ def test_drawn_tubes_are_hard_ones_more_often_and_none_for_certain(tools, monkey
     common = train.common_config(2, 4, False, "cpu")
 
     def told(name):
-        teacher = train.make_models(arms[name], arms[name].config(common))[1]
+        model, teacher = train.make_models(arms[name].config(common))
         monkeypatch.setattr(teacher.model, "score", lambda *_: scores)
-        return teacher(None)
+        return train.make_scorer(arms[name], model, teacher)(None)
 
     torch.manual_seed(0)
     counts = torch.bincount(told("soft").argmax(1), minlength=8) / 4000

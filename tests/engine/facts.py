@@ -55,16 +55,16 @@ class Watch:
         self.schedules: list[dict[str, float]] = []
         self.spoilt: dict[str, bool] = {}
 
-    def __call__(self, engine, teacher, batches, config, **schedule):
+    def __call__(self, engine, teacher, target, batches, config, **schedule):
         self.look(engine, teacher)
         self.schedules.append(schedule)
         if len(self.schedules) != SPOILT:
-            return train_step(engine, teacher, batches, config, **schedule)
+            return train_step(engine, teacher, target, batches, config, **schedule)
         if engine.rank == engine.world - 1:
             backward = engine.backward
             engine.backward = lambda loss: backward(loss * float("inf"))
         before = all_weights(engine, teacher)
-        said = train_step(engine, teacher, batches, config, **schedule)
+        said = train_step(engine, teacher, target, batches, config, **schedule)
         engine.__dict__.pop("backward", None)
         same = map(torch.equal, before, all_weights(engine, teacher))
         self.spoilt = {"moved": engine.step_applied, "same": all(same)}
@@ -125,8 +125,8 @@ def a_loss_that_is_not_finite(arguments: list[str], step: int, rank: int, out: s
     """
     done = itertools.count(1)
 
-    def spoilt(engine, teacher, batches, config, **schedule):
-        said = train_step(engine, teacher, batches, config, **schedule)
+    def spoilt(engine, teacher, target, batches, config, **schedule):
+        said = train_step(engine, teacher, target, batches, config, **schedule)
         if (next(done), engine.rank) == (step, rank):
             said["loss"] = said["loss"] * float("nan")
             indices = [int(index) for batch in batches for index in batch.index]

@@ -81,7 +81,7 @@ def seen(name: str, weight: torch.Tensor) -> torch.Tensor | None:
 def test_two_ranks_at_any_stage_give_the_losses_of_one_process(train, stage, accumulation):
     one = train(1)
     two = train(2, "--engine.zero_stage", stage, "--engine.grad_accum_steps", accumulation)
-    for name in ("loss", "relative_loss", "gradient_norm", "teacher_distance"):
+    for name in ("loss", "predictor_loss", "gradient_norm", "teacher_distance"):
         assert column(two, name) == pytest.approx(column(one, name), rel=1e-4), name
     assert metrics(one)[-1]["hard_ratio"] > 0.45  # the teacher did choose
     here, there = videohpm.load_teacher(one), videohpm.load_teacher(two)

@@ -16,13 +16,13 @@ class HPMConfig:
     """Hard Patches Mining: the loss predictor, its teacher, and from easy to hard.
 
     Args:
-        enabled: false is VideoMAE (in image mode MAE): no predictor, no teacher, random masks.
+        enabled: false is VideoMAE (in image mode MAE): no predictor and no teacher.
         predictor_unit: one score a tube, or one a token (as published).
         predictor_depth: blocks of the predictor; empty for as many as the pixel decoder.
         predictor_detach: stop the predictor's gradient before the encoder (the paper does not).
         objective: relative (which of two is harder) or absolute (how hard).
         weight: of the predictor's loss beside the reconstruction loss.
-        hard_ratio_start: share of the masked units that the teacher chooses, at the start.
+        hard_ratio_start: share of the masked units that mask.scorer chooses, at the start.
         hard_ratio_end: the same at the end; linear in between.
         teacher_samples_per_tube: at how many of its time steps the teacher sees each tube; 0 for
             all of them (as published).

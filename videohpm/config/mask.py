@@ -8,6 +8,7 @@ from videohpm.config.checks import Section
 from videohpm.grid import TokenGrid
 
 UNITS = ("tube", "token")
+SCORERS = ("loss_teacher", "none")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,15 +20,20 @@ class MaskConfig:
         unit: tube (one position over all time steps) or token.
         decode_ratio: share of what is masked that is reconstructed: of a tube, that share of its
             time steps (VideoMAEv2: 0.5). Below 1 steps are faster.
+        scorer: what ranks the units (how many of the hardest are masked: hpm.hard_ratio_start and
+            hard_ratio_end): loss_teacher, the moving average of the model's own loss predictor
+            (random masks where hpm.enabled is false), or none (random masks).
     """
 
     ratio: float = 0.9
     unit: str = "tube"
     decode_ratio: float = 1.0
+    scorer: str = "loss_teacher"
 
     def __post_init__(self):
         check = Section(self, "mask")
         check.choice("unit", UNITS)
+        check.choice("scorer", SCORERS)
         check.fraction("ratio", zero=False, one=False)
         check.fraction("decode_ratio", zero=False)
 

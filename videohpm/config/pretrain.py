@@ -52,7 +52,8 @@ class PretrainConfig:
                 "hpm.predictor_unit: a score a tube cannot choose tokens; with mask.unit token set "
                 "hpm.predictor_unit token"
             )
-        if by_token and 0 < hpm.teacher_samples_per_tube < grid.t:
+        by_teacher = by_token and self.scorer == "loss_teacher"
+        if by_teacher and 0 < hpm.teacher_samples_per_tube < grid.t:
             raise ConfigError(
                 "hpm.teacher_samples_per_tube: with mask.unit token the teacher must see "
                 "every time step; set hpm.teacher_samples_per_tube 0"
@@ -63,13 +64,24 @@ class PretrainConfig:
         """Fields, by dotted name, that the data set decides where the user does not."""
         return read_dataset_info(dataset).pretrain_defaults()
 
-    def model_arguments(self) -> dict:
-        """The arguments of :class:`videohpm.MaskedAutoencoder`."""
+    @property
+    def scorer(self) -> str:
+        """The scorer of the masks: there is no loss teacher without a loss predictor."""
+        without = self.mask.scorer == "loss_teacher" and not self.hpm.enabled
+        return "none" if without else self.mask.scorer
+
+    def model_arguments(self, target_dim: int | None = None) -> dict:
+        """The arguments of :class:`videohpm.MaskedAutoencoder`.
+
+        Args:
+            target_dim: values of a token that are predicted; None for its pixels.
+        """
         hpm = self.hpm
         size = self.model.image_size
         # In image mode tube and token are one: the published, token-level form covers both.
         return asdict(self.model) | {
             "image_size": size if isinstance(size, int) else tuple(size),
+            "target_dim": None if target_dim == self.model.grid().patch_dim else target_dim,
             "predictor_unit": hpm.predictor_unit if hpm.enabled else None,
             "predictor_depth": hpm.predictor_depth,
             "predictor_detach": hpm.predictor_detach,

@@ -21,10 +21,10 @@ from videohpm.data.manifest_parser import (
     check_rows,
     number_labels,
     number_names,
+    positive_integers,
     read_rows,
     reader_names,
     report_unlabelled,
-    positive_integers,
 )
 from videohpm.data.readers import READERS
 from videohpm.errors import UserError

@@ -3,12 +3,16 @@
 ==============================================  ==========================================
 in the paper                                    here
 ==============================================  ==========================================
+how hard each patch is                          :class:`Scorer`, chosen by :data:`SCORERS`
+the mask of a step                              :func:`draw_mask`
 random masking                                  :func:`random_mask`
 hard patches: masked units by predicted loss    :func:`hard_mask`
 only a part of them decoded (VideoMAEv2)        :func:`subsample_decoded`
 easy to hard: α rises over training             :func:`hard_ratio`
-reconstruction target                           :func:`pixel_targets`
-L_rec, kept for each token                      :func:`reconstruction_loss`
+reconstruction target                           :class:`Target`, chosen by :data:`TARGETS`
+pixels, raw or standardised                     :class:`PixelTarget`, :func:`pixel_targets`
+L_rec, kept for each token                      :func:`token_losses`
+the same of pixels, targets included            :func:`reconstruction_loss`
 the same for each tube (video only)             :func:`loss_per_tube`
 L_pred, relative: which of two is harder        :func:`relative_loss`
 L_pred, absolute: how hard                      :func:`absolute_loss`
@@ -25,9 +29,9 @@ from videohpm.hpm.losses import (
     OBJECTIVES,
     absolute_loss,
     loss_per_tube,
-    pixel_targets,
     reconstruction_loss,
     relative_loss,
+    token_losses,
 )
 from videohpm.hpm.masking import (
     hard_count,
@@ -39,15 +43,22 @@ from videohpm.hpm.masking import (
     unit_count,
 )
 from videohpm.hpm.schedule import hard_ratio, teacher_momentum
+from videohpm.hpm.scorers import SCORERS, Scorer, draw_mask
+from videohpm.hpm.targets import TARGETS, PixelTarget, Target, pixel_targets
 from videohpm.hpm.teacher import LossTeacher
 
 __all__ = [
     "OBJECTIVES",
+    "SCORERS",
+    "TARGETS",
     "Ema",
     "LossTeacher",
     "Mask",
+    "PixelTarget",
+    "Scorer",
+    "Target",
     "absolute_loss",
-    "subsample_decoded",
+    "draw_mask",
     "hard_count",
     "hard_mask",
     "hard_ratio",
@@ -59,6 +70,8 @@ __all__ = [
     "rank_correlation",
     "reconstruction_loss",
     "relative_loss",
+    "subsample_decoded",
     "teacher_momentum",
+    "token_losses",
     "unit_count",
 ]

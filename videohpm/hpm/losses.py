@@ -1,53 +1,25 @@
-"""Targets, the reconstruction loss of each token and tube, and what trains the loss predictor."""
+"""The reconstruction loss of each token and tube, and what trains the loss predictor."""
 
 from __future__ import annotations
-
-import math
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from videohpm.config.data import IMAGENET_STD
-from videohpm.config.model import TARGETS
 from videohpm.grid import Mask, TokenGrid
+from videohpm.hpm.targets import pixel_targets
 
 
-def pixel_targets(
-    clips: Tensor,
-    mask: Mask,
-    grid: TokenGrid,
-    target: str = "per_channel",
-    std: tuple[float, ...] = IMAGENET_STD,
-) -> Tensor:
-    """What the masked tokens should be reconstructed to, and only they: (B, M, P) fp32.
+def token_losses(predicted: Tensor, targets: Tensor) -> Tensor:
+    """Mean squared error of each token: (B, K) fp32 (HPM, eq. of L_rec, before the mean).
 
     Args:
-        clips: (B, 3, T, H, W), normalised: (pixels in [0, 1] − mean) / std.
-        target: ``raw``: the normalised pixels (HPM as published). ``per_channel``: pixels in
-            [0, 1], standardised over each channel of the token with unbiased deviation + 1e-6
-            (VideoMAE). ``joint``: normalised pixels, standardised over all values of the token
-            with 1e-6 added to the unbiased variance (MAE with ``norm_pix_loss``).
-        std: of each channel, by which the clips were normalised.
+        predicted: (B, K, dim), the decoder's output.
+        targets: (B, K, dim), see :class:`videohpm.hpm.Target`.
     """
-    if target not in TARGETS:
-        raise ValueError(f"target: {target!r} is not one of {', '.join(TARGETS)}")
-    pixels = (
-        grid.gather_patches(clips, mask.decoded).float().flatten(3)
-    )  # (B, M, 3, values of a channel)
-    if target == "per_channel":
-        pixels -= pixels[..., :1].clone()  # then what is flat becomes exactly 0
-        pixels -= pixels.mean(-1, keepdim=True)
-        spread = _deviation(pixels, dim=-1)
-        # In [0, 1] a channel's deviation is std times ours, so the same 1e-6 is 1e-6/std here.
-        for channel, scale in enumerate(std):
-            spread[:, :, channel] += 1e-6 / scale
-        pixels /= spread
-    elif target == "joint":
-        pixels -= pixels[:, :, :1, :1].clone()
-        pixels -= pixels.mean((-2, -1), keepdim=True)
-        pixels /= (_deviation(pixels, dim=(-2, -1)).square_() + 1e-6).sqrt_()
-    return pixels.transpose(2, 3).flatten(2)
+    losses: Tensor = _MeanSquare.apply(predicted.float(), targets)  # pyright: ignore
+    return losses
 
 
 def reconstruction_loss(
@@ -58,17 +30,22 @@ def reconstruction_loss(
     target: str = "per_channel",
     std: tuple[float, ...] = IMAGENET_STD,
 ) -> Tensor:
-    """Mean squared error of each masked token: (B, M) fp32, in token order (HPM, eq. of L_rec).
+    """The :func:`token_losses` of pixels: (B, K) fp32, in the order of ``mask.decoded``.
 
     Args:
-        predicted: (B, M, P), what the pixel decoder says.
+        predicted: (B, K, P), the pixel decoder's output.
         clips, target, std: see :func:`pixel_targets`.
     """
-    return _MeanSquare.apply(predicted.float(), pixel_targets(clips, mask, grid, target, std))
+    return token_losses(predicted, pixel_targets(clips, mask, grid, target, std))
 
 
 def loss_per_tube(losses: Tensor, mask: Mask) -> Tensor:
-    """Mean over time of each masked tube's token losses: (B, M) → (B, M/t)."""
+    """Mean over time of each masked tube's token losses: (B, K) → (B, M/t).
+
+    Raises ValueError for a mask whose unit is not the tube.
+    """
+    if mask.tubes is None:
+        raise ValueError("mask: tubes have a loss only where whole tubes are masked")
     return losses.unflatten(1, (-1, mask.tubes.shape[1])).mean(1)
 
 
@@ -93,13 +70,6 @@ def absolute_loss(scores: Tensor, losses: Tensor) -> Tensor:
     """
     variance, average = torch.var_mean(losses.detach().float(), dim=1, keepdim=True)
     return F.mse_loss(scores.float(), (losses.detach() - average) * (variance + 1e-6).rsqrt())
-
-
-def _deviation(centred: Tensor, dim: int | tuple[int, ...]) -> Tensor:
-    """Unbiased standard deviation of values whose mean is 0. Faster than torch's one-pass one."""
-    dims = (dim,) if isinstance(dim, int) else dim
-    count = math.prod(centred.shape[d] for d in dims)
-    return torch.linalg.vector_norm(centred, dim=dim, keepdim=True) / math.sqrt(count - 1)
 
 
 class _MeanSquare(torch.autograd.Function):

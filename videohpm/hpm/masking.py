@@ -34,7 +34,7 @@ def hard_mask(
     shuffle_ids: Tensor | None = None,
     unit: str = "tube",
 ) -> Mask:
-    """Hide the hardest units as the teacher ranks them, and random ones among the rest.
+    """Hide the units of the highest scores, and random ones among the rest.
 
     Of the int(ratio·units) masked units, int(hard_ratio·masked) are those of the highest score;
     ``shuffle_ids`` chooses the others uniformly from what is left. At share 0 this is
@@ -79,5 +79,5 @@ def subsample_decoded(mask: Mask, grid: TokenGrid, share: float, shuffle_ids: Te
 
 
 def hard_count(masked: int, hard_ratio: float) -> int:
-    """int(hard_ratio·masked): how many of the masked units the teacher chooses."""
+    """int(hard_ratio·masked): how many of the masked units are chosen by their scores."""
     return int(hard_ratio * masked)

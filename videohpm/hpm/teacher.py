@@ -1,4 +1,4 @@
-"""The teacher: a slow copy of the student that says which tubes will be hard (HPM, section 3.2)."""
+"""The teacher: a slow copy of the student that predicts which tubes are hard (HPM, section 3.2)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class LossTeacher(nn.Module):
 
     Args:
         student: the model to follow; it must have a loss predictor.
-        steps: at how many of its time steps each tube is looked at. None for all, the published
+        steps: at how many of its time steps each tube is seen. None for all, the published
             way; 1 of 8, which costs an eighth, ranks the tubes nearly as well.
         read: ``query`` or ``visible``, see :meth:`MaskedAutoencoder.score`.
     """
@@ -60,6 +60,10 @@ class LossTeacher(nn.Module):
     def update(self, student: nn.Module, momentum: float) -> None:
         """θ_teacher ← momentum·θ_teacher + (1 − momentum)·θ_student, once an optimiser step."""
         self.ema.update(self.model, student, momentum)
+
+    def after_step(self, student: nn.Module, momentum: float) -> None:
+        """Follow the student; see :class:`videohpm.hpm.Scorer`."""
+        self.update(student, momentum)
 
     def distance(self, student: nn.Module) -> Tensor:
         """‖θ_student − θ_teacher‖ / ‖θ_student‖ over what both have."""

@@ -18,7 +18,7 @@ class Output(NamedTuple):
     """What the student says of the hidden tokens."""
 
     pixels: Tensor
-    """(B, M, P) predicted targets of the masked tokens, in the order of ``mask.decoded``."""
+    """(B, K, dim) predicted targets of the masked tokens, in the order of ``mask.decoded``."""
     scores: Tensor | None
     """Predicted hardness, of which only the order counts: (B, M/t) by tube or (B, M) by token."""
 
@@ -63,7 +63,8 @@ class MaskedAutoencoder(nn.Module):
         frames, image_size, patch, tubelet, position, class_token, drop_path, patch_init,
             checkpoint: see :class:`VideoViT`.
         projection_bias: bias in the encoder-to-decoder projection (MAE and HPM have one).
-        target: what the pixels it predicts mean, see :func:`videohpm.hpm.pixel_targets`.
+        target: what the decoder predicts, a name of :data:`videohpm.hpm.TARGETS`.
+        target_dim: values it predicts for each token; None for the pixels of a token.
         predictor_unit: ``tube``, ``token`` or None for none (VideoMAE).
         predictor_depth: blocks of the predictor; None for as many as the decoder has.
         predictor_detach: keep the predictor's gradient from the rest of the model. The paper does
@@ -93,6 +94,7 @@ class MaskedAutoencoder(nn.Module):
         class_token: bool = False,
         projection_bias: bool = False,
         target: str = "per_channel",
+        target_dim: int | None = None,
         drop_path: float = 0.0,
         patch_init: str = "default",
         predictor_unit: str | None = "tube",
@@ -133,7 +135,9 @@ class MaskedAutoencoder(nn.Module):
         self.register_buffer("tube_positions", tubes, persistent=False)
         rest = (decoder_mlp_ratio, norm_eps, head_norm_eps)
         self.decoder = (
-            Decoder(width, depth, heads, grid.patch_dim, *rest) if pixel_decoder else None
+            Decoder(width, depth, heads, target_dim or grid.patch_dim, *rest)
+            if pixel_decoder
+            else None
         )
         twin_depth = depth if predictor_depth is None else predictor_depth
         self.predictor = Decoder(width, twin_depth, heads, 1, *rest) if predictor_unit else None

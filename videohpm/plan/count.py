@@ -96,6 +96,9 @@ def work_of(config: PretrainConfig) -> Work:
     depth = config.hpm.predictor_depth or model["decoder_depth"]
     by_tube = config.hpm.predictor_unit == "tube"
     queries = masked // grid.t if by_tube else decoded
+    predictor = decoder(visible + queries, queries, depth)
+    if config.scorer != "loss_teacher":
+        return Work(visible, decoded, queries, 0, encoder(visible), pixels, predictor, None, None)
     teacher_tokens = min(config.hpm.teacher_samples_per_tube or grid.t, grid.t) * grid.num_tubes
     teacher_predictor = (teacher_tokens, teacher_tokens)  # positions in, scores out
     if config.hpm.score_readout == "query":
@@ -103,7 +106,7 @@ def work_of(config: PretrainConfig) -> Work:
         teacher_predictor = (teacher_tokens + scored, scored)
     return Work(
         visible, decoded, queries, teacher_tokens, encoder(visible), pixels,
-        decoder(visible + queries, queries, depth), encoder(teacher_tokens),
+        predictor, encoder(teacher_tokens),
         decoder(*teacher_predictor, depth),
     )  # fmt: skip
 
@@ -124,7 +127,7 @@ def parameters_of(config: PretrainConfig) -> tuple[int, int, int]:
     """Parameters of the student, of its teacher, and of the student's largest layer."""
     model = _meta_model(config)
     teacher = 0
-    if config.hpm.enabled:
+    if config.scorer == "loss_teacher":
         rest = model.decoder.parameters() if model.decoder else ()
         teacher = _count(model.parameters()) - _count(rest)
     largest = max(_count(module.parameters(recurse=False)) for module in model.modules())

@@ -11,9 +11,9 @@ from videohpm.report.style import COLOURS, POLICY, SCRIPT, STYLE
 
 CURVES = {
     "loss": "reconstruction loss",
-    "relative_loss": "loss of the predictor (relative objective)",
+    "predictor_loss": "loss of the predictor",
     "rank_correlation": "predicted against true hardness (rank correlation)",
-    "hard_ratio": "share of the mask that the teacher chooses",
+    "hard_ratio": "share of the mask that is chosen as hard",
     "lr": "learning rate",
     "clips_per_second": "clips a second",
     "data_wait": "share of the time spent waiting for data",
@@ -119,6 +119,8 @@ def _curves(runs: list[Run]) -> str:
         if not series:
             continue
         label = CURVES.get(name, name)
+        if name == "predictor_loss":
+            label += _objectives([runs[number] for _, number, _ in series])
         last = " ".join(f"{_mark(number)}{short(_last(points))}" for _, number, points in series)
         cards.append(
             f'<div class="card curve"><h3>{text(label)}</h3>{charts.curve(label, series)}'
@@ -127,6 +129,12 @@ def _curves(runs: list[Run]) -> str:
     more = len(names) - MOST_CURVES
     left_out = f'<p class="faint">{more} more metrics are not drawn.</p>' if more > 0 else ""
     return f'<h2>Curves</h2>{_legend(runs)}<div class="cards">{"".join(cards)}</div>{left_out}'
+
+
+def _objectives(runs: list[Run]) -> str:
+    """Which objectives the predictors of these runs were trained on, as far as is known."""
+    names = {run.config.get("hpm.objective") for run in runs} - {None}
+    return f" ({', '.join(sorted(names))} objective)" if names else ""
 
 
 def _last(points: list[charts.Point]) -> float | None:

@@ -1,15 +1,14 @@
-"""See what the model and its teacher see: arrays, pictures, films.
+"""What a model and its teacher see, as arrays, pictures and animations.
 
-``inspect`` gives plain arrays, which everything else draws: ``image_grid`` and ``animation`` to
-the pixel,
-``figure`` with matplotlib. ``visualize`` is the command, ``inspect_videos`` its arrays.
+``inspect`` gives plain arrays, which everything else draws: ``image_grid`` and ``animation`` to the
+pixel, ``figure`` with matplotlib. ``visualize`` is the command, ``inspect_videos`` its arrays.
 """
 
 from videohpm.visualize.command import inspect_videos, visualize
 from videohpm.visualize.diagnostics import calibration, diagnostics
 from videohpm.visualize.figure import figure
 from videohpm.visualize.files import gif_bytes, write
-from videohpm.visualize.inspection import Inspection, inspect, predicted_pixels
+from videohpm.visualize.inspection import Inspection, inspect
 from videohpm.visualize.pictures import (
     ROWS,
     animation,
@@ -29,7 +28,6 @@ __all__ = [
     "gif_bytes",
     "inspect",
     "inspect_videos",
-    "predicted_pixels",
     "row_frames",
     "image_grid",
     "training_animation",

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from videohpm import checkpoint, hpm
 from videohpm.compat import upgrade_config
-from videohpm.config import DataConfig, HPMConfig, MaskConfig, from_plain
+from videohpm.config import DataConfig, ModelConfig, PretrainConfig, from_plain
 from videohpm.config.options import CELL, picture_suffix
 from videohpm.data import (
     DecodeError,
@@ -27,6 +26,8 @@ from videohpm.data.sampling import dense_indices, segment_indices
 from videohpm.data.transforms import CentreCrop
 from videohpm.engine import torch_device
 from videohpm.errors import UserError
+from videohpm.grid import TokenGrid
+from videohpm.hpm import Scorer
 from videohpm.models import MaskedAutoencoder
 from videohpm.visualize.files import write
 from videohpm.visualize.inspection import Inspection, inspect
@@ -52,7 +53,7 @@ def visualize(
         videos: files; a clip is taken from the middle of each.
         output: file to write; .png shows time steps side by side, .gif and .mp4 play them.
         ratio: share of tubes (or tokens) to hide; what the run was trained with if left out.
-        hard_ratio: share of those that the teacher chooses; what the run had come to if left out.
+        hard_ratio: share of those that are chosen as hard; what the run had come to if left out.
         stride: frames of the video from one frame of the clip to the next; as trained if left out.
         seed: for the random part of the mask.
         cell: height of a frame in the picture, pixels.
@@ -76,7 +77,7 @@ def visualize(
 
 
 def inspect_videos(
-    path: str | os.PathLike,
+    path: str | Path,
     videos: list[str],
     *,
     ratio: float | None = None,
@@ -95,28 +96,28 @@ def inspect_videos(
             f"{path}: holds a {type(model).__name__}, which reconstructs nothing; give a "
             "pre-training run or checkpoint"
         )
-    folder, about = checkpoint.read_about(path)
-    teacher = checkpoint.load_teacher(path) if "teacher" in about else None
-    recipe = ClipSettings.of(folder)
-    ratio = recipe.ratio if ratio is None else ratio
-    hard_ratio = recipe.hard_ratio if hard_ratio is None else hard_ratio
-    grid, unit = model.grid, recipe.unit
-    _check_mask(grid, unit, ratio, hard_ratio)
+    folder, metadata = checkpoint.read_about(path)
+    settings = ClipSettings.of(folder, model)
+    config, grid = settings.config, model.grid
+    hard_ratio = settings.hard_ratio if hard_ratio is None else hard_ratio
+    ratio = config.mask.ratio if ratio is None else ratio
+    units = _check_mask(grid, config.mask.unit, ratio, hard_ratio)
     pixels = torch.stack(
-        [read_clip(video, model, recipe.data, stride or recipe.data.stride) for video in videos]
+        [read_clip(video, model, config.data, stride or config.data.stride) for video in videos]
     )
-    statistics = {"mean": recipe.data.mean, "std": recipe.data.std}
-    found = torch_device(device, field="device")
-    model, clips = model.to(found), normalise(pixels.to(found), **statistics)
-    shuffle_ids = hpm.random_shuffle_ids(
-        len(clips), hpm.unit_count(grid, unit), torch.Generator().manual_seed(seed)
-    ).to(found)
-    if teacher is None:
-        mask = hpm.random_mask(grid, ratio, shuffle_ids, unit)
-    else:
-        teacher = teacher.to(found)
-        mask = hpm.hard_mask(teacher(clips), grid, ratio, hard_ratio, shuffle_ids, unit)
-    return inspect(model, clips, mask, teacher, **statistics, hard_ratio=hard_ratio)
+    statistics = {"mean": config.data.mean, "std": config.data.std}
+    on_device = torch_device(device, field="device")
+    model, clips = model.to(on_device), normalise(pixels.to(on_device), **statistics)
+    scorer = load_scorer(path, metadata, model, config)
+    target = hpm.TARGETS[config.model.target](grid, config)
+    for part in (scorer, target):
+        if isinstance(part, nn.Module):
+            part.to(on_device)
+    generator = torch.Generator().manual_seed(seed)
+    shuffle_ids = hpm.random_shuffle_ids(len(clips), units, generator)
+    mask_config = replace(config.mask, ratio=ratio)
+    mask = hpm.draw_mask(scorer, clips, shuffle_ids, grid, mask_config, hard_ratio, decode_all=True)
+    return inspect(model, clips, mask, scorer, target, **statistics, hard_ratio=hard_ratio)
 
 
 def read_clip(path: str, model: MaskedAutoencoder, data: DataConfig, stride: int) -> Tensor:
@@ -152,36 +153,52 @@ def read_clip(path: str, model: MaskedAutoencoder, data: DataConfig, stride: int
 
 @dataclass(frozen=True)
 class ClipSettings:
-    """How a checkpoint's run cut, normalised and masked its clips; the defaults for an export."""
+    """How a checkpoint's run cut, normalised, scored and masked its clips; defaults for an export.
 
-    data: DataConfig
-    ratio: float = 0.9
-    unit: str = "tube"
+    Of the configuration only what pictures depend on is the run's.
+    """
+
+    config: PretrainConfig
     hard_ratio: float = 0.0
+    """What it had come to at the checkpoint."""
 
     @classmethod
-    def of(cls, folder: Path) -> ClipSettings:
+    def of(cls, folder: Path, model: MaskedAutoencoder) -> ClipSettings:
         """Read from ``state.json`` beside the weights. Raises UserError when it is damaged."""
         file = folder / "state.json"
         if not file.is_file():
-            return cls(DataConfig())
+            try:
+                return cls(PretrainConfig(model=ModelConfig(target=model.target)))
+            except ValueError as error:
+                raise UserError(f"{folder}: an export does not say enough ({error})") from None
         try:
             state = json.loads(file.read_text())
-            config = upgrade_config(state["config"])
-            data = from_plain(DataConfig, config["data"], strict=False)
-            mask = from_plain(MaskConfig, config["mask"], strict=False)
-            mining = from_plain(HPMConfig, config["hpm"], strict=False)
-            progress = state["step"] / state["steps"]
-            share = hpm.hard_ratio(progress, mining.hard_ratio_start, mining.hard_ratio_end)
-            return cls(data, mask.ratio, mask.unit, share)
+            sections = upgrade_config(state["config"])
+            known = {name: sections[name] for name in ("data", "mask", "hpm")}
+            known["model"] = {"target": model.target} | sections.get("model", {})
+            config = from_plain(PretrainConfig, known, strict=False)
+            start, end = config.hpm.hard_ratio_start, config.hpm.hard_ratio_end
+            return cls(config, hpm.hard_ratio(state["step"] / state["steps"], start, end))
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise UserError(f"{file}: cannot be used ({error!r}); delete it") from error
 
 
-def _check_mask(grid, unit: str, ratio: float, hard_ratio: float) -> None:
+def load_scorer(
+    path: str | Path, metadata: dict, model: MaskedAutoencoder, config: PretrainConfig
+) -> Scorer | None:
+    """What chose the hard units of a run: its teacher from the checkpoint, others made anew."""
+    if config.scorer != "loss_teacher":
+        return hpm.SCORERS[config.scorer](model, config)
+    return checkpoint.load_teacher(path) if "teacher" in metadata else None
+
+
+def _check_mask(grid: TokenGrid, unit: str, ratio: float, hard_ratio: float) -> int:
+    """How many units there are to mask. Raises UserError where the shares cannot be."""
     if not 0 <= hard_ratio <= 1:
         raise UserError(f"hard_ratio: {hard_ratio}; give 0 to 1")
+    units = hpm.unit_count(grid, unit)
     try:
-        hpm.masked_count(hpm.unit_count(grid, unit), ratio)
+        hpm.masked_count(units, ratio)
     except ValueError as error:
         raise UserError(str(error)) from None
+    return units

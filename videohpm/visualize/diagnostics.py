@@ -1,4 +1,4 @@
-"""Is the predictor right, and where does the teacher look? Numbers for the report."""
+"""Is the predictor right, and where are the tubes that are chosen as hard? For the report."""
 
 from __future__ import annotations
 
@@ -14,13 +14,14 @@ def diagnostics(seen: Inspection, bins: int = 10) -> dict:
     The more clips the steadier: 8 or more. Written as ``diagnostics/step_00000100.json``.
 
     Returns:
-        ``clips``: how many were looked at. ``calibration``: see :func:`calibration`, None without
-        a predictor. ``maps``: (h, w) lists over the frame, each mean over clips and time: ``loss``
-        (None where a place was never hidden), ``masked`` (share of the time), and with a teacher
-        ``hardness`` (rank, 0 easiest to 1 hardest) and ``hard`` (share of the time it was chosen).
+        ``clips``: how many there are. ``calibration``: see :func:`calibration`, None without a
+        predictor. ``maps``: (h, w) lists over the frame, each mean over clips and time: ``loss``
+        (None at a position that was never hidden), ``masked`` (share of the time), and with a
+        scorer ``hardness`` (rank, 0 easiest to 1 hardest) and ``hard`` (share of the time it was
+        chosen).
     """
     maps = {"loss": _mean_over(seen.loss), "masked": _mean_over(seen.mask)}
-    if seen.hardness is not None:
+    if seen.hardness is not None and seen.hard is not None:
         maps |= {"hardness": _mean_over(rank_order(seen.hardness)), "hard": _mean_over(seen.hard)}
     return {
         "clips": len(seen.mask),

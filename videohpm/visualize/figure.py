@@ -38,14 +38,14 @@ def figure(
     shape = seen.grid.height / seen.grid.width
     page = Figure(figsize=(1.5 * len(shown) + 2.2, 1.5 * shape * len(names) + 0.8))
     page.set_layout_engine("constrained")
-    widths = [0.9, *[1] * len(shown), 0.08]  # words, frames, colour bar
+    widths = [0.9, *[1] * len(shown), 0.08]  # label, frames, colour bar
     axes = page.subplots(len(names), len(widths), squeeze=False, width_ratios=widths)
-    for (words, *line, bar), name in zip(axes, names, strict=True):
+    for (label, *line, bar), name in zip(axes, names, strict=True):
         for ax, picture in zip(line, row_frames(seen, name, shown)[clip], strict=True):
             ax.imshow(picture, interpolation="nearest")
             ax.set(xticks=[], yticks=[])
-        words.axis("off")
-        words.text(1, 0.5, textwrap.fill(ROWS[name], 16), ha="right", va="center", fontsize=8)
+        label.axis("off")
+        label.text(1, 0.5, textwrap.fill(ROWS[name], 16), ha="right", va="center", fontsize=8)
         if name not in ("loss", "scores", "hardness"):
             bar.axis("off")
             continue

@@ -51,7 +51,7 @@ def write(path: str | Path, frames: np.ndarray, fps: float = 4.0) -> None:
 
 
 def _write_mp4(path: Path, frames: np.ndarray, fps: float) -> None:
-    import av  # as everywhere: only where it is used
+    import av  # not everywhere to be had: only where it is used
 
     tall, wide = frames.shape[1] % 2, frames.shape[2] % 2  # H.264 takes even sizes
     frames = np.pad(frames, ((0, 0), (0, tall), (0, wide), (0, 0)), mode="edge")

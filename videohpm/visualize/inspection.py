@@ -1,4 +1,4 @@
-"""What the model says of a few clips, as plain arrays that anything can draw."""
+"""What a model predicts for a few clips, as plain arrays that anything can draw."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from torch import Tensor
 
 from videohpm import hpm
 from videohpm.grid import Mask, TokenGrid
-from videohpm.hpm import LossTeacher
+from videohpm.hpm import PixelTarget, Scorer, Target
 from videohpm.models import MaskedAutoencoder
 
-HIDDEN, UNSAID = 0.5, 1.0
-"""Grey for what the encoder does not see, white where the decoder says nothing; in [0, 1]."""
+HIDDEN, NOT_DECODED = 0.5, 1.0
+"""Grey for what the encoder does not see, white where the decoder predicts nothing; in [0, 1]."""
 
 
 @dataclass(frozen=True)
@@ -29,20 +29,21 @@ class Inspection:
     """(k, T, H, W, 3) uint8."""
     masked: np.ndarray
     """(k, T, H, W, 3) uint8: what is visible; the rest is grey."""
-    reconstruction: np.ndarray
-    """(k, T, H, W, 3) uint8: the decoder's output; white where it says nothing (visible tokens)."""
-    reconstruction_with_visible: np.ndarray
-    """(k, T, H, W, 3) uint8: the same with the visible tokens pasted in."""
+    reconstruction: np.ndarray | None
+    """(k, T, H, W, 3) uint8: the decoder's output; white at tokens that it does not predict (the
+    visible ones). None where the target is no picture."""
+    reconstruction_with_visible: np.ndarray | None
+    """(k, T, H, W, 3) uint8: the same with the visible tokens filled in."""
     mask: np.ndarray
     """(k, t, h, w) bool, True = masked."""
     loss: np.ndarray
-    """(k, t, h, w) float: the true loss of each token, nan where it is visible."""
+    """(k, t, h, w) float: the true loss of each token, nan where none is predicted."""
     scores: np.ndarray | None
     """(k, s, h, w) float: the student's predicted hardness, nan where visible; None without it."""
     hardness: np.ndarray | None
-    """(k, s, h, w) float: the teacher's hardness of everything; None without a teacher."""
+    """(k, s, h, w) float: the scorer's hardness of everything; None without a scorer."""
     hard: np.ndarray | None
-    """(k, s, h, w) bool: what the teacher chooses to hide; None without a teacher."""
+    """(k, s, h, w) bool: what the scorer chooses to hide; None without a scorer."""
     uses_true_statistics: bool
     """Whether mean and deviation of the true pixels went into the reconstruction's colours."""
 
@@ -57,77 +58,56 @@ def inspect(
     model: MaskedAutoencoder,
     clips: Tensor,
     mask: Mask,
-    teacher: LossTeacher | None = None,
+    scorer: Scorer | None = None,
+    target: Target | None = None,
     *,
     mean: tuple[float, ...],
     std: tuple[float, ...],
     hard_ratio: float = 1.0,
 ) -> Inspection:
-    """Run the model (and its teacher) on clips and keep all that is worth looking at.
+    """Run the model (and what scores its clips) and keep all that is worth drawing.
 
     Args:
         clips: (k, 3, T, H, W), normalised by ``mean`` and ``std``, on the model's device.
         mask: which tokens are hidden.
+        scorer: what chose the hard units, for example the teacher.
+        target: what the decoder was trained to predict; None for the pixels that the model names.
         hard_ratio: ``hard`` marks the int(hard_ratio·masked) units of the highest score. At 1 it
-            marks what the teacher would hide if all the choice were its own.
+            marks what the scorer would hide if it chose all of the mask.
     """
     grid, training = model.grid, model.training
+    target = target or PixelTarget(grid, model.target, mean, std)
     out = model.eval()(clips, mask)
     model.train(training)
-    losses = hpm.reconstruction_loss(out.pixels, clips, mask, grid, model.target, std)
-    colours = predicted_pixels(out.pixels, clips, mask, grid, model.target, mean, std)
+    losses = hpm.token_losses(out.pixels, target(clips, mask))
     truth = _pixels(clips, mean, std)
     hidden = mask.is_masked.view(-1, grid.t, grid.h, grid.w)
     hidden_pixels = _spread(hidden, grid)
-    reconstruction = _unpatchify(colours, mask, grid)
+    reconstruction = completed = None
+    colours = target.to_pixels(out.pixels, clips, mask)
+    if colours is not None:
+        picture = _unpatchify(colours, mask, grid)
+        reconstruction = _uint8(picture)
+        completed = _uint8(picture.where(hidden_pixels, truth))
     hardness = hard = None
-    if teacher is not None:
+    if scorer is not None:
         units = mask.masked if mask.tubes is None else mask.tubes
-        hardness = _by_unit(teacher(clips), mask, grid)
-        hard = _array(_highest(hardness, hpm.hard_count(units.shape[1], hard_ratio)), grid)
-        hardness = _array(hardness.float(), grid)
+        ranked = _by_unit(scorer(clips), mask, grid)
+        hard = _array(_highest(ranked, hpm.hard_count(units.shape[1], hard_ratio)), grid)
+        hardness = _array(ranked.float(), grid)
     return Inspection(
         grid=grid,
         input=_uint8(truth),
         masked=_uint8(truth.where(~hidden_pixels, truth.new_tensor(HIDDEN))),
-        reconstruction=_uint8(reconstruction),
-        reconstruction_with_visible=_uint8(reconstruction.where(hidden_pixels, truth)),
+        reconstruction=reconstruction,
+        reconstruction_with_visible=completed,
         mask=hidden.cpu().numpy(),
-        loss=_place(losses, mask.masked, grid.num_tokens, grid),
-        scores=_place_scores(out.scores, mask, grid),
+        loss=_scattered(losses, mask.decoded, grid.num_tokens, grid),
+        scores=_scattered_scores(out.scores, mask, grid),
         hardness=hardness,
         hard=hard,
-        uses_true_statistics=model.target != "raw",
+        uses_true_statistics=colours is not None and target.uses_true_statistics,
     )
-
-
-def predicted_pixels(
-    predicted: Tensor,
-    clips: Tensor,
-    mask: Mask,
-    grid: TokenGrid,
-    target: str,
-    mean: tuple[float, ...],
-    std: tuple[float, ...],
-) -> Tensor:
-    """The inverse of :func:`videohpm.hpm.pixel_targets`, as colours in [0, 1]: (B, M, P) fp32.
-
-    Standardised targets have lost each token's brightness and contrast: the true token's own are
-    put back, so such a picture shows more than the model has said.
-    """
-    predicted = predicted.float().unflatten(-1, (-1, 3))
-    scale, shift = predicted.new_tensor(std), predicted.new_tensor(mean)
-    if target == "raw":
-        return (predicted * scale + shift).flatten(-2)
-    truth = grid.patchify(clips, mask.masked).float().unflatten(-1, (-1, 3))
-    if target == "per_channel":
-        variance, average = torch.var_mean(truth * scale + shift, dim=-2, keepdim=True)
-        return (predicted * (variance.sqrt() + 1e-6) + average).flatten(-2)
-    if target != "joint":
-        raise ValueError(f"target: {target!r} cannot be turned back into pixels")
-    variance, average = torch.var_mean(truth, dim=(-2, -1), keepdim=True)
-    normalised = predicted * (variance + 1e-6).sqrt() + average
-    return (normalised * scale + shift).flatten(-2)
 
 
 def _pixels(clips: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
@@ -150,10 +130,10 @@ def _spread(values: Tensor, grid: TokenGrid) -> Tensor:
 
 
 def _unpatchify(pixels: Tensor, mask: Mask, grid: TokenGrid) -> Tensor:
-    """(B, M, P) of masked tokens → (B, 3, T, H, W), white at the others."""
-    every = pixels.new_full((len(pixels), grid.num_tokens, grid.patch_dim), UNSAID)
-    index = mask.masked[:, :, None].expand(-1, -1, grid.patch_dim)
-    return grid.unpatchify(every.scatter(1, index, pixels))
+    """(B, K, P) of decoded tokens → (B, 3, T, H, W), white at the others."""
+    tokens = pixels.new_full((len(pixels), grid.num_tokens, grid.patch_dim), NOT_DECODED)
+    index = mask.decoded[:, :, None].expand(-1, -1, grid.patch_dim)
+    return grid.unpatchify(tokens.scatter(1, index, pixels))
 
 
 def _by_unit(scores: Tensor, mask: Mask, grid: TokenGrid) -> Tensor:
@@ -168,18 +148,18 @@ def _highest(scores: Tensor, count: int) -> Tensor:
     return chosen.scatter(1, scores.topk(count, dim=1).indices, True)
 
 
-def _place_scores(scores: Tensor | None, mask: Mask, grid: TokenGrid) -> np.ndarray | None:
+def _scattered_scores(scores: Tensor | None, mask: Mask, grid: TokenGrid) -> np.ndarray | None:
     if scores is None:
         return None
-    if scores.shape[1] == mask.masked.shape[1]:
-        return _place(scores, mask.masked, grid.num_tokens, grid)
-    return _place(scores, mask.tubes, grid.num_tubes, grid)
+    if mask.tubes is not None and scores.shape[1] == mask.tubes.shape[1]:
+        return _scattered(scores, mask.tubes, grid.num_tubes, grid)
+    return _scattered(scores, mask.decoded, grid.num_tokens, grid)
 
 
-def _place(values: Tensor, index: Tensor, count: int, grid: TokenGrid) -> np.ndarray:
+def _scattered(values: Tensor, index: Tensor, count: int, grid: TokenGrid) -> np.ndarray:
     """(B, K) values at ``index`` of ``count`` units, nan elsewhere: (B, count/(h·w), h, w)."""
-    every = values.new_full((len(values), count), float("nan"), dtype=torch.float32)
-    return _array(every.scatter(1, index, values.float()), grid)
+    units = values.new_full((len(values), count), float("nan"), dtype=torch.float32)
+    return _array(units.scatter(1, index, values.float()), grid)
 
 
 def _array(values: Tensor, grid: TokenGrid) -> np.ndarray:

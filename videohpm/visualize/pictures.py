@@ -1,4 +1,4 @@
-"""Drawing: frames with heat maps on them that fit to the pixel, put into a labelled sheet."""
+"""Drawing: frames with heat maps on them that fit to the pixel, put into a labelled grid."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from videohpm.visualize.inspection import Inspection
 ROWS = {
     "input": "input",
     "masked": "what the encoder sees",
-    "reconstruction_with_visible": "reconstruction, visible pasted in",
+    "reconstruction_with_visible": "reconstruction, with visible tokens",
     "reconstruction": "reconstruction alone",
     "loss": "true loss",
     "scores": "predicted loss",
-    "hardness": "teacher's hardness",
-    "hard": "chosen by the teacher",
+    "hardness": "hardness by the scorer",
+    "hard": "chosen as hard",
 }
 TRAINING_ROWS = (
     "input",
@@ -44,8 +44,8 @@ PAPER, INK, FAINT = (255, 255, 255), (20, 20, 20), (95, 95, 95)
 
 
 @dataclass(frozen=True)
-class Block:
-    """Part of a sheet: labelled lines of frames below captioned columns."""
+class Panel:
+    """Part of an image grid: labelled lines of frames below captioned columns."""
 
     lines: list[tuple[str, Sequence[np.ndarray]]]
     """Label and frames, each (H, W, 3) uint8."""
@@ -54,32 +54,32 @@ class Block:
 
 
 def training_picture(seen: Inspection, *, cell: int = CELL, columns: int = 8) -> np.ndarray:
-    """The sheet drawn during training: (H', W', 3) uint8, see :func:`image_grid`."""
+    """The picture drawn during training: (H', W', 3) uint8, see :func:`image_grid`."""
     return image_grid(seen, TRAINING_ROWS, cell=cell, columns=columns)
 
 
 def training_animation(seen: Inspection, *, cell: int = CELL) -> np.ndarray:
-    """The film of loss maps made during training: (T, H', W', 3) uint8, see :func:`animation`."""
+    """The loss maps drawn during training: (T, H', W', 3) uint8, see :func:`animation`."""
     return animation(seen, LOSS_ROWS, cell=cell)
 
 
 def rows_of(seen: Inspection, wanted: Sequence[str] = tuple(ROWS)) -> list[str]:
     """The rows of ``wanted`` that there is something to show for."""
-    absent = {name for name in ("scores", "hardness", "hard") if getattr(seen, name) is None}
+    absent = {name for name in ROWS if getattr(seen, name) is None}
     return [name for name in wanted if name not in absent]
 
 
 def row_frames(seen: Inspection, name: str, frames: list[int] | None = None) -> np.ndarray:
-    """One row of the sheet: (k, len(frames), H, W, 3) uint8; all T frames when None.
+    """One row of the grid: (k, len(frames), H, W, 3) uint8; all T frames when None.
 
     Pictures are as they are. Heat maps lie over the grey input, colours from the lowest to the
     highest value (losses: over all clips; scores: ranks within the clip); no colour where nothing
-    is known. ``hard`` paints what the teacher chooses: where it is hidden fully, else faintly.
+    is known. ``hard`` paints what the scorer chooses: where it is hidden fully, else faintly.
     """
     frames = list(range(seen.grid.frames)) if frames is None else frames
     if name in ("input", "masked", "reconstruction_with_visible", "reconstruction"):
         return getattr(seen, name)[:, frames]
-    if name == "hard":
+    if name == "hard" and seen.hard is not None:
         tinted = seen.masked[:, frames].astype(np.float32)
         hidden = spread(seen.hard & seen.mask, seen.grid, frames)[..., None]
         chosen = spread(np.broadcast_to(seen.hard, seen.mask.shape), seen.grid, frames)[..., None]
@@ -142,7 +142,7 @@ def image_grid(
     Args:
         rows: which of :data:`ROWS`; those with nothing to show are left out.
         titles: one line for each clip.
-        cell: height of a frame in the sheet, pixels; small frames take the nearest multiple.
+        cell: height of a frame in the grid, pixels; small frames take the nearest multiple.
         columns: at most so many time steps, evenly spread; each shows its token's first frame.
 
     Returns:
@@ -151,15 +151,15 @@ def image_grid(
     shown = [step * seen.grid.tubelet for step in spaced(seen.grid.t, columns)]
     captions = [f"frame {frame + 1}" for frame in shown] if seen.grid.frames > 1 else []
     pictures = {name: row_frames(seen, name, shown) for name in rows_of(seen, rows)}
-    blocks = [
-        Block(
+    panels = [
+        Panel(
             [(label_of(seen, name, clip), row[clip]) for name, row in pictures.items()],
             captions,
             titles[clip] if titles else "",
         )
         for clip in range(len(seen.input))
     ]
-    return lay_out(blocks, footnote(seen), cell)
+    return lay_out(panels, footnote(seen), cell)
 
 
 def animation(
@@ -184,7 +184,7 @@ def animation(
     return np.stack(
         [
             lay_out(
-                [Block(list(zip(labels, pictures[:, frame], strict=True)), captions)],
+                [Panel(list(zip(labels, pictures[:, frame], strict=True)), captions)],
                 footnote(seen),
                 cell,
             )
@@ -193,38 +193,38 @@ def animation(
     )
 
 
-def lay_out(blocks: list[Block], note: str, cell: int = CELL) -> np.ndarray:
-    """Draw blocks of equal frames below each other, and a note: (H', W', 3) uint8."""
-    height, width = blocks[0].lines[0][1][0].shape[:2]
+def lay_out(panels: list[Panel], note: str, cell: int = CELL) -> np.ndarray:
+    """Draw panels of equal frames below each other, and a note: (H', W', 3) uint8."""
+    height, width = panels[0].lines[0][1][0].shape[:2]
     cell = cell if height > cell else height * max(1, round(cell / height))
     size = (max(1, round(width * cell / height)), cell)
-    margin = LABELS if any(label for block in blocks for label, _ in block.lines) else GAP
-    columns = max(len(frames) for block in blocks for _, frames in block.lines)
+    margin = LABELS if any(label for panel in panels for label, _ in panel.lines) else GAP
+    columns = max(len(frames) for panel in panels for _, frames in panel.lines)
     wide = max(margin + columns * (size[0] + GAP), NARROWEST)
     note = "\n".join(wrapped(part, wide - 12, 11) for part in note.split("\n"))
-    pieces = [_draw_block(block, size, margin, wide) for block in blocks]
+    pieces = [_draw_panel(panel, size, margin, wide) for panel in panels]
     below = Image.new("RGB", (wide, 16 * (note.count("\n") + 1) + 6), PAPER)
     ImageDraw.Draw(below).multiline_text((6, 2), note, FAINT, font(11), spacing=3)
     return np.concatenate([np.asarray(piece) for piece in [*pieces, below]])
 
 
-def _draw_block(block: Block, size: tuple[int, int], margin: int, wide: int) -> Image.Image:
-    captions = [wrapped(caption, size[0] - 2, 11) for caption in block.captions]
+def _draw_panel(panel: Panel, size: tuple[int, int], margin: int, wide: int) -> Image.Image:
+    captions = [wrapped(caption, size[0] - 2, 11) for caption in panel.captions]
     above = max((16 * (caption.count("\n") + 1) for caption in captions), default=2)
-    above = above if size[0] >= 50 else 2  # no room for words
-    title = 22 if block.title else 0
-    tall = title + above + len(block.lines) * (size[1] + GAP) + 8
+    above = above if size[0] >= 50 else 2  # no room for text
+    title = 22 if panel.title else 0
+    tall = title + above + len(panel.lines) * (size[1] + GAP) + 8
     page = Image.new("RGB", (wide, tall), PAPER)
     pen = ImageDraw.Draw(page)
     if title:
-        pen.text((6, 4), shortened(block.title, wide - 12, 13), INK, font(13))
+        pen.text((6, 4), shortened(panel.title, wide - 12, 13), INK, font(13))
     for column, caption in enumerate(captions if above > 2 else []):
         left = margin + column * (size[0] + GAP)
         pen.multiline_text((left + 1, title + 1), caption, FAINT, font(11), spacing=3)
-    for line, (label, frames) in enumerate(block.lines):
+    for line, (label, frames) in enumerate(panel.lines):
         top = title + above + line * (size[1] + GAP)
-        words = wrapped(label, margin - 12, 12).split("\n")[: max(1, size[1] // 17)]
-        pen.multiline_text((6, top + 3), "\n".join(words), INK, font(12), spacing=3)
+        text = wrapped(label, margin - 12, 12).split("\n")[: max(1, size[1] // 17)]
+        pen.multiline_text((6, top + 3), "\n".join(text), INK, font(12), spacing=3)
         for column, frame in enumerate(frames):
             page.paste(_resized(frame, size), (margin + column * (size[0] + GAP), top))
     return page
@@ -233,6 +233,8 @@ def _draw_block(block: Block, size: tuple[int, int], margin: int, wide: int) -> 
 def footnote(seen: Inspection) -> str:
     """Whether the colours of the reconstruction are the model's own, and how much is hidden."""
     hidden = f"{seen.mask.mean():.0%} of tokens hidden."
+    if seen.reconstruction is None:
+        return f"No reconstruction: what the model predicts is no picture.\n{hidden}"
     if seen.uses_true_statistics:
         return (
             "Reconstruction: brightness and contrast of each hidden token are the TRUE ones "
@@ -248,7 +250,7 @@ def label_of(seen: Inspection, name: str, clip: int | None = None) -> str:
         return f"{ROWS[name]}\n{low:.3g} to {high:.3g}"
     if name in ("scores", "hardness"):
         return f"{ROWS[name]}\ndark easy, light hard"
-    if name == "hard":
+    if name == "hard" and seen.hard is not None:
         chosen = seen.hard[clip or 0]
         return f"{ROWS[name]}\n{chosen.sum()} of {chosen.size}"
     return ROWS[name]

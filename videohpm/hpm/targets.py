@@ -1,0 +1,143 @@
+"""What is reconstructed: the targets of the masked tokens, and the way back to pixels for pictures.
+
+A target that is not here yet: CONTRIBUTING.md, "How to add a target".
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from videohpm.config import PretrainConfig
+from videohpm.config.data import IMAGENET_MEAN, IMAGENET_STD
+from videohpm.grid import Mask, TokenGrid
+
+NORMALISATIONS = ("raw", "per_channel", "joint")
+
+
+class Target(Protocol):
+    """What the decoder is trained to predict for each masked token.
+
+    A class that derives from this one needs ``dim`` and ``__call__`` only.
+    """
+
+    dim: int
+    """Values of a token: the width of the decoder's output."""
+    uses_true_statistics: bool = False
+    """Whether :meth:`to_pixels` takes anything from the true pixels; pictures say so."""
+
+    def __call__(self, clips: Tensor, mask: Mask) -> Tensor:
+        """The targets of the tokens ``mask.decoded``, and of no others: (B, K, dim) fp32.
+
+        Args:
+            clips: (B, 3, T, H, W), normalised: (pixels in [0, 1] − mean) / std.
+        """
+        ...
+
+    def to_pixels(self, predicted: Tensor, clips: Tensor, mask: Mask) -> Tensor | None:
+        """The inverse, for pictures: colours in [0, 1], (B, K, P) fp32 in (t, h, w, c) order.
+
+        None where there is no way back; pictures then show no reconstruction.
+
+        Args:
+            predicted: (B, K, dim), the decoder's output.
+            clips: as they were given to the model.
+        """
+        return None
+
+
+class PixelTarget(Target):
+    """The pixels of a token, as they are or standardised.
+
+    Standardised targets have lost each token's brightness and contrast: :meth:`to_pixels` puts the
+    true token's own back, so such a picture shows more than the model has predicted.
+
+    Args:
+        normalisation: ``raw``: the normalised pixels (HPM as published). ``per_channel``: pixels in
+            [0, 1], standardised over each channel of the token with unbiased deviation + 1e-6
+            (VideoMAE). ``joint``: normalised pixels, standardised over all values of the token
+            with 1e-6 added to the unbiased variance (MAE with ``norm_pix_loss``).
+        mean, std: of each channel, by which the clips were normalised.
+    """
+
+    def __init__(
+        self,
+        grid: TokenGrid,
+        normalisation: str = "per_channel",
+        mean: tuple[float, ...] = IMAGENET_MEAN,
+        std: tuple[float, ...] = IMAGENET_STD,
+    ):
+        if normalisation not in NORMALISATIONS:
+            raise ValueError(f"target: {normalisation!r} is not one of {', '.join(NORMALISATIONS)}")
+        self.grid, self.normalisation, self.mean, self.std = grid, normalisation, mean, std
+        self.dim = grid.patch_dim
+        self.uses_true_statistics = normalisation != "raw"
+
+    def __call__(self, clips: Tensor, mask: Mask) -> Tensor:
+        # (B, K, 3, values of a channel): a copy, so it can be changed in place.
+        pixels = self.grid.gather_patches(clips, mask.decoded).float().flatten(3)
+        if self.normalisation == "per_channel":
+            pixels -= pixels[..., :1].clone()  # then what is flat becomes exactly 0
+            pixels -= pixels.mean(-1, keepdim=True)
+            deviation = _deviation(pixels, dim=-1)
+            # In [0, 1] a channel's deviation is std times ours, so the same 1e-6 is 1e-6/std here.
+            for channel, scale in enumerate(self.std):
+                deviation[:, :, channel] += 1e-6 / scale
+            pixels /= deviation
+        elif self.normalisation == "joint":
+            pixels -= pixels[:, :, :1, :1].clone()
+            pixels -= pixels.mean((-2, -1), keepdim=True)
+            pixels /= (_deviation(pixels, dim=(-2, -1)).square_() + 1e-6).sqrt_()
+        return pixels.transpose(2, 3).flatten(2)
+
+    def to_pixels(self, predicted: Tensor, clips: Tensor, mask: Mask) -> Tensor:
+        predicted = predicted.float().unflatten(-1, (-1, 3))
+        scale, shift = predicted.new_tensor(self.std), predicted.new_tensor(self.mean)
+        if self.normalisation == "raw":
+            return (predicted * scale + shift).flatten(-2)
+        truth = self.grid.patchify(clips, mask.decoded).float().unflatten(-1, (-1, 3))
+        if self.normalisation == "per_channel":
+            variance, average = torch.var_mean(truth * scale + shift, dim=-2, keepdim=True)
+            return (predicted * (variance.sqrt() + 1e-6) + average).flatten(-2)
+        variance, average = torch.var_mean(truth, dim=(-2, -1), keepdim=True)
+        normalised = predicted * (variance + 1e-6).sqrt() + average
+        return (normalised * scale + shift).flatten(-2)
+
+
+def pixel_targets(
+    clips: Tensor,
+    mask: Mask,
+    grid: TokenGrid,
+    target: str = "per_channel",
+    std: tuple[float, ...] = IMAGENET_STD,
+) -> Tensor:
+    """The targets of :class:`PixelTarget` in one call: (B, K, P) fp32.
+
+    Args:
+        clips: (B, 3, T, H, W), normalised.
+        target, std: ``normalisation`` and ``std`` there.
+    """
+    return PixelTarget(grid, target, std=std)(clips, mask)
+
+
+def _deviation(centred: Tensor, dim: int | tuple[int, ...]) -> Tensor:
+    """Unbiased standard deviation of values whose mean is 0. Faster than torch's one-pass one."""
+    dims = (dim,) if isinstance(dim, int) else dim
+    count = math.prod(centred.shape[d] for d in dims)
+    return torch.linalg.vector_norm(centred, dim=dim, keepdim=True) / math.sqrt(count - 1)
+
+
+def _pixels(grid: TokenGrid, config: PretrainConfig) -> PixelTarget:
+    return PixelTarget(grid, config.model.target, config.data.mean, config.data.std)
+
+
+TARGETS: dict[str, Callable[[TokenGrid, PretrainConfig], Target]] = {
+    "raw": _pixels,
+    "per_channel": _pixels,
+    "joint": _pixels,
+}
+"""By ``model.target``: from the grid and the run's configuration, the target."""
