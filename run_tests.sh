@@ -2,8 +2,8 @@
 # ./run_tests.sh [PYTEST ARGUMENTS]: without arguments the whole suite, spread over the cores.
 # Paths in the arguments are relative to this folder.
 set -euo pipefail
-# shellcheck source=.ci/environment.sh
-. "$(dirname -- "${BASH_SOURCE[0]}")/.ci/environment.sh"
+# shellcheck source=scripts/environment.sh
+. "$(dirname -- "${BASH_SOURCE[0]}")/scripts/environment.sh"
 
 prepare_environment test
 cd "$root"

@@ -7,7 +7,10 @@ from pathlib import Path
 
 import pytest
 
-SCRIPTS = ("run_pretrain.sh", "run_finetune.sh", "run_tests.sh", ".ci/run", ".ci/environment.sh")
+SCRIPTS = (
+    *("run_pretrain.sh", "run_finetune.sh", "run_tests.sh"),
+    *(".ci/run", "scripts/environment.sh"),
+)
 TOOLS = (
     *("bash", "basename", "cat", "cksum", "cp", "dirname", "grep"),
     *("mkdir", "rm", "sed", "tail", "tee"),
