@@ -1,9 +1,9 @@
 """Installs videohpm: `pip install .`, or `pip install -e '.[test]'` to work on it.
 
-The version and the dependencies stand here and nowhere else. Lower bounds are releases that
-tests of the parts using them passed with (DeepSpeed's: the only one tried to the end). There are no
-upper bounds: a newer release that breaks something is better met by a fix here than by an
-environment that cannot be solved.
+The version and the dependencies stand here and nowhere else. Lower bounds are releases that the
+tests pass with, all of them together: `./run_tests.sh --lowest` makes an environment of exactly
+those. There are no upper bounds: a newer release that breaks something is better met by a fix here
+than by an environment that cannot be solved.
 """
 
 from setuptools import find_packages, setup
@@ -15,10 +15,12 @@ DECORD = (
 )
 
 REQUIRES = [
-    "torch>=2.6",  # torch.load(weights_only=True) as the default, and safe_globals
-    "torchvision>=0.21",  # the release beside torch 2.6; transforms.v2
-    "timm>=1.0.16",
-    "av>=15.0",  # Codec.canonical_name is younger than 14.1
+    # With 2.6 one run in five on several processes hung at its end: a gloo group is destroyed with
+    # the interpreter's lock held, which the group's thread may wait for. 2.8 lets go of it.
+    "torch>=2.8",
+    "torchvision>=0.23",  # the release beside torch 2.8
+    "timm>=1.0.26",  # before, `local-dir:` read no safetensors: the models that we write for timm
+    "av>=17.1",  # before 17.0 reformat() left full-range video as bright as limited-range video is
     f"decord>=0.6.0; {DECORD}",
     # 0.19.3 changed the default of gradient_clipping from 0 to 1.0: engine.py always sets it.
     "deepspeed>=0.19.8; sys_platform == 'linux'",
@@ -26,7 +28,7 @@ REQUIRES = [
     "jsonargparse[signatures]>=4.49",  # ArgumentParser.instantiate
     "safetensors>=0.8",  # before, a file that was read could not be written again (it is mapped)
     "rich>=13.7",
-    "tensorboard>=2.16",
+    "tensorboard>=2.16.2",  # before, 2.16 brought a nightly TensorFlow along
     "matplotlib>=3.8",
     "pillow>=10.0",
     "torchmetrics>=1.4",
@@ -44,7 +46,6 @@ TEST = [
     "transformers>=5.18",  # an independent VideoMAE to compare with
     "scikit-learn>=1.4",  # independent metrics and classifiers to compare with
     "timm>=1.0.31",  # writes the number of heads into its own exports
-    "av>=17.1",  # writes rotated videos
 ]
 
 setup(
