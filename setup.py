@@ -6,6 +6,8 @@ those. There are no upper bounds: a newer release that breaks something is bette
 than by an environment that cannot be solved.
 """
 
+from pathlib import Path
+
 from setuptools import find_packages, setup
 
 # decord 0.6 has wheels for these machines only; everywhere else PyAV reads every file.
@@ -42,7 +44,7 @@ TEST = [
     "hypothesis>=6.100",
     "ruff>=0.9",
     "setuptools>=77.0.3",  # tests/test_packaging.py builds the package
-    "packaging>=22.0",  # and reads its requirements
+    "packaging>=24.2",  # setuptools reads the license with it, the test the requirements
     "transformers>=5.18",  # an independent VideoMAE to compare with
     "scikit-learn>=1.4",  # independent metrics and classifiers to compare with
     "timm>=1.0.31",  # writes the number of heads into its own exports
@@ -52,11 +54,43 @@ setup(
     name="videohpm",
     version="0.1.0",
     description="Hard Patches Mining for video: masked autoencoders that learn what is hard",
-    license="Apache-2.0",
+    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    author="videohpm contributors",
+    keywords=[
+        *(
+            "masked autoencoder",
+            "VideoMAE",
+            "MAE",
+            "hard patches mining",
+            "self-supervised learning",
+        ),
+        *("video understanding", "action recognition", "vision transformer", "pytorch"),
+    ],
+    classifiers=[
+        "Development Status :: 3 - Alpha",
+        "Environment :: Console",
+        "Intended Audience :: Science/Research",
+        "Operating System :: POSIX :: Linux",
+        "Operating System :: MacOS",
+        "Operating System :: Microsoft :: Windows",
+        "Programming Language :: Python :: 3",
+        "Programming Language :: Python :: 3 :: Only",
+        "Programming Language :: Python :: 3.10",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Topic :: Scientific/Engineering :: Image Recognition",
+        "Topic :: Multimedia :: Video",
+        "Typing :: Typed",
+    ],
+    license_expression="Apache-2.0",
     license_files=["LICENSE"],
     python_requires=">=3.10",
     # Only videohpm: an importable top-level `datasets` would shadow Hugging Face's package.
     packages=find_packages(include=["videohpm", "videohpm.*"]),
+    package_data={"videohpm": ["py.typed"]},
     install_requires=REQUIRES,
     extras_require={"test": TEST},
     entry_points={"console_scripts": ["videohpm = videohpm.cli:main"]},

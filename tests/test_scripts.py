@@ -50,7 +50,7 @@ class Checkout:
 
     def __init__(self, folder: Path, root: Path):
         self.root, self.calls_file = folder / "a checkout", folder / "calls"
-        for name in (*SCRIPTS, "setup.py", "pyproject.toml"):
+        for name in (*SCRIPTS, "setup.py", "pyproject.toml", "README.md"):
             (self.root / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(root / name, self.root / name)
         self.bin = folder / "bin"
