@@ -43,6 +43,7 @@ TEST = [
     "pytest-xdist>=3.5",  # run_tests.sh spreads the suite over the cores
     "hypothesis>=6.100",
     "ruff>=0.9",
+    "basedpyright>=1.40",  # pyright with the Node.js that it needs: nothing else is downloaded
     "setuptools>=77.0.3",  # tests/test_packaging.py builds the package
     "packaging>=24.2",  # setuptools reads the license with it, the test the requirements
     "transformers>=5.18",  # an independent VideoMAE to compare with
