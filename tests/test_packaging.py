@@ -138,8 +138,21 @@ def test_what_has_no_wheels_is_not_asked_for(setup_arguments, system, machine, d
     assert {"torch", "av"} <= asked
 
 
-def test_the_version_is_in_one_place(root, setup_arguments):
+def test_the_readme_names_the_lowest_versions(root, setup_arguments):
+    text = " ".join((root / "README.md").read_text(encoding="utf-8").split())
+    (named,) = re.findall(r"lowest versions of `setup\.py`.*?: (.*?)\. ", text)
+    lowest = {
+        need.name: need.specifier for need in map(Requirement, setup_arguments["install_requires"])
+    }
+    pairs = [entry.split() for entry in named.split(", ")]
+    assert {"torch", "torchvision", "timm", "av", "deepspeed"} <= {name for name, _ in pairs}
+    for name, version in pairs:
+        assert str(lowest[name]) == f">={version}", name
+
+
+def test_the_version_is_in_one_place_and_what_cites_it_agrees(root, setup_arguments):
     version = setup_arguments["version"]
+    assert f"\nversion: {version}\n" in (root / "CITATION.cff").read_text(encoding="utf-8")
     files = [root / "pyproject.toml", *(root / "videohpm").rglob("*.py")]
     assert [f for f in files if f'"{version}"' in f.read_text(encoding="utf-8")] == []
 
