@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 set -euo pipefail
-# shellcheck source=.ci/environment.sh
-. "$(dirname -- "${BASH_SOURCE[0]}")/.ci/environment.sh"
+# shellcheck source=scripts/environment.sh
+. "$(dirname -- "${BASH_SOURCE[0]}")/scripts/environment.sh"
 
 usage() {
     cat <<'TEXT'

@@ -1,10 +1,12 @@
 """Installs videohpm: `pip install .`, or `pip install -e '.[test]'` to work on it.
 
-The version and the dependencies stand here and nowhere else. Lower bounds are releases that
-tests of the parts using them passed with (DeepSpeed's: the only one tried to the end). There are no
-upper bounds: a newer release that breaks something is better met by a fix here than by an
-environment that cannot be solved.
+The version and the dependencies stand here and nowhere else. Lower bounds are releases that the
+tests pass with, all of them together: `./run_tests.sh --lowest` makes an environment of exactly
+those. There are no upper bounds: a newer release that breaks something is better met by a fix here
+than by an environment that cannot be solved.
 """
+
+from pathlib import Path
 
 from setuptools import find_packages, setup
 
@@ -15,10 +17,12 @@ DECORD = (
 )
 
 REQUIRES = [
-    "torch>=2.6",  # torch.load(weights_only=True) as the default, and safe_globals
-    "torchvision>=0.21",  # the release beside torch 2.6; transforms.v2
-    "timm>=1.0.16",
-    "av>=15.0",  # Codec.canonical_name is younger than 14.1
+    # With 2.6 one run in five on several processes hung at its end: a gloo group is destroyed with
+    # the interpreter's lock held, which the group's thread may wait for. 2.8 lets go of it.
+    "torch>=2.8",
+    "torchvision>=0.23",  # the release beside torch 2.8
+    "timm>=1.0.26",  # before, `local-dir:` read no safetensors: the models that we write for timm
+    "av>=17.1",  # before 17.0 reformat() left full-range video as bright as limited-range video is
     f"decord>=0.6.0; {DECORD}",
     # 0.19.3 changed the default of gradient_clipping from 0 to 1.0: engine.py always sets it.
     "deepspeed>=0.19.8; sys_platform == 'linux'",
@@ -26,7 +30,7 @@ REQUIRES = [
     "jsonargparse[signatures]>=4.49",  # ArgumentParser.instantiate
     "safetensors>=0.8",  # before, a file that was read could not be written again (it is mapped)
     "rich>=13.7",
-    "tensorboard>=2.16",
+    "tensorboard>=2.16.2",  # before, 2.16 brought a nightly TensorFlow along
     "matplotlib>=3.8",
     "pillow>=10.0",
     "torchmetrics>=1.4",
@@ -39,23 +43,52 @@ TEST = [
     "pytest-xdist>=3.5",  # run_tests.sh spreads the suite over the cores
     "hypothesis>=6.100",
     "ruff>=0.9",
+    "basedpyright>=1.40",  # pyright with the Node.js that it needs: nothing else is downloaded
     "setuptools>=77.0.3",  # tests/test_packaging.py builds the package
-    "packaging>=22.0",  # and reads its requirements
+    "packaging>=24.2",  # setuptools reads the license with it, the test the requirements
     "transformers>=5.18",  # an independent VideoMAE to compare with
     "scikit-learn>=1.4",  # independent metrics and classifiers to compare with
     "timm>=1.0.31",  # writes the number of heads into its own exports
-    "av>=17.1",  # writes rotated videos
 ]
 
 setup(
     name="videohpm",
     version="0.1.0",
     description="Hard Patches Mining for video: masked autoencoders that learn what is hard",
-    license="Apache-2.0",
+    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    author="videohpm contributors",
+    keywords=[
+        *(
+            "masked autoencoder",
+            "VideoMAE",
+            "MAE",
+            "hard patches mining",
+            "self-supervised learning",
+        ),
+        *("video understanding", "action recognition", "vision transformer", "pytorch"),
+    ],
+    classifiers=[
+        "Development Status :: 3 - Alpha",
+        "Environment :: Console",
+        "Intended Audience :: Science/Research",
+        "Operating System :: POSIX :: Linux",
+        "Operating System :: MacOS",
+        "Programming Language :: Python :: 3",
+        "Programming Language :: Python :: 3 :: Only",
+        "Programming Language :: Python :: 3.10",
+        "Programming Language :: Python :: 3.11",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Topic :: Scientific/Engineering :: Image Recognition",
+        "Topic :: Multimedia :: Video",
+        "Typing :: Typed",
+    ],
+    license_expression="Apache-2.0",
     license_files=["LICENSE"],
     python_requires=">=3.10",
     # Only videohpm: an importable top-level `datasets` would shadow Hugging Face's package.
     packages=find_packages(include=["videohpm", "videohpm.*"]),
+    package_data={"videohpm": ["py.typed"]},
     install_requires=REQUIRES,
     extras_require={"test": TEST},
     entry_points={"console_scripts": ["videohpm = videohpm.cli:main"]},

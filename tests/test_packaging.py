@@ -1,17 +1,21 @@
 """What `pip install .` installs, and that it asks for all that the package imports."""
 
 import ast
+import email.policy
 import re
 import runpy
 import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
 import setuptools
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 
+PYTHON = "Programming Language :: Python :: "
 # Import names that are not the name of the package which brings them.
 PACKAGE_OF = {"yaml": "PyYAML", "PIL": "pillow", "sklearn": "scikit-learn"}
 
@@ -48,25 +52,53 @@ def declared(requirements: list[str]) -> set[str]:
     return {normal(Requirement(line).name) for line in requirements}
 
 
-def test_the_package_holds_all_of_videohpm_and_nothing_else(root, tmp_path):
-    for name in ("setup.py", "pyproject.toml", "LICENSE"):
-        shutil.copy(root / name, tmp_path)
-    for name in ("videohpm", "tests", "datasets", "benchmarks", "configs"):
+@pytest.fixture(scope="module")
+def wheel(root, tmp_path_factory):
+    """The built wheel, opened."""
+    place = tmp_path_factory.mktemp("checkout")
+    for name in ("setup.py", "pyproject.toml", "LICENSE", "README.md"):
+        shutil.copy(root / name, place)
+    for name in ("videohpm", "tests", "datasets", "benchmarks", "configs", "scripts"):
         if (root / name).is_dir():
             ignore = shutil.ignore_patterns("__pycache__", "*.mp4")
-            shutil.copytree(root / name, tmp_path / name, ignore=ignore)
-    (tmp_path / "datasets/__init__.py").parent.mkdir(exist_ok=True)
-    (tmp_path / "datasets/__init__.py").touch()  # even then it stays out
+            shutil.copytree(root / name, place / name, ignore=ignore)
+    (place / "datasets/__init__.py").parent.mkdir(exist_ok=True)
+    (place / "datasets/__init__.py").touch()  # even then it stays out
     subprocess.run(
-        [sys.executable, "setup.py", "-q", "build_py", "--build-lib", "built"],
-        cwd=tmp_path,
+        [sys.executable, "setup.py", "-q", "bdist_wheel"],
+        cwd=place,
         check=True,
         stdin=subprocess.DEVNULL,
     )
-    built = {f.relative_to(tmp_path / "built") for f in (tmp_path / "built").rglob("*")}
-    built = {f for f in built if (tmp_path / "built" / f).is_file()}
+    (file,) = (place / "dist").glob("videohpm-*.whl")
+    with zipfile.ZipFile(file) as opened:
+        yield opened
+
+
+def test_the_package_holds_all_of_videohpm_and_nothing_else(root, wheel):
+    built = {Path(name) for name in wheel.namelist() if ".dist-info/" not in name}
     source = {f.relative_to(root) for f in (root / "videohpm").rglob("*") if f.is_file()}
     assert built == {f for f in source if f.suffix != ".pyc"}
+    assert Path("videohpm/py.typed") in built  # type checkers believe our annotations
+
+
+def test_a_package_index_has_something_to_show(root, wheel, setup_arguments):
+    (name,) = (name for name in wheel.namelist() if name.endswith(".dist-info/METADATA"))
+    shown = email.message_from_bytes(wheel.read(name), policy=email.policy.default)
+    assert shown["Name"] == "videohpm" and shown["Version"] == setup_arguments["version"]
+    assert shown["Author"] == "videohpm contributors"
+    assert shown["License-Expression"] == "Apache-2.0" and shown["License-File"] == "LICENSE"
+    assert shown["Description-Content-Type"].startswith("text/markdown")
+    text = shown.get_payload(decode=True).decode()
+    assert text.strip() == (root / "README.md").read_text(encoding="utf-8").strip()
+    assert len(shown["Summary"]) > 20 and "masked autoencoder" in shown["Keywords"].split(",")
+    kinds = shown.get_all("Classifier")
+    oldest = SpecifierSet(shown["Requires-Python"])
+    versions = [kind.rpartition(" ")[2] for kind in kinds if kind.startswith(PYTHON + "3.")]
+    assert versions and all(version in oldest for version in versions)
+    assert "Typing :: Typed" in kinds
+    # The license is named once, as an expression.
+    assert not any(kind.startswith("License ::") for kind in kinds)
 
 
 def test_our_datasets_folder_is_no_package(root):
@@ -106,8 +138,21 @@ def test_what_has_no_wheels_is_not_asked_for(setup_arguments, system, machine, d
     assert {"torch", "av"} <= asked
 
 
-def test_the_version_is_in_one_place(root, setup_arguments):
+def test_the_readme_names_the_lowest_versions(root, setup_arguments):
+    text = " ".join((root / "README.md").read_text(encoding="utf-8").split())
+    (named,) = re.findall(r"lowest versions of `setup\.py`.*?: (.*?)\. ", text)
+    lowest = {
+        need.name: need.specifier for need in map(Requirement, setup_arguments["install_requires"])
+    }
+    pairs = [entry.split() for entry in named.split(", ")]
+    assert {"torch", "torchvision", "timm", "av", "deepspeed"} <= {name for name, _ in pairs}
+    for name, version in pairs:
+        assert str(lowest[name]) == f">={version}", name
+
+
+def test_the_version_is_in_one_place_and_what_cites_it_agrees(root, setup_arguments):
     version = setup_arguments["version"]
+    assert f"\nversion: {version}\n" in (root / "CITATION.cff").read_text(encoding="utf-8")
     files = [root / "pyproject.toml", *(root / "videohpm").rglob("*.py")]
     assert [f for f in files if f'"{version}"' in f.read_text(encoding="utf-8")] == []
 

@@ -1,13 +1,21 @@
 """The run scripts, with a Python and a pip that only write down what is asked of them."""
 
 import os
+import re
+import runpy
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+import setuptools
+from packaging.requirements import Requirement
 
-SCRIPTS = ("run_pretrain.sh", "run_finetune.sh", "run_tests.sh", ".ci/run", ".ci/environment.sh")
+SCRIPTS = (
+    *("run_pretrain.sh", "run_finetune.sh", "run_tests.sh"),
+    *(".ci/run", "scripts/environment.sh", "scripts/lowest.py"),
+)
 TOOLS = (
     *("bash", "basename", "cat", "cksum", "cp", "dirname", "grep"),
     *("mkdir", "rm", "sed", "tail", "tee"),
@@ -22,11 +30,16 @@ printf ' [%s]' "$@" >> "$CALLS"
 echo >> "$CALLS"
 case "$1 $2" in
     "--version ") echo "Python 3.12.1" ;;
-    "-m venv") mkdir -p "$3/bin" && cp "$0" "$3/bin/python" ;;
+    "-m venv") mkdir -p "$3/bin" && cp "$0" "$3/bin/python" && basename "$0" > "$3/made_by" ;;
     "-m pip") [[ ! -e $CALLS.pip_fails ]] || { echo "ERROR: no such package"; exit 1; }
               echo "Collecting torch>=2.6 (from videohpm)" ;;
-    "-c import ensurepip"*) [[ ! -e $CALLS.no_pip ]] && echo 3012 ;;
+    "-c import ensurepip"*) [[ ! -e $CALLS.no_pip ]] && case $0 in
+        *.1?) echo "30${0##*.}" ;;
+        *) echo 3012 ;;
+    esac ;;
     "-c import torch"*) echo "${GPUS:-0}" ;;
+    "scripts/lowest.py "*) echo "torch==2.8" ;;
+    "-m pytest") [[ ! -e $CALLS.tests_fail ]] ;;
     "- "*) cat > /dev/null; [[ -e $(dirname "$0")/complete ]] ;;  # is all there to run or test?
 esac
 """
@@ -37,7 +50,7 @@ class Checkout:
 
     def __init__(self, folder: Path, root: Path):
         self.root, self.calls_file = folder / "a checkout", folder / "calls"
-        for name in (*SCRIPTS, "setup.py", "pyproject.toml"):
+        for name in (*SCRIPTS, "setup.py", "pyproject.toml", "README.md"):
             (self.root / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(root / name, self.root / name)
         self.bin = folder / "bin"
@@ -102,7 +115,7 @@ def train(checkout: Checkout, **environment: str):
     )
 
 
-@pytest.mark.parametrize("script", SCRIPTS)
+@pytest.mark.parametrize("script", [name for name in SCRIPTS if not name.endswith(".py")])
 def test_scripts_are_well_formed_and_can_be_started(root, script):
     assert subprocess.run(["bash", "-n", str(root / script)]).returncode == 0
     assert os.access(root / script, os.X_OK) == (not script.endswith("environment.sh"))
@@ -125,6 +138,7 @@ def test_the_first_start_installs_and_the_second_starts_at_once(checkout):
     calls = checkout.calls()
     assert PIP.format(".") in calls and calls[-1] == TRAIN
     assert any(call.endswith("[-m] [venv] [ROOT/.venv]") for call in calls)
+    assert (checkout.root / ".venv/made_by").read_text() == "python3.13\n"
     assert train(checkout).stderr == ""
     assert [call for call in checkout.calls() if "import torch" not in call][-1] == TRAIN
     assert (checkout.root / ".venv/videohpm-installed").exists()
@@ -167,6 +181,71 @@ def test_tests_need_more_than_training_and_bring_all_of_it(checkout):
     assert checkout.run("run_tests.sh").returncode == 0
     assert checkout.calls()[-1].endswith("[--dist] [loadfile] [tests]")
     assert train(checkout).stderr == ""
+
+
+def test_the_lowest_versions_have_an_environment_of_their_own(checkout, tmp_path):
+    (checkout.root / "tests").mkdir()
+    checkout.stand_in(tmp_path / "mine/bin/python")
+    (tmp_path / "mine/bin/complete").touch()
+    said = checkout.run("run_tests.sh", "--lowest", VIRTUAL_ENV=str(tmp_path / "mine"))
+    assert said.returncode == 0, said.stderr
+    calls = checkout.calls()
+    assert (checkout.root / ".venv-lowest/made_by").read_text() == "python3.10\n"
+    assert (checkout.root / ".venv-lowest/lowest.txt").read_text() == "torch==2.8\n"
+    pip = PIP.replace(".venv", ".venv-lowest")
+    pip = pip.replace("[-e]", "[-r] [ROOT/.venv-lowest/lowest.txt] [-e]")
+    assert pip.format(".") in calls
+    assert calls[-1].startswith(".venv-lowest [-m] [pytest]")
+    assert calls[-1].endswith("[--dist] [loadfile] [-m] [not slow] [tests]")
+    assert checkout.run("run_tests.sh", "--lowest", "-k", "two words").returncode == 0
+    calls = checkout.calls()
+    assert pip.format(".") not in calls
+    assert calls[-1] == ".venv-lowest [-m] [pytest] [-k] [two words]"
+
+
+def test_ci_fails_where_any_of_its_parts_does(checkout, tmp_path):
+    (checkout.root / "tests").mkdir()
+    assert checkout.run(".ci/run").returncode == 0
+    calls = checkout.calls()
+    for part in ("ruff] [check]", "ruff] [format] [--check]", "pytest]"):
+        assert any(part in call and call.startswith(".venv [") for call in calls), part
+    assert calls[-1].startswith(".venv-lowest [-m] [pytest]")
+    (tmp_path / "calls.tests_fail").touch()
+    assert checkout.run(".ci/run").returncode == 1
+    assert sum("[pytest]" in call for call in checkout.calls()) == 2  # the second runs all the same
+    (tmp_path / "calls.tests_fail").unlink()
+    shutil.rmtree(checkout.root / ".venv-lowest")
+    (tmp_path / "calls.pip_fails").touch()
+    said = checkout.run(".ci/run")
+    assert said.returncode == 1 and "ERROR: no such package" in said.stderr
+    assert sum("[pytest]" in call for call in checkout.calls()) == 1
+
+
+def test_the_lowest_versions_are_those_of_setup_py(root, monkeypatch):
+    given = {}
+    monkeypatch.setattr(setuptools, "setup", lambda **arguments: given.update(arguments))
+    runpy.run_path(str(root / "setup.py"))
+    said = subprocess.run(
+        [sys.executable, "-S", "scripts/lowest.py"], cwd=root, capture_output=True, text=True
+    )
+    assert said.returncode == 0, said.stderr
+    lowest = {need.name: need for need in map(Requirement, said.stdout.splitlines())}
+    needs = list(map(Requirement, given["install_requires"]))
+    tests = list(map(Requirement, given["extras_require"]["test"]))
+    assert set(lowest) == {need.name for need in needs + tests}
+    for need in needs + [need for need in tests if need.name not in {n.name for n in needs}]:
+        assert str(lowest[need.name].specifier) == str(need.specifier).replace(">=", "==")
+        assert str(lowest[need.name].marker) == str(need.marker)
+
+
+@pytest.mark.parametrize("need", ["torch", "torch<3", "torch>=2.8,<3", "torch~=2.8"])
+def test_a_dependency_without_a_lowest_version_is_refused(checkout, need):
+    setup = checkout.root / "setup.py"
+    setup.write_text(re.sub('"torch>=[^"]*"', f'"{need}"', setup.read_text()))
+    said = subprocess.run(
+        [sys.executable, "scripts/lowest.py"], cwd=checkout.root, capture_output=True, text=True
+    )
+    assert said.returncode == 1 and f"setup.py: '{need}'" in said.stderr
 
 
 @pytest.mark.parametrize("variable", ["VIRTUAL_ENV", "CONDA_PREFIX"])

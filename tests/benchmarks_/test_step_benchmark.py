@@ -6,6 +6,8 @@ import sys
 
 import pytest
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import flop_registry
 
 from videohpm import hpm
 from videohpm.config import MaskConfig, ModelConfig
@@ -85,6 +87,57 @@ def test_the_published_teacher_answers_as_ours_would_and_decodes_besides(tools):
     decoding = count(lambda: theirs.decoder(context, tokens))
     assert count(lambda: theirs(clips)) == count(lambda: teacher(clips)) + decoding > decoding > 0
     theirs.update(student, 0.5)  # its decoder follows too
+
+
+@pytest.mark.parametrize(("backend", "backward"), [("FLASH_ATTENTION", 5), ("MATH", 4)])
+def test_attention_is_counted_whichever_way_it_is_computed(tools, backend, backward):
+    """Two products forward, and two for each of them backward; the fused ones do one again."""
+    batch, heads, queries, keys, channels = 2, 3, 5, 7, 16
+    q, k, v = (
+        torch.randn(batch, heads, n, channels, requires_grad=True) for n in (queries, keys, keys)
+    )
+    product = 2 * batch * heads * queries * keys * channels
+    count = tools["clock"].count_flops
+    with sdpa_kernel(getattr(SDPBackend, backend)):
+        attended = torch.nn.functional.scaled_dot_product_attention
+        assert count(lambda: attended(q, k, v)) == 2 * product
+        assert count(lambda: attended(q, k, v).sum().backward()) == (2 + backward) * product
+
+
+def test_products_that_nothing_counts_are_said(tools, monkeypatch):
+    clock = tools["clock"]
+    x = torch.randn(4, 4, requires_grad=True)
+    with pytest.raises(RuntimeError, match=r"cannot be counted: torch .* aten\.dot"):
+        clock.count_flops(lambda: torch.dot(x[0], x[1]))
+    foreign = torch.library.Library("videohpm_test", "FRAGMENT")
+    foreign.define("attend(Tensor q) -> Tensor")
+    foreign.impl("attend", lambda q: q @ q, "CompositeExplicitAutograd")
+    with pytest.raises(RuntimeError, match=r"no formula for videohpm_test\.attend"):
+        clock.count_flops(lambda: torch.ops.videohpm_test.attend(x.detach()))
+    # As a release whose fused attention nobody has given a formula.
+    name = "_scaled_dot_product_flash_attention_for_cpu"
+    monkeypatch.setattr(clock, "CPU_ATTENTION", {})
+    monkeypatch.delitem(flop_registry, getattr(torch.ops.aten, name), raising=False)
+    q = torch.randn(1, 2, 8, 16)
+    with pytest.raises(RuntimeError, match=rf"no formula for aten\.{name}"):
+        clock.count_flops(lambda: torch.nn.functional.scaled_dot_product_attention(q, q, q))
+    # All else goes on.
+    assert clock.count_flops(lambda: x @ x) == 2 * 4**3
+    assert clock.count_flops(lambda: (x + 1).softmax(0).sum().backward()) == 0
+
+
+def test_products_are_told_by_their_names(tools):
+    counted = [op for op in flop_registry if str(op).startswith("aten.")]
+    others = [
+        getattr(torch.ops.aten, name)
+        for name in ("add", "gelu", "native_layer_norm", "_softmax", "upsample_bilinear2d", "sum")
+    ]
+    assert len(counted) > 10
+    for operators, product in ((counted, True), (others, False)):
+        for operator in operators:
+            for name in operator.overloads():
+                overload = getattr(operator, name)
+                assert tools["clock"].may_multiply_matrices(overload) == product, overload
 
 
 def test_the_fullest_moment_is_found(tools):

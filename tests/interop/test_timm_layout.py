@@ -3,7 +3,11 @@
 import pytest
 import timm
 import torch
+from packaging.version import Version
 from timm.models import save_for_hf
+
+# Before 1.0.31 timm's own exports do not hold the number of heads: it is given.
+UNSAID = {"heads": 3} if Version(timm.__version__) < Version("1.0.31") else {}
 
 
 def images(micro):
@@ -52,7 +56,7 @@ def test_a_classifier_in_timm(micro, tmp_path, pool):
 def test_a_vit_of_timm_here(micro, tmp_path, arguments):
     there = their_vit(micro, **arguments)  # with a learned table, the class token's row included
     save_for_hf(there, tmp_path / "timm", safe_serialization=True)
-    weights, report = micro.read(tmp_path / "timm")
+    weights, report = micro.read(tmp_path / "timm", **UNSAID)
     assert weights.model["position"] == "learned"
     wanted = there if arguments["num_classes"] else there.forward_features
     micro.close(weights.build()(images(micro)), wanted(images(micro)[:, :, 0]))
@@ -68,7 +72,7 @@ def test_pooling_behind_the_final_norm_is_refused(micro, tmp_path):
     there = their_vit(micro, num_classes=5, global_pool="avg", fc_norm=False)
     save_for_hf(there, tmp_path / "timm", safe_serialization=True)
     with pytest.raises(UserError, match="pools by avg behind the final norm"):
-        micro.read(tmp_path / "timm")
+        micro.read(tmp_path / "timm", **UNSAID)
 
 
 @torch.no_grad()

@@ -5,6 +5,8 @@
 #   root                            the checkout
 #   prepare_environment run|test    sets PYTHON to an interpreter that has what videohpm needs
 #                                   to run, or its tests
+#   prepare_environment lowest      the same for its tests, in $root/.venv-lowest: the lowest
+#                                   versions that setup.py promises to work with
 #   launch ARGUMENTS...             becomes python -m videohpm ARGUMENTS, on all GPUs here
 
 root=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd -P)
@@ -36,13 +38,16 @@ for line in metadata.requires("videohpm"):
 PYTHON
 }
 
-# Prints the newest Python on the path that can make a virtual environment with pip in it.
+# Prints the newest Python on the path that can make a virtual environment with pip in it; the
+# oldest for the lowest versions.
 find_python() {
     local candidate version best="" best_version=0
     for candidate in python3 python3.13 python3.12 python3.11 python3.10; do
         version=$("$candidate" -c 'import ensurepip, sys, venv
 print(sys.version_info[0] * 1000 + sys.version_info[1])' 2>/dev/null) || continue
-        if ((version >= 3010 && version > best_version)); then
+        ((version >= 3010)) || continue
+        if [[ $1 == lowest ]]; then version=$((-version)); fi
+        if [[ -z $best ]] || ((version > best_version)); then
             best=$candidate best_version=$version
         fi
     done
@@ -53,11 +58,18 @@ print(sys.version_info[0] * 1000 + sys.version_info[1])' 2>/dev/null) || continu
 
 # pip's own words go to a log; of them the terminal sees one line for each package it fetches.
 install_into() {
-    local venv=$1 log=$1/install.log package=.
-    [[ $2 == run ]] || package=".[$2]"
+    local venv=$1 log=$1/install.log what
+    case $2 in
+        run) what=(-e .) ;;
+        test) what=(-e ".[test]") ;;
+        lowest)
+            (cd "$root" && "$venv/bin/python" scripts/lowest.py) >"$venv/lowest.txt"
+            what=(-r "$venv/lowest.txt" -e .)
+            ;;
+    esac
     say "Installing videohpm into $venv (a few minutes)"
     if ! (cd "$root" && "$venv/bin/python" -m pip install --progress-bar off \
-        --disable-pip-version-check -e "$package") 2>&1 | tee "$log" |
+        --disable-pip-version-check "${what[@]}") 2>&1 | tee "$log" |
         sed -n -e 's/^Collecting \([A-Za-z0-9._-]*\).*/    \1/p' \
             -e 's/^Installing collected packages.*/    unpacking/p' >&2; then
         grep -E '^ *(ERROR|error)' "$log" >&2 || tail -n 20 "$log" >&2
@@ -66,7 +78,7 @@ install_into() {
     fi
 }
 
-# Makes or completes $root/.venv. Two files in it tell how far it is: `videohpm-unfinished` lies
+# Makes or completes a virtual environment. Two files in it tell how far it is: `videohpm-unfinished` lies
 # there from the first moment to the last of the first installation, so that what an interruption
 # leaves is thrown away; `videohpm-installed` holds what was installed, from where.
 prepare_venv() {
@@ -76,12 +88,13 @@ prepare_venv() {
         rm -rf -- "$venv"
     fi
     if [[ ! -e $venv ]]; then
-        python=$(find_python)
+        python=$(find_python "$purpose")
         say "Making $venv with $("$python" --version)"
         mkdir -p -- "$venv"
         : >"$venv/videohpm-unfinished"
         "$python" -m venv "$venv" || fail "$python could not make $venv"
-    elif [[ ! -e $venv/videohpm-installed ]] && has_videohpm "$venv/bin/python" "$purpose"; then
+    elif [[ ! -e $venv/videohpm-installed && $purpose != lowest ]] &&
+        has_videohpm "$venv/bin/python" "$purpose"; then
         printf '%s\n' "$wanted" >"$venv/videohpm-installed" # made by hand, and complete
         return
     fi
@@ -100,6 +113,7 @@ is_prepared() {
 
 prepare_environment() {
     local purpose=$1 active=${VIRTUAL_ENV:-${CONDA_PREFIX:-}} venv=$root/.venv wanted
+    if [[ $purpose == lowest ]]; then active="" venv=$root/.venv-lowest; fi
     if [[ -n $active && ! $active -ef $venv ]]; then
         if has_videohpm "$active/bin/python" "$purpose"; then
             PYTHON=$active/bin/python
