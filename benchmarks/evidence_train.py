@@ -52,7 +52,7 @@ def common_config(steps: int, batch: int, image: bool, device: str) -> PretrainC
     return PretrainConfig(
         model=ModelConfig(**model),
         mask=MaskConfig(**demo["mask"]),
-        hpm=HPMConfig(**demo["hpm"] | {"momentum_steps": steps // 2}),
+        hpm=HPMConfig(**demo["hpm"]),
         optim=OptimConfig(
             **demo["optim"] | {"global_batch_size": batch, "warmup_steps": steps // 12}
         ),

@@ -13,6 +13,8 @@ import pytest
 import torch
 import yaml
 from handclock import HandClock
+from hypothesis import given
+from hypothesis import strategies as st
 
 import videohpm
 from videohpm import hpm
@@ -29,7 +31,7 @@ from videohpm.data import DataConfig, VideoDataset
 from videohpm.engine import EngineConfig
 from videohpm.errors import RunError, UserError
 from videohpm.hpm import LossTeacher
-from videohpm.pretrain import Pretraining, pretrain, train_step
+from videohpm.pretrain import Pretraining, pretrain, schedule, train_step
 
 MODEL = ModelConfig(
     arch="vit_tiny", frames=4, image_size=32, patch=8, dim=48, depth=1, heads=2,
@@ -294,3 +296,23 @@ def test_real_clips_train(shared, root, tmp_path):
     assert code == 0
     assert len(losses(tmp_path / "real")) == 2
     assert metrics(tmp_path / "real")[-1]["bad_files"] == 0
+
+
+@given(st.integers(50, 10**6), st.floats(1, 10**4))
+def test_the_teachers_horizon_is_a_share_of_the_run_whatever_its_length(steps, steps_per_epoch):
+    config = PretrainConfig()
+    lag = [1 / (1 - schedule(config, s, steps, steps_per_epoch)["momentum"]) for s in (0, steps)]
+    assert lag == pytest.approx([max(1.0, 0.008 * steps), 0.08 * steps], rel=1e-6)
+    middle = [schedule(config, s, steps, steps_per_epoch)["momentum"] for s in (steps // 4, steps)]
+    start = 1 - 1 / max(1.0, 0.008 * steps)
+    assert middle[0] == pytest.approx(
+        start + (middle[1] - start) * (steps // 4) / (steps / 2), abs=1e-9
+    )
+
+
+def test_published_momenta_count_epochs_where_they_are_given(root):
+    text = (root / "configs/pretrain/imagenet1k_base.yaml").read_text()
+    config = PretrainConfig(hpm=HPMConfig(**yaml.safe_load(text)["hpm"]))
+    for epoch, wanted in ((0, 0.999), (50, 0.99945), (100, 0.9999), (150, 0.9999)):
+        found = schedule(config, epoch * 625, 200 * 625, 625)["momentum"]
+        assert found == pytest.approx(wanted, abs=1e-12)

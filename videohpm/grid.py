@@ -160,6 +160,8 @@ class Mask:
     """(B, M/t) masked tube numbers, ascending, where the unit of masking is the tube."""
     decoded_subset: Tensor | None = None
     """(B, K) those of ``masked`` that the decoder reconstructs, where it is not all of them."""
+    scores: Tensor | None = None
+    """(B, units) the hardness that the mask was drawn by, where it was drawn by any."""
 
     @property
     def decoded(self) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from videohpm import hpm, training, visualize
 from videohpm.config import PretrainConfig
 from videohpm.data import Batch, make_dataset, normalise
-from videohpm.engine import TorchEngine, process_group, seed_step
+from videohpm.engine import TorchEngine, distributed, process_group, seed_step
 from videohpm.hpm import LossTeacher, Scorer, Target
 from videohpm.models import MaskedAutoencoder
 from videohpm.tracking import Tracker
@@ -30,6 +30,7 @@ def train_step(
     hard_ratio: float,
     momentum: float,
     lr: float,
+    mining: hpm.MiningStatistics | None = None,
 ) -> dict[str, Tensor]:
     """One optimiser step of Hard Patches Mining; at ``hard_ratio`` 0, and without a predictor, of
     VideoMAE.
@@ -40,6 +41,7 @@ def train_step(
         batches: the micro-batches of the step.
         hard_ratio: α, the share of masked units that the scorer chooses.
         momentum: of the teacher's moving average.
+        mining: adds up what masks and losses say about mining.
 
     Returns:
         Scalars, left on the device: reading them waits for it.
@@ -55,10 +57,16 @@ def train_step(
         losses = hpm.token_losses(out.pixels, target(clips, mask))
         loss = losses.mean()
         metrics.append({"loss": loss.detach()})
+        unit_losses = losses.detach()
+        if mask.tubes is not None:
+            unit_losses = hpm.loss_per_tube(unit_losses, mask)
+        if mining is not None:
+            mining.update(mask, unit_losses)
+        if mask.scores is not None:
+            asked = mask.scores.gather(1, mask.decoded if mask.tubes is None else mask.tubes)
+            metrics[-1]["teacher_rank_correlation"] = hpm.rank_correlation(asked, unit_losses)
         if out.scores is not None:
-            hardness = losses.detach()
-            if config.hpm.predictor_unit == "tube":
-                hardness = hpm.loss_per_tube(hardness, mask)
+            hardness = unit_losses if out.scores.shape == unit_losses.shape else losses.detach()
             predictor_loss = hpm.OBJECTIVES[config.hpm.objective](out.scores, hardness)
             loss = loss + config.hpm.weight * predictor_loss
             metrics[-1]["predictor_loss"] = predictor_loss.detach()
@@ -76,10 +84,10 @@ def schedule(
 ) -> dict[str, float]:
     """Hard share, teacher momentum and learning rate of optimiser step ``step`` (from 0)."""
     mining = config.hpm
-    ramp = mining.momentum_progress(step, steps_per_epoch)
+    start, end, ramp = mining.momentum_ramp(steps, steps_per_epoch)
     return {
         "hard_ratio": hpm.hard_ratio(step / steps, mining.hard_ratio_start, mining.hard_ratio_end),
-        "momentum": hpm.teacher_momentum(ramp, mining.momentum_start, mining.momentum_end),
+        "momentum": hpm.teacher_momentum(step / ramp if ramp else 1.0, start, end),
         "lr": config.optim.lr_at(step, steps, steps_per_epoch),
     }
 
@@ -104,8 +112,10 @@ class Pretraining(TrainingRun):
         self.scorer = hpm.SCORERS[config.scorer](self.model, config)
         self.teacher = self.scorer if isinstance(self.scorer, LossTeacher) else None
         self.evaluate_every = config.run.picture_every
+        self.units = hpm.unit_count(grid, config.mask.unit)
         ema_modules: dict[str, nn.Module] = {"teacher": self.teacher} if self.teacher else {}
         super().__init__(config, data, self.model, ema_modules)
+        self.mining = hpm.MiningStatistics(self.units, device=self.engine.device)
         for part in (self.scorer, self.target):
             if isinstance(part, nn.Module) and part is not self.teacher:
                 part.to(self.engine.device)
@@ -119,15 +129,18 @@ class Pretraining(TrainingRun):
     def train(self, batches: list[Batch], step: int) -> dict[str, Tensor]:
         """See :func:`train_step`."""
         method = self.engine, self.scorer, self.target
-        return train_step(*method, batches, self.config, **self.schedule(step))
+        schedule = self.schedule(step)
+        return train_step(*method, batches, self.config, **schedule, mining=self.mining)
 
     def schedule(self, step: int) -> dict[str, float]:
         """:func:`schedule` at step ``step`` (from 0) of this run."""
         return schedule(self.config, step, self.steps, self.steps_per_epoch)
 
     def step_metrics(self, step: int) -> dict[str, float | None]:
-        """The schedules, and how far the teacher is from the student."""
+        """The schedules, whether the teacher mines, and how far it is from the student."""
         metrics: dict[str, float | None] = dict(self.schedule(step))
+        metrics |= hpm.mining_metrics(distributed.all_reduce_tensor(self.mining.sums().cpu()))
+        self.mining.reset()
         if self.scorer is None:
             metrics["hard_ratio"] = 0.0
         if not self.config.hpm.enabled:

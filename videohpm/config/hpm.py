@@ -9,6 +9,8 @@ from videohpm.config.checks import Section
 PREDICTORS = ("tube", "token")
 OBJECTIVES = ("relative", "absolute")
 READOUTS = ("query", "visible")
+PUBLISHED_MOMENTUM = (0.999, 0.9999, 100.0)
+"""At the start, at the end, and the epochs between them (HPM, ImageNet-1K)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +30,13 @@ class HPMConfig:
             all of them (as published).
         score_readout: scores read at a mask query for each tube, or at its visible tokens (as
             published).
-        momentum_start: of the teacher's moving average, at the start.
+        ema_horizon_start: how far the teacher's moving average looks back at the start, 1/(1 - m)
+            steps for a momentum m, as a share of all steps of the run.
+        ema_horizon_end: the same once the ramp is over.
+        ema_ramp: length of the ramp, over which m rises linearly, as a share of the run.
+        momentum_start: of the moving average, at the start. Giving any field of momentum_* counts
+            in steps instead of shares of the run; those left out are as published on ImageNet-1K:
+            0.999, 0.9999 and 100 epochs.
         momentum_end: the same once the ramp is over.
         momentum_epochs: length of the ramp in epochs.
         momentum_steps: the same in optimiser steps; wins over momentum_epochs where given.
@@ -44,9 +52,12 @@ class HPMConfig:
     hard_ratio_end: float = 0.5
     teacher_samples_per_tube: int = 1
     score_readout: str = "query"
-    momentum_start: float = 0.999
-    momentum_end: float = 0.9999
-    momentum_epochs: float = 100.0
+    ema_horizon_start: float = 0.008
+    ema_horizon_end: float = 0.08
+    ema_ramp: float = 0.5
+    momentum_start: float | None = None
+    momentum_end: float | None = None
+    momentum_epochs: float | None = None
     momentum_steps: int | None = None
 
     def __post_init__(self):
@@ -58,8 +69,25 @@ class HPMConfig:
         check.fraction("hard_ratio_start", "hard_ratio_end", "momentum_start", "momentum_end")
         check.at_least(0, "weight", "teacher_samples_per_tube")
         check.at_least(0, "momentum_epochs", finite=False)
+        check.above_zero("ema_horizon_start", "ema_horizon_end")
+        check.fraction("ema_ramp")
 
-    def momentum_progress(self, step: int, steps_per_epoch: float) -> float:
-        """How far the teacher's momentum has risen by optimiser step ``step``, in [0, 1]."""
-        ramp = self.momentum_steps or self.momentum_epochs * steps_per_epoch
-        return min(1.0, step / ramp) if ramp else 1.0
+    def momentum_ramp(self, steps: int, steps_per_epoch: float) -> tuple[float, float, float]:
+        """The teacher's momentum at the start and the end of its ramp, and the ramp's steps.
+
+        A moving average of momentum m forgets with a horizon of 1/(1 - m) steps, and lags by as
+        many. Published (ImageNet-1K, 200 epochs of 625 steps, .999 to .9999 over 100 epochs) that
+        is .8 % of the run at the start and 8 % at the end; counted in steps it becomes longer than
+        a short run, and the teacher then knows the mean hardness of each position and nothing of
+        the clip.
+        """
+        given = self.momentum_start, self.momentum_end, self.momentum_epochs
+        if any(value is not None for value in (*given, self.momentum_steps)):
+            start, end, epochs = (
+                usual if value is None else value
+                for value, usual in zip(given, PUBLISHED_MOMENTUM, strict=True)
+            )
+            return start, end, self.momentum_steps or epochs * steps_per_epoch
+        horizons = self.ema_horizon_start * steps, self.ema_horizon_end * steps
+        start, end = (1 - 1 / max(1.0, horizon) for horizon in horizons)
+        return start, end, self.ema_ramp * steps

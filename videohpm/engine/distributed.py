@@ -137,6 +137,13 @@ def all_reduce_sum(count: int) -> int:
     return int(total)
 
 
+def all_reduce_tensor(values: Tensor) -> Tensor:
+    """The sum of a tensor on the CPU over the ranks. Every rank must call it."""
+    if world_size() > 1:
+        dist.all_reduce(values, dist.ReduceOp.SUM, _Group.control_group)
+    return values
+
+
 def all_reduce_any(flags: np.ndarray) -> np.ndarray:
     """Element by element, whether any rank's flag is set. Every rank must call it."""
     if world_size() == 1:

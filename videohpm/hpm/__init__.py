@@ -19,6 +19,7 @@ L_pred, absolute: how hard                      :func:`absolute_loss`
 the teacher and its scores                      :class:`LossTeacher`
 θ_t ← m·θ_t + (1 − m)·θ_s                       :meth:`LossTeacher.update`
 m over training                                 :func:`teacher_momentum`
+does it mine, or know positions only?           :class:`MiningStatistics`
 ==============================================  ==========================================
 """
 
@@ -42,6 +43,7 @@ from videohpm.hpm.masking import (
     subsample_decoded,
     unit_count,
 )
+from videohpm.hpm.mining import MiningStatistics, mining_metrics
 from videohpm.hpm.schedule import hard_ratio, teacher_momentum
 from videohpm.hpm.scorers import SCORERS, Scorer, draw_mask
 from videohpm.hpm.targets import TARGETS, PixelTarget, Target, pixel_targets
@@ -54,6 +56,7 @@ __all__ = [
     "Ema",
     "LossTeacher",
     "Mask",
+    "MiningStatistics",
     "PixelTarget",
     "Scorer",
     "Target",
@@ -64,6 +67,7 @@ __all__ = [
     "hard_ratio",
     "loss_per_tube",
     "masked_count",
+    "mining_metrics",
     "pixel_targets",
     "random_mask",
     "random_shuffle_ids",

@@ -53,7 +53,8 @@ def hard_mask(
         shuffle_ids = random_shuffle_ids(len(scores), units).to(scores.device)
     hard = hard_count(masked_count(units, ratio), hard_ratio)
     hardest = scores.topk(hard, dim=1).indices
-    return random_mask(grid, ratio, shuffle_ids.scatter(1, hardest, units), unit)
+    mask = random_mask(grid, ratio, shuffle_ids.scatter(1, hardest, units), unit)
+    return replace(mask, scores=scores) if hard else mask
 
 
 def subsample_decoded(mask: Mask, grid: TokenGrid, share: float, shuffle_ids: Tensor) -> Mask:

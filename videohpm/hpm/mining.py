@@ -8,8 +8,15 @@ step, and sums of several ranks add up to those of one process.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
+
+from videohpm.grid import Mask
+
+HARD_FRACTION = 0.25
+"""The hardest quarter of a clip's units is its hard set, whatever the share that is hidden."""
 
 
 class PositionStatistics:
@@ -58,6 +65,60 @@ class PositionStatistics:
     def reset(self) -> None:
         """Forget all clips."""
         self.sums.zero_()
+
+
+class MiningStatistics:
+    """What the masks and losses of a run say about its mining, between two lines of the log.
+
+    Args:
+        units: how many tubes (or tokens) a mask chooses from.
+        hard_fraction: share of the units that counts as hard; of the masked ones, for true losses.
+    """
+
+    def __init__(
+        self, units: int, hard_fraction: float = HARD_FRACTION, device: torch.device | str = "cpu"
+    ):
+        self.chosen = PositionStatistics(units, hard_fraction, device)
+        self.true = PositionStatistics(units, hard_fraction, device)
+
+    def update(self, mask: Mask, losses: Tensor) -> None:
+        """Add a batch.
+
+        Args:
+            mask: with its scores, where it was drawn by any.
+            losses: (B, M) true losses of the masked units: of tubes, where tubes are masked.
+        """
+        self.true.update(losses, mask.decoded if mask.tubes is None else mask.tubes)
+        if mask.scores is not None:
+            self.chosen.update(mask.scores)
+
+    def sums(self) -> Tensor:
+        """What adds up over processes; see :meth:`PositionStatistics.sums`: (2, 4, units + 1)."""
+        return torch.stack([self.chosen.sums, self.true.sums])
+
+    def reset(self) -> None:
+        """Forget all batches."""
+        self.chosen.reset(), self.true.reset()
+
+
+def mining_metrics(sums: Tensor) -> dict[str, float | None]:
+    """The numbers for the log; None where there was nothing to measure, or too little.
+
+    Args:
+        sums: of :class:`MiningStatistics`, added over processes.
+
+    Returns:
+        ``position_share`` and ``choice_overlap`` of the teacher's scores, ``true_position_share``
+        and ``true_choice_overlap`` of the true losses, which say how much there is to find.
+    """
+    chosen, true = sums.cpu()
+    metrics = {
+        "position_share": float(position_share(chosen)),
+        "choice_overlap": float(choice_overlap(chosen)),
+        "true_position_share": float(position_share(true)),
+        "true_choice_overlap": float(choice_overlap(true)),
+    }
+    return {name: value if math.isfinite(value) else None for name, value in metrics.items()}
 
 
 def position_share(sums: Tensor) -> Tensor:

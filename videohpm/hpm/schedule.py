@@ -15,7 +15,8 @@ def hard_ratio(progress: float, start: float = 0.0, end: float = 0.5) -> float:
 def teacher_momentum(progress: float, start: float = 0.999, end: float = 0.9999) -> float:
     """m of θ_teacher ← m·θ_teacher + (1 − m)·θ_student (HPM, section 3.2).
 
-    Rises linearly from ``start`` to ``end``; the published ramp lasts 100 epochs, whatever the
-    length of the run: progress = epoch / 100.
+    Rises linearly from ``start`` to ``end``. The published ramp lasts 100 epochs, whatever the
+    length of the run: progress = epoch / 100. How the ends follow from the length of a run:
+    :meth:`videohpm.config.HPMConfig.momentum_ramp`.
     """
     return start + (end - start) * min(max(progress, 0.0), 1.0)
