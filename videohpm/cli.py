@@ -222,7 +222,7 @@ def _explain(error: ArgumentError, parser: ArgumentParser, arguments: list[str])
     text = _one_line(error)
     known = [action.dest for action in parser._actions if action.dest != "help"]
     inside = re.search(r"Group '([\w.]+)' does not accept option '([\w.]+)'", text)
-    typed = re.search(r"(?:unrecognized arguments: --|(?:option|[Kk]ey) ')([\w.]+)", text)
+    typed = re.search(r"(?:unrecognized arguments: --|(?:[Oo]ption|[Kk]ey) ')([\w.]+)", text)
     field = f"{inside[1]}.{inside[2]}" if inside else typed[1] if typed else None
     if field and field not in known:
         if RENAMED_FIELDS.get(field) in known:
