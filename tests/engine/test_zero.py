@@ -180,11 +180,12 @@ def test_a_run_goes_on_with_other_ranks_and_stages(train, before, after, tmp_pat
         before = (*before, "--engine.grad_accum_steps", 1)
     whole, half = train(*before), tmp_path / "half"
     shutil.copytree(whole, half)
-    shutil.rmtree(half / "checkpoints" / f"step_{STEPS:08d}")
+    last = half / "checkpoints" / f"step_{STEPS:08d}"
+    shutil.rmtree(last)
     train(*after, folder=half)
+    assert last.is_dir()  # the steps before it were trained again
     assert column(half)[:10] == column(whole)[:10]
     assert column(half) == pytest.approx(column(whole), rel=1e-4)
-    assert column(half)[10:] != column(whole)[10:]  # they were trained again
 
 
 @pytest.mark.parametrize(
