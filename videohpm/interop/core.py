@@ -133,7 +133,7 @@ def verify_all_accounted(
     """Close the account of ``weights.tensors``; fill what may be missing; return it in our order.
 
     Args:
-        names: the source's tensors; each must have been loaded or translate_errors.
+        names: the source's tensors; each must have been loaded or explained.
 
     Raises UserError for anything unexplained that ``allow_missing`` does not name.
     """
