@@ -8,6 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from videohpm import hpm
+from videohpm.grid import TokenGrid
 from videohpm.hpm.mining import PositionStatistics, choice_overlap, position_share
 
 
@@ -124,3 +126,58 @@ def test_nothing_seen_is_nothing_known():
     statistics.update(torch.randn(4, 9))
     statistics.reset()
     assert not statistics.sums.any()
+
+
+def literal_beyond(scores, losses, positions):
+    """Pearson's correlation of ranks less the mean rank of their position."""
+    x, y = ({}, {})
+    for table, values in ((x, scores), (y, losses)):
+        for place, rank, _ in literal_ranks(values, positions):
+            table.setdefault(place, []).append(rank)
+    a, b = (
+        [rank - sum(group) / len(group) for place in sorted(x) for group in [table[place]]
+         for rank in group]
+        for table in (x, y)
+    )  # fmt: skip
+    product = sum(v * w for v, w in zip(a, b, strict=True))
+    return product / math.sqrt(sum(v * v for v in a) * sum(w * w for w in b))
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 2**31), st.sampled_from(["tube", "token"]))
+def test_the_metrics_of_a_step_are_those_of_literal_loops(seed, unit):
+    generator, grid = torch.Generator().manual_seed(seed), TokenGrid(2, 3, 4)
+    units = hpm.unit_count(grid, unit)
+    scores = torch.randn(9, units, generator=generator)
+    shuffle_ids = hpm.random_shuffle_ids(9, units, generator)
+    mask = hpm.hard_mask(scores, grid, 0.75, 0.3, shuffle_ids, unit)
+    hidden = mask.tubes if unit == "tube" else mask.masked
+    losses = scores.gather(1, hidden) + torch.randn(hidden.shape, generator=generator)
+    mining = hpm.MiningStatistics(units)
+    for i in range(0, 9, 3):  # micro-batches
+        part = hpm.Mask(
+            *(v[i : i + 3] for v in (mask.is_masked, mask.visible, mask.masked)),
+            tubes=None if mask.tubes is None else mask.tubes[i : i + 3],
+            scores=mask.scores[i : i + 3],
+        )
+        mining.update(part, losses[i : i + 3])
+    found = hpm.mining_metrics(mining.sums())
+    everywhere = torch.arange(units).expand(9, -1)
+    assert found["position_share"] == pytest.approx(literal_share(scores, everywhere), abs=1e-9)
+    assert found["true_position_share"] == pytest.approx(literal_share(losses, hidden), abs=1e-9)
+    hard = max(1, int(0.25 * units))
+    overlap = literal_overlap(scores, everywhere, hard)
+    assert found["choice_overlap"] == pytest.approx(overlap, abs=1e-9)
+    asked = scores.gather(1, hidden)
+    expected = literal_beyond(asked, losses, hidden)
+    assert found["beyond_position"] == pytest.approx(expected, abs=1e-9)
+
+
+def test_without_scores_only_the_truth_is_known():
+    grid, generator = TokenGrid(2, 3, 4), torch.Generator().manual_seed(0)
+    mask = hpm.random_mask(grid, 0.75, hpm.random_shuffle_ids(8, 12, generator))
+    mining = hpm.MiningStatistics(12)
+    mining.update(mask, torch.randn(8, 9, generator=generator))
+    found = hpm.mining_metrics(mining.sums())
+    assert found["position_share"] is found["choice_overlap"] is found["beyond_position"] is None
+    assert found["true_position_share"] is not None

@@ -80,6 +80,8 @@ class MiningStatistics:
     ):
         self.chosen = PositionStatistics(units, hard_fraction, device)
         self.true = PositionStatistics(units, hard_fraction, device)
+        # At each position, of clips that hid it: count, sums of x, y, x², y², xy of two rankings.
+        self.pairs = torch.zeros(6, units + 1, dtype=torch.float64, device=device)
 
     def update(self, mask: Mask, losses: Tensor) -> None:
         """Add a batch.
@@ -88,17 +90,26 @@ class MiningStatistics:
             mask: with its scores, where it was drawn by any.
             losses: (B, M) true losses of the masked units: of tubes, where tubes are masked.
         """
-        self.true.update(losses, mask.decoded if mask.tubes is None else mask.tubes)
+        positions = mask.decoded if mask.tubes is None else mask.tubes
+        self.true.update(losses, positions)
         if mask.scores is not None:
             self.chosen.update(mask.scores)
+            self._update_pairs(mask.scores.gather(1, positions), losses, positions)
+
+    def _update_pairs(self, scores: Tensor, losses: Tensor, positions: Tensor) -> None:
+        x, y = (v.argsort(1).argsort(1).double() / max(1, v.shape[1] - 1) for v in (scores, losses))
+        values = torch.stack([torch.ones_like(x), x, y, x * x, y * y, x * y])
+        self.pairs.scatter_add_(1, positions.reshape(1, -1).expand(6, -1), values.flatten(1))
 
     def sums(self) -> Tensor:
-        """What adds up over processes; see :meth:`PositionStatistics.sums`: (2, 4, units + 1)."""
-        return torch.stack([self.chosen.sums, self.true.sums])
+        """What adds up over processes: (14, units + 1)."""
+        return torch.cat([self.chosen.sums, self.true.sums, self.pairs])
 
     def reset(self) -> None:
         """Forget all batches."""
-        self.chosen.reset(), self.true.reset()
+        self.chosen.reset()
+        self.true.reset()
+        self.pairs.zero_()
 
 
 def mining_metrics(sums: Tensor) -> dict[str, float | None]:
@@ -109,12 +120,14 @@ def mining_metrics(sums: Tensor) -> dict[str, float | None]:
 
     Returns:
         ``position_share`` and ``choice_overlap`` of the teacher's scores, ``true_position_share``
-        and ``true_choice_overlap`` of the true losses, which say how much there is to find.
+        and ``true_choice_overlap`` of the true losses, which say how much there is to find, and
+        ``beyond_position``: how well scores and losses agree on what the position does not explain.
     """
-    chosen, true = sums.cpu()
+    chosen, true, pairs = sums.cpu().split([4, 4, 6])
     metrics = {
         "position_share": float(position_share(chosen)),
         "choice_overlap": float(choice_overlap(chosen)),
+        "beyond_position": float(beyond_position(pairs)),
         "true_position_share": float(position_share(true)),
         "true_choice_overlap": float(choice_overlap(true)),
     }
@@ -157,3 +170,19 @@ def choice_overlap(sums: Tensor) -> Tensor:
     both = (hard * (hard - 1) / (count * (count - 1))).mean()
     one = (hard / count).mean()
     return (both - one.square()) / (one - one.square())
+
+
+def beyond_position(pairs: Tensor) -> Tensor:
+    """Correlation of two rankings within positions: a scalar, nan when unknown.
+
+    Over all clips together, of ranks less the mean rank that their position has in each ranking: 0
+    for a fixed map, whatever it is.
+
+    Args:
+        pairs: (6, units + 1), at each position count and sums of x, y, x², y² and xy.
+    """
+    count, x, y, xx, yy, xy = pairs
+    count = count.clamp(min=1)
+    covariance = (xy - x * y / count).sum()
+    variances = (xx - x.square() / count).sum() * (yy - y.square() / count).sum()
+    return covariance / variances.sqrt()

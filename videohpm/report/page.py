@@ -14,6 +14,7 @@ CURVES = {
     "predictor_loss": "loss of the predictor",
     "rank_correlation": "predicted against true hardness (rank correlation)",
     "teacher_rank_correlation": "teacher's scores against true hardness (rank correlation)",
+    "beyond_position": "the same beyond what the position explains",
     "position_share": "share of the teacher's ranking that the position explains",
     "choice_overlap": "hard tubes that two clips share, beyond chance",
     "true_position_share": "share of the true ranking that the position explains",
