@@ -8,6 +8,7 @@ from videohpm.report import charts
 from videohpm.report.charts import short, text
 from videohpm.report.runs import Run, load_runs
 from videohpm.report.style import COLOURS, POLICY, SCRIPT, STYLE
+from videohpm.report.verdict import mining_verdict
 
 CURVES = {
     "loss": "reconstruction loss",
@@ -99,11 +100,13 @@ def _overview(runs: list[Run]) -> str:
             for name in ("loss", "rank_correlation")
             if last.get(name) is not None
         ]
+        verdict = mining_verdict(run.metrics)
         missing = "".join(f"<li>{text(line)}</li>" for line in run.missing[:30])
         if len(run.missing) > 30:
             missing += f"<li>and {len(run.missing) - 30} more</li>"
         cards.append(
             f'<div class="card run"><h3>{_name(run, number)}</h3><p>{" · ".join(facts)}</p>'
+            + (f'<p class="verdict">{text(verdict)}</p>' if verdict else "")
             + (f'<ul class="missing">{missing}</ul>' if missing else "")
             + "</div>"
         )
