@@ -111,10 +111,16 @@ class Pretraining(TrainingRun):
         self.model = MaskedAutoencoder(**config.model_arguments(self.target.dim))
         self.scorer = hpm.SCORERS[config.scorer](self.model, config)
         self.teacher = self.scorer if isinstance(self.scorer, LossTeacher) else None
+        if config.hpm.center_scores and self.scorer is not None:
+            self.scorer = hpm.CenteredScorer(
+                self.scorer, config.hpm.center_momentum, distributed.all_reduce_device
+            )
         self.evaluate_every = config.run.picture_every
         self.units = hpm.unit_count(grid, config.mask.unit)
         ema_modules: dict[str, nn.Module] = {"teacher": self.teacher} if self.teacher else {}
         super().__init__(config, data, self.model, ema_modules)
+        if isinstance(self.scorer, hpm.CenteredScorer) and self.restored.get("score_center"):
+            self.scorer.center = torch.tensor(self.restored["score_center"])
         self.mining = hpm.MiningStatistics(self.units, device=self.engine.device)
         for part in (self.scorer, self.target):
             if isinstance(part, nn.Module) and part is not self.teacher:
@@ -151,6 +157,13 @@ class Pretraining(TrainingRun):
             metrics["teacher_distance"] = float(self.teacher.distance(self.model))
         return metrics
 
+    def state(self) -> dict:
+        """Also the running mean of scores, where they are centered: exact as decimal numbers."""
+        state = super().state()
+        if isinstance(self.scorer, hpm.CenteredScorer) and self.scorer.center is not None:
+            state["score_center"] = self.scorer.center.tolist()
+        return state
+
     def description(self) -> dict:
         """How the teacher is made, for whoever loads it."""
         return {} if self.teacher is None else {"teacher": self.teacher.config}
@@ -162,6 +175,8 @@ class Pretraining(TrainingRun):
         clips, shuffle_ids = self.fixed.clips.to(self.engine.device), self.fixed.shuffle_ids
         clips = normalise(clips, mean, std)
         scorer, target = self.scorer, self.target
+        if isinstance(scorer, nn.Module):
+            scorer.eval()
         with self.engine.eval_mode(), self.engine.autocast():
             mask = hpm.draw_mask(
                 scorer, clips, shuffle_ids, grid, config.mask, hard_ratio, decode_all=True
@@ -169,6 +184,8 @@ class Pretraining(TrainingRun):
             inspection = visualize.inspect(
                 self.model, clips, mask, scorer, target, mean=mean, std=std, hard_ratio=hard_ratio
             )
+        if isinstance(scorer, nn.Module):
+            scorer.train()
         if self.engine.rank > 0:  # it was needed only where the weights are divided
             return
         drawn = inspection.first(DRAWN_CLIPS)

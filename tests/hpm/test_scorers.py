@@ -119,3 +119,62 @@ def test_the_configuration_knows_the_scorers():
 def test_a_scorer_that_does_not_exist_is_refused():
     with pytest.raises(ValueError, match=r"mask\.scorer: 'guess' is not one of loss_teacher, none"):
         MaskConfig(scorer="guess")
+
+
+def steps_of(scorer, parts):
+    """Centered scores of each step, whose batches are scored by turns."""
+    found = []
+    for batches in parts:
+        found.append([])
+        for batch in batches:
+            scorer.scorer.scores = batch
+            found[-1].append(scorer(torch.zeros(len(batch), 3, 4, 6, 8)))
+        scorer.after_step(torch.nn.Identity(), 0.9)
+    return found
+
+
+class Following(Fixed):
+    def after_step(self, student, momentum):
+        self.followed = momentum
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(1, 4), st.integers(1, 3), st.floats(0, 0.99), st.integers(0, 2**31))
+def test_the_center_is_the_literal_running_mean_of_global_batches(steps, micro, momentum, seed):
+    generator = torch.Generator().manual_seed(seed)
+    parts = [[torch.randn(3, 5, generator=generator) for _ in range(micro)] for _ in range(steps)]
+    scorer = hpm.CenteredScorer(Following(None), momentum)
+    found = steps_of(scorer, parts)
+    center = None
+    for batches, scores in zip(parts, found, strict=True):
+        for batch, centered in zip(batches, scores, strict=True):
+            for clip, row in zip(batch.tolist(), centered.tolist(), strict=True):
+                expected = [v - (center[i] if center else 0) for i, v in enumerate(clip)]
+                assert row == pytest.approx(expected, abs=1e-5)
+        clips = [clip for batch in batches for clip in batch.tolist()]
+        mean = [sum(column) / len(clips) for column in zip(*clips, strict=True)]
+        if center is None:
+            center = mean
+        else:
+            center = [momentum * c + (1 - momentum) * m for c, m in zip(center, mean, strict=True)]
+    assert scorer.center.tolist() == pytest.approx(center, abs=1e-5)
+    assert scorer.scorer.followed == 0.9
+
+
+def test_scores_for_pictures_do_not_move_the_center():
+    scorer = hpm.CenteredScorer(Following(torch.ones(2, 5)))
+    scorer.eval()(torch.zeros(2, 3, 4, 6, 8))
+    scorer.train().after_step(torch.nn.Identity(), 0.9)
+    assert scorer.center is None
+
+
+def test_a_map_that_all_clips_share_is_gone_once_the_scores_are_centered():
+    generator = torch.Generator().manual_seed(0)
+    fixed = 10 * torch.randn(12, generator=generator)
+    parts = [[fixed + torch.randn(64, 12, generator=generator)] for _ in range(20)]
+    ((centered,), *_) = reversed(steps_of(hpm.CenteredScorer(Following(None)), parts))
+    plain, mining = (hpm.MiningStatistics(12) for _ in range(2))
+    plain.chosen.update(parts[-1][0])
+    mining.chosen.update(centered)
+    assert hpm.mining_metrics(plain.sums())["position_share"] > 0.9
+    assert abs(hpm.mining_metrics(mining.sums())["position_share"]) < 0.1

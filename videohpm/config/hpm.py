@@ -34,9 +34,12 @@ class HPMConfig:
             steps for a momentum m, as a share of all steps of the run.
         ema_horizon_end: the same once the ramp is over.
         ema_ramp: length of the ramp, over which m rises linearly, as a share of the run.
-        momentum_start: of the moving average, at the start. Giving any field of momentum_* counts
-            in steps instead of shares of the run; those left out are as published on ImageNet-1K:
-            0.999, 0.9999 and 100 epochs.
+        center_scores: rank tubes by their scores less the running mean of scores at their
+            position: by what is hard in this clip, not by what is hard there in all clips.
+        center_momentum: of that running mean, which is moved by the mean of each global batch.
+        momentum_start: of the teacher's moving average, at the start. Giving any field of
+            momentum_* counts in steps instead of shares of the run; those left out are as
+            published on ImageNet-1K: 0.999, 0.9999 and 100 epochs.
         momentum_end: the same once the ramp is over.
         momentum_epochs: length of the ramp in epochs.
         momentum_steps: the same in optimiser steps; wins over momentum_epochs where given.
@@ -55,6 +58,8 @@ class HPMConfig:
     ema_horizon_start: float = 0.008
     ema_horizon_end: float = 0.08
     ema_ramp: float = 0.5
+    center_scores: bool = False
+    center_momentum: float = 0.9
     momentum_start: float | None = None
     momentum_end: float | None = None
     momentum_epochs: float | None = None
@@ -71,6 +76,7 @@ class HPMConfig:
         check.at_least(0, "momentum_epochs", finite=False)
         check.above_zero("ema_horizon_start", "ema_horizon_end")
         check.fraction("ema_ramp")
+        check.fraction("center_momentum", one=False)
 
     def momentum_ramp(self, steps: int, steps_per_epoch: float) -> tuple[float, float, float]:
         """The teacher's momentum at the start and the end of its ramp, and the ramp's steps.

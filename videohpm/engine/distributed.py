@@ -144,6 +144,16 @@ def all_reduce_tensor(values: Tensor) -> Tensor:
     return values
 
 
+def all_reduce_device(values: Tensor) -> Tensor:
+    """The sum of a tensor over the ranks, in place, on the engine's device and without waiting.
+
+    Every rank must call it.
+    """
+    if world_size() > 1:
+        dist.all_reduce(values)
+    return values
+
+
 def all_reduce_any(flags: np.ndarray) -> np.ndarray:
     """Element by element, whether any rank's flag is set. Every rank must call it."""
     if world_size() == 1:

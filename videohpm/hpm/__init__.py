@@ -4,6 +4,7 @@
 in the paper                                    here
 ==============================================  ==========================================
 how hard each patch is                          :class:`Scorer`, chosen by :data:`SCORERS`
+hard in this clip, not at this position         :class:`CenteredScorer`
 the mask of a step                              :func:`draw_mask`
 random masking                                  :func:`random_mask`
 hard patches: masked units by predicted loss    :func:`hard_mask`
@@ -45,7 +46,7 @@ from videohpm.hpm.masking import (
 )
 from videohpm.hpm.mining import MiningStatistics, mining_metrics
 from videohpm.hpm.schedule import hard_ratio, teacher_momentum
-from videohpm.hpm.scorers import SCORERS, Scorer, draw_mask
+from videohpm.hpm.scorers import SCORERS, CenteredScorer, Scorer, draw_mask
 from videohpm.hpm.targets import TARGETS, PixelTarget, Target, pixel_targets
 from videohpm.hpm.teacher import LossTeacher
 
@@ -53,6 +54,7 @@ __all__ = [
     "OBJECTIVES",
     "SCORERS",
     "TARGETS",
+    "CenteredScorer",
     "Ema",
     "LossTeacher",
     "Mask",

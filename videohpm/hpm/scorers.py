@@ -52,6 +52,54 @@ class Scorer(Protocol):
         """
 
 
+class CenteredScorer(nn.Module):
+    """Hardness beyond position: scores less their running mean at each unit's position.
+
+    Centering as DINO's teacher does it, for each unit instead of each output: what is hard at a
+    position in all clips no longer says where to mask, what is hard in this clip does.
+
+    Args:
+        scorer: whose scores are centered.
+        momentum: of the running mean; it begins at the first batch's.
+        all_reduce: adds a tensor up over the processes of the run, in place; None in one process.
+
+    Attributes:
+        center: (units,) the running mean, None before the first step with scores.
+    """
+
+    def __init__(
+        self,
+        scorer: Scorer,
+        momentum: float = 0.9,
+        all_reduce: Callable[[Tensor], Tensor] | None = None,
+    ):
+        super().__init__()
+        self.scorer, self.momentum, self.all_reduce = scorer, momentum, all_reduce
+        self.center: Tensor | None = None
+        self._sums: Tensor | None = None  # of the step's scores; the last one counts the clips
+
+    def forward(self, clips: Tensor) -> Tensor:
+        """Scores less their center; within a step all batches have the same.
+
+        In evaluation mode, as for pictures, the scores do not enter the running mean.
+        """
+        scores = self.scorer(clips).float()
+        if self.training:
+            sums = torch.cat([scores.sum(0), scores.new_full((1,), len(scores))])
+            self._sums = sums if self._sums is None else self._sums + sums
+        return scores if self.center is None else scores - self.center.to(scores.device)
+
+    def after_step(self, student: nn.Module, momentum: float) -> None:
+        """Move the center by the mean over the global batch, and let the scorer follow."""
+        self.scorer.after_step(student, momentum)
+        if self._sums is None:
+            return
+        sums = self._sums if self.all_reduce is None else self.all_reduce(self._sums)
+        mean = sums[:-1] / sums[-1]
+        before = mean if self.center is None else self.center.to(mean.device)
+        self.center, self._sums = before.lerp(mean, 1 - self.momentum), None
+
+
 def draw_mask(
     scorer: Scorer | None,
     clips: Tensor,
