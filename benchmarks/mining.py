@@ -119,7 +119,7 @@ def measure(args: argparse.Namespace) -> dict:
     if args.masks < 2:
         raise UserError(f"--masks: {args.masks}; give 2 or more")
     model, teacher = checkpoint.load_model(args.run).eval(), checkpoint.load_teacher(args.run)
-    trained = ClipSettings.of(checkpoint.read_about(args.run)[0])
+    trained = ClipSettings.of(checkpoint.read_about(args.run)[0], model).config
     mean, std = trained.data.mean, trained.data.std
     generator = torch.Generator().manual_seed(args.seed)
     parts: dict[str, list[Tensor]] = {"first": [], "second": [], "teacher": [], "student": []}
@@ -127,7 +127,9 @@ def measure(args: argparse.Namespace) -> dict:
         clips = normalise(block, mean, std)
         for half in ("first", "second"):
             masks = args.masks // 2
-            parts[half].append(true_hardness(model, clips, masks, trained.ratio, std, generator))
+            parts[half].append(
+                true_hardness(model, clips, masks, trained.mask.ratio, std, generator)
+            )
         for name, asked in (("teacher", teacher.model), ("student", model)):
             scores = asked.score(clips, teacher.steps, teacher.read)
             parts[name].append(scores.view(len(clips), -1, model.grid.num_tubes).mean(1))
@@ -135,7 +137,7 @@ def measure(args: argparse.Namespace) -> dict:
     rows = compare((first, second), dict(zip(("teacher", "student"), told, strict=True)))
     return {
         "run": str(args.run), "of": args.manifest or args.root, "clips": len(first),
-        "masks": args.masks // 2 * 2, "ratio": trained.ratio, "rows": rows,
+        "masks": args.masks // 2 * 2, "ratio": trained.mask.ratio, "rows": rows,
     }  # fmt: skip
 
 

@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import videohpm
-from videohpm import hpm
+from videohpm import hpm, visualize
 from videohpm import pretrain as pretrain_module
 from videohpm.config import (
     HPMConfig,
@@ -316,3 +316,28 @@ def test_published_momenta_count_epochs_where_they_are_given(root):
     for epoch, wanted in ((0, 0.999), (50, 0.99945), (100, 0.9999), (150, 0.9999)):
         found = schedule(config, epoch * 625, 200 * 625, 625)["momentum"]
         assert found == pytest.approx(wanted, abs=1e-12)
+
+
+def test_centered_scores_are_resumed_bit_for_bit_and_drawn(shapes, tmp_path):
+    mining = HPMConfig(center_scores=True, hard_ratio_start=0.5, momentum_steps=5)
+    config = settings(shapes, tmp_path / "whole", model=MODEL, hpm=mining)
+    pretrain(replace(config, run=replace(config.run, save_every=3)))
+    third = tmp_path / "whole/checkpoints/step_00000003"
+    rest = replace(config.run, dir=str(tmp_path / "rest"), resume=str(third))
+    pretrain(replace(config, run=rest))
+    assert losses(tmp_path / "rest") == losses(tmp_path / "whole")[3:]
+    last = [
+        json.loads((tmp_path / name / "checkpoints/step_00000006/state.json").read_text())
+        for name in ("whole", "rest")
+    ]
+    assert last[0]["score_center"] == last[1]["score_center"] and any(last[0]["score_center"])
+    plain = replace(mining, center_scores=False)
+    pretrain(settings(shapes, tmp_path / "plain", model=MODEL, hpm=plain))
+    assert losses(tmp_path / "plain") != losses(tmp_path / "whole")
+    video = str(sorted((shapes / "validation").glob("*.mp4"))[0])
+    drawn = visualize.inspect_videos(tmp_path / "whole", [video], hard_ratio=0.5).hardness
+    state = tmp_path / "whole/checkpoints/step_00000006/state.json"
+    state.write_text(json.dumps(last[0] | {"score_center": None}))
+    uncentered = visualize.inspect_videos(tmp_path / "whole", [video], hard_ratio=0.5).hardness
+    center = np.array(last[0]["score_center"]).reshape(uncentered.shape[1:])
+    np.testing.assert_allclose(drawn, uncentered - center, atol=1e-5)

@@ -109,6 +109,9 @@ def inspect_videos(
     on_device = torch_device(device, field="device")
     model, clips = model.to(on_device), normalise(pixels.to(on_device), **statistics)
     scorer = load_scorer(path, metadata, model, config)
+    if scorer is not None and settings.score_center:
+        scorer = hpm.CenteredScorer(scorer).eval()
+        scorer.center = torch.tensor(settings.score_center)
     target = hpm.TARGETS[config.model.target](grid, config)
     for part in (scorer, target):
         if isinstance(part, nn.Module):
@@ -161,6 +164,8 @@ class ClipSettings:
     config: PretrainConfig
     hard_ratio: float = 0.0
     """What it had come to at the checkpoint."""
+    score_center: list[float] | None = None
+    """Where scores were centered: what was taken off at each position."""
 
     @classmethod
     def of(cls, folder: Path, model: MaskedAutoencoder) -> ClipSettings:
@@ -178,7 +183,8 @@ class ClipSettings:
             known["model"] = {"target": model.target} | sections.get("model", {})
             config = from_plain(PretrainConfig, known, strict=False)
             start, end = config.hpm.hard_ratio_start, config.hpm.hard_ratio_end
-            return cls(config, hpm.hard_ratio(state["step"] / state["steps"], start, end))
+            hard_ratio = hpm.hard_ratio(state["step"] / state["steps"], start, end)
+            return cls(config, hard_ratio, state.get("score_center"))
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise UserError(f"{file}: cannot be used ({error!r}); delete it") from error
 
