@@ -20,7 +20,12 @@ from dataclasses import is_dataclass
 from pathlib import Path
 from typing import NamedTuple, get_origin, get_type_hints
 
-from jsonargparse import ActionConfigFile, ArgumentParser, Namespace, set_parsing_settings
+from jsonargparse import (
+    ActionConfigFile,  # pyright: ignore[reportPrivateImportUsage]: documented, not in __all__
+    ArgumentParser,
+    Namespace,
+    set_parsing_settings,
+)
 
 from videohpm import config
 from videohpm.compat import RENAMED_FIELDS
@@ -139,7 +144,7 @@ def parser_of(name: str) -> ArgumentParser:
         exit_on_error=False,
         allow_abbrev=False,
     )
-    if is_dataclass(declared):
+    if isinstance(declared, type) and is_dataclass(declared):
         parser.add_argument(
             "--config", action=ActionConfigFile, help="YAML file; later ones win over earlier ones"
         )
@@ -151,7 +156,7 @@ def parser_of(name: str) -> ArgumentParser:
         parser.add_argument(parameter, nargs="+", help="one or more")
     for action in parser._actions:
         if action.dest in SHORT:
-            action.option_strings.insert(0, SHORT[action.dest])
+            action.option_strings = [SHORT[action.dest], *action.option_strings]
             parser._option_string_actions[SHORT[action.dest]] = action
     return parser
 

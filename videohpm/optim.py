@@ -64,6 +64,7 @@ def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
 
 def adamw(groups: list[dict], config: OptimConfig) -> torch.optim.AdamW:
     """Fused AdamW over ``groups``; the learning rate is set anew before every step."""
+    first, second = config.betas
     return torch.optim.AdamW(
-        groups, lr=config.base_lr, betas=tuple(config.betas), eps=config.eps, fused=True
+        groups, lr=config.base_lr, betas=(first, second), eps=config.eps, fused=True
     )

@@ -81,7 +81,7 @@ class BarScreen:
         width = self.terminal.width
         line = progress_line(step, self.total, self.metrics, self.left, width - SHORTEST_BAR - 1)
         bar = min(LONGEST_BAR, width - len(line) - 1)
-        row = [Text(line, no_wrap=True, overflow="ellipsis")]
+        row: list[ProgressBar | Text] = [Text(line, no_wrap=True, overflow="ellipsis")]
         if bar >= SHORTEST_BAR:
             row.insert(0, ProgressBar(total=self.total, completed=step, width=bar))
         table = Table.grid(padding=(0, 1, 0, 0))

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, fields, is_dataclass
 from types import UnionType
-from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
-Config = TypeVar("Config")
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+Config = TypeVar("Config", bound="DataclassInstance")
 
 
-def as_plain(config: object) -> dict[str, Any]:
+def as_plain(config: DataclassInstance) -> dict[str, Any]:
     """A dataclass instance as nested dicts, lists and numbers."""
     return _lists(asdict(config))
 
@@ -39,7 +42,7 @@ def _value(hint: Any, value: Any, strict: bool) -> Any:
     if get_origin(hint) in (Union, UnionType):
         kinds = [kind for kind in get_args(hint) if kind is not type(None)]
         hint = kinds[0] if len(kinds) == 1 else Any
-    if is_dataclass(hint) and isinstance(value, Mapping):
+    if isinstance(hint, type) and is_dataclass(hint) and isinstance(value, Mapping):
         return from_plain(hint, value, strict=strict)
     if get_origin(hint) is tuple and isinstance(value, list):
         return tuple(value)

@@ -73,6 +73,7 @@ class ReportServer(ThreadingHTTPServer):
 
 
 class _Handler(BaseHTTPRequestHandler):
+    server: ReportServer  # pyright: ignore[reportIncompatibleVariableOverride]
     server_version, sys_version = "videohpm", ""
     timeout = 10
 

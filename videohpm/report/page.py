@@ -142,7 +142,7 @@ def _curves(runs: list[Run]) -> str:
 
 def _objectives(runs: list[Run]) -> str:
     """Which objectives the predictors of these runs were trained on, as far as is known."""
-    names = {run.config.get("hpm.objective") for run in runs} - {None}
+    names = {name for run in runs if (name := run.config.get("hpm.objective"))}
     return f" ({', '.join(sorted(names))} objective)" if names else ""
 
 
