@@ -33,8 +33,9 @@ def old_config(config: dict) -> dict:
             names.get(f"{section}.{field}", f"{section}.{field}").partition(".")[2]: value
             for field, value in fields.items()
         }
+        if isinstance(fields, dict)
+        else fields
         for section, fields in config.items()
-        if isinstance(fields, dict)  # what is in no section was not there then
     }
 
 
