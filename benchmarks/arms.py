@@ -55,7 +55,7 @@ class Ours:
     def __init__(self, config: PretrainConfig, kind: str, *, pixel_teacher: bool = False):
         torch.manual_seed(0)
         self.config = config
-        model = MaskedAutoencoder(**config.model_arguments())
+        model = MaskedAutoencoder(config.model_config(), config.engine.checkpoint_activations)
         self.clock = Clock(torch_device(config.engine.device), kind)
         self.teacher = self.scorer = None
         if config.hpm.enabled:

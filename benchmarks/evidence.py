@@ -86,7 +86,7 @@ def run(name: str, seed: int, data: dict[str, Clips], args: argparse.Namespace) 
     if name == "untrained":
         config = common
         torch.manual_seed(seed)
-        model = MaskedAutoencoder(**config.model_arguments())
+        model = MaskedAutoencoder(config.model_config())
         trained = Trained(model.eval(), None, None, [], 0.0)
     else:
         config = arm.config(common)

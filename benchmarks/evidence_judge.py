@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 import torch.nn.functional as F
 from evidence_arms import Arm
@@ -20,7 +22,7 @@ from videohpm.evaluate import (
     linear_probabilities,
 )
 from videohpm.evaluate.linear import Standardise, choose_strength
-from videohpm.models import MaskedAutoencoder, VideoClassifier
+from videohpm.models import MaskedAutoencoder, VideoClassifier, VideoClassifierConfig
 from videohpm.optim import parameter_groups, set_lr
 
 BLOCK = 64
@@ -100,10 +102,9 @@ def fine_tuned(
     torch.manual_seed(seed)
     kind = "both" if "motion" in kinds(config) else "shape"
     labels, right = data["train"].labels[kind], data["validation"].labels[kind]
-    shared = VideoClassifier.__init__.__kwdefaults__
+    encoder = replace(model.config.encoder, patch_init="default")
     classifier = VideoClassifier(
-        classes=int(right.max()) + 1,
-        **{k: v for k, v in model.config.items() if k in shared or k == "arch"},
+        VideoClassifierConfig(encoder=encoder, classes=int(right.max()) + 1)
     )
     weights = model.encoder.state_dict()
     classifier.encoder.load_state_dict(

@@ -160,7 +160,7 @@ class Trained:
 
 def make_models(config: PretrainConfig) -> tuple[MaskedAutoencoder, LossTeacher | None]:
     """Student and teacher, untrained."""
-    model = MaskedAutoencoder(**config.model_arguments())
+    model = MaskedAutoencoder(config.model_config(), config.engine.checkpoint_activations)
     teacher = None
     if config.hpm.enabled:
         steps = config.hpm.teacher_samples_per_tube or None

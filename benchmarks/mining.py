@@ -119,7 +119,7 @@ def measure(args: argparse.Namespace) -> dict:
     if args.masks < 2:
         raise UserError(f"--masks: {args.masks}; give 2 or more")
     model, teacher = checkpoint.load_model(args.run).eval(), checkpoint.load_teacher(args.run)
-    trained = ClipSettings.of(checkpoint.read_about(args.run)[0], model).config
+    trained = ClipSettings.of(checkpoint.read_metadata(args.run)[0], model).config
     mean, std = trained.data.mean, trained.data.std
     generator = torch.Generator().manual_seed(args.seed)
     parts: dict[str, list[Tensor]] = {"first": [], "second": [], "teacher": [], "student": []}

@@ -28,7 +28,7 @@ def measure(stage: int, out: str) -> None:
     """Write the bytes that this rank holds after a backward pass, by kind."""
     config = config_of(stage)
     with process_group(config.engine, config.optim.global_batch_size):
-        model = MaskedAutoencoder(**config.model_arguments())
+        model = MaskedAutoencoder(config.model_config(), config.engine.checkpoint_activations)
         teacher = LossTeacher(model, config.hpm.teacher_samples_per_tube)
         engine = make_engine(model, config.engine, config.optim)
         engine.attach_ema(teacher)

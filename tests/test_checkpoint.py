@@ -35,7 +35,7 @@ class Run:
 
     def __init__(self, seed=0, **sizes):
         torch.manual_seed(seed)
-        self.model = MaskedAutoencoder(**SIZES | sizes)
+        self.model = MaskedAutoencoder.create(**SIZES | sizes)
         self.teacher = LossTeacher(self.model, 1)
         self.wish = "auto"
 

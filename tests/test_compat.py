@@ -33,6 +33,8 @@ def old_config(config: dict) -> dict:
             names.get(f"{section}.{field}", f"{section}.{field}").partition(".")[2]: value
             for field, value in fields.items()
         }
+        if isinstance(fields, dict)
+        else fields
         for section, fields in config.items()
     }
 
@@ -49,8 +51,17 @@ def make_old(run: Path) -> None:
     """Give everything in a run folder the names of the version before."""
 
     def weights(config: dict) -> dict:
+        """The model's arguments in one flat table."""
+        parts = config["model"]
+        decoder = dict(parts["decoder"])
+        shared = {name: decoder.pop(name) for name in ("projection_bias", "head_norm_eps")}
+        assert decoder.pop("norm_eps") == parts["encoder"]["norm_eps"]
+        flat = parts["encoder"] | {f"decoder_{name}": value for name, value in decoder.items()}
+        flat |= {f"predictor_{name}": value for name, value in parts["predictor"].items()}
+        flat |= {name: parts[name] for name in ("target", "pixel_decoder")} | shared
+        flat |= {"arch": "vit_tiny", "checkpoint": True}
         names = backward(compat.RENAMED_MODEL_ARGUMENTS)
-        return config | {"model": compat.upgrade_names(config["model"], names)}
+        return config | {"version": 1, "model": compat.upgrade_names(flat, names)}
 
     def state(values: dict) -> dict:
         values = compat.upgrade_names(values, backward(compat.RENAMED_STATE))

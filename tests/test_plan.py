@@ -54,7 +54,7 @@ def a_plan(**sections) -> PlanConfig:
 def real(request):
     """A configuration, the engine and teacher it makes, and a batch."""
     config = a_plan(**CASES[request.param])
-    model = MaskedAutoencoder(**config.model_arguments())
+    model = MaskedAutoencoder(config.model_config(), config.engine.checkpoint_activations)
     teacher = hpm.SCORERS[config.scorer](model, config)
     grid = config.model.grid()
     size = (CLIPS, 3, grid.frames, grid.height, grid.width)

@@ -20,7 +20,7 @@ from videohpm.engine import EngineConfig, make_engine
 from videohpm.engine.compile import compile_blocks
 from videohpm.grid import TokenGrid
 from videohpm.hpm import LossTeacher
-from videohpm.models import MaskedAutoencoder, VideoViT
+from videohpm.models import MaskedAutoencoder, VideoViT, ViTConfig
 from videohpm.models.vit import Block, run_blocks
 from videohpm.pretrain import train_step
 
@@ -36,7 +36,9 @@ def close(got, expected):
 
 def test_embedding_the_visible_is_embedding_all_by_convolution_and_dropping_the_rest():
     torch.manual_seed(0)
-    encoder = VideoViT(8, 32, 8, 2, dim=24, depth=0, heads=2)
+    encoder = VideoViT(
+        ViTConfig(frames=8, image_size=32, patch=8, tubelet=2, dim=24, depth=0, heads=2)
+    )
     convolution = nn.Conv3d(3, 24, (2, 8, 8), (2, 8, 8))
     embedding = encoder.patch_embed.proj
     convolution.weight.data = embedding.weight.data.view(24, 3, 2, 8, 8)
@@ -111,7 +113,7 @@ def test_fused_attention_is_softmax_of_scaled_products():
 
 def test_the_teachers_foreach_update_is_one_parameter_after_another():
     torch.manual_seed(0)
-    student = MaskedAutoencoder(**MICRO)
+    student = MaskedAutoencoder.create(**MICRO)
     teacher = LossTeacher(student)
     before = copy.deepcopy(dict(teacher.model.named_parameters()))
     with torch.no_grad():
@@ -204,7 +206,7 @@ def a_step(device="cpu", **sections):
         "engine": EngineConfig(device=device, precision="fp32"),
     }
     config = PretrainConfig(**said | sections)
-    model = MaskedAutoencoder(**config.model_arguments())
+    model = MaskedAutoencoder(config.model_config(), config.engine.checkpoint_activations)
     steps, read = config.hpm.teacher_samples_per_tube or None, config.hpm.score_readout
     teacher = LossTeacher(model, steps, read)
     engine = make_engine(model, config.engine, config.optim)
@@ -220,7 +222,9 @@ def a_step(device="cpu", **sections):
 @pytest.mark.slow
 def test_compiled_blocks_compute_the_same_under_the_same_names():
     torch.manual_seed(0)
-    plain = VideoViT(4, 16, 8, 2, dim=16, depth=2, heads=2)
+    plain = VideoViT(
+        ViTConfig(frames=4, image_size=16, patch=8, tubelet=2, dim=16, depth=2, heads=2)
+    )
     compiled = copy.deepcopy(plain)
     compile_blocks(compiled)
     assert compiled.state_dict().keys() == plain.state_dict().keys()

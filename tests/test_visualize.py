@@ -130,7 +130,7 @@ def test_a_chosen_tube_that_is_hidden_is_painted_more_strongly():
 
 @pytest.mark.parametrize("unit", ["tube", "token"])
 def test_the_mask_falls_where_it_says(unit):
-    model = MaskedAutoencoder(**TINY, predictor_unit="tube" if unit == "tube" else "token")
+    model = MaskedAutoencoder.create(**TINY, predictor_unit="tube" if unit == "tube" else "token")
     grid = model.grid
     pixels, clips = some_clips(grid)
     mask = some_mask(grid, unit=unit)
@@ -156,7 +156,7 @@ def test_the_mask_falls_where_it_says(unit):
 
 @pytest.mark.parametrize("target", ["raw", "per_channel", "joint"])
 def test_a_perfect_prediction_gives_the_input_back_exactly(target):
-    model = Oracle(**TINY, predictor_unit=None, target=target)
+    model = Oracle.create(**TINY, predictor_unit=None, target=target)
     pixels, clips = some_clips(model.grid)
     seen = look(model, some_mask(model.grid), clips)
     np.testing.assert_array_equal(seen.input, pixels.permute(0, 2, 3, 4, 1).numpy())
@@ -169,7 +169,7 @@ def test_a_perfect_prediction_gives_the_input_back_exactly(target):
 
 def test_raw_pixels_are_the_models_own():
     """A model that says nothing but zeros shows the mean colour, whatever the clip."""
-    model = MaskedAutoencoder(**TINY, predictor_unit=None, target="raw")
+    model = MaskedAutoencoder.create(**TINY, predictor_unit=None, target="raw")
     for parameter in model.decoder.head.parameters():
         torch.nn.init.zeros_(parameter)
     mask = some_mask(model.grid)
@@ -180,7 +180,7 @@ def test_raw_pixels_are_the_models_own():
 
 
 def test_the_loss_of_each_token_is_in_its_place():
-    model = MaskedAutoencoder(**TINY, predictor_unit=None, target="raw")
+    model = MaskedAutoencoder.create(**TINY, predictor_unit=None, target="raw")
     grid, mask = model.grid, some_mask(model.grid)
     _, clips = some_clips(grid)
     seen = look(model, mask, clips)
@@ -197,7 +197,7 @@ def test_the_loss_of_each_token_is_in_its_place():
 
 
 def test_scores_are_placed_by_tube_or_by_token():
-    model = Oracle(**TINY, predictor_unit=None)
+    model = Oracle.create(**TINY, predictor_unit=None)
     grid = model.grid
     _, clips = some_clips(grid)
     mask = some_mask(grid)
@@ -218,7 +218,7 @@ def test_scores_are_placed_by_tube_or_by_token():
 @pytest.mark.parametrize("unit", ["tube", "token"])
 @pytest.mark.parametrize("share", [0.0, 0.4, 1.0])
 def test_hard_marks_what_the_teacher_forced_into_the_mask(unit, share):
-    model = MaskedAutoencoder(**TINY, predictor_unit=None)
+    model = MaskedAutoencoder.create(**TINY, predictor_unit=None)
     grid, (_, clips) = model.grid, some_clips(model.grid)
     units = hpm.unit_count(grid, unit)
     scores = torch.rand(2, units, generator=torch.Generator().manual_seed(1))
@@ -232,7 +232,7 @@ def test_hard_marks_what_the_teacher_forced_into_the_mask(unit, share):
 
 
 def test_token_scores_are_averaged_where_tubes_are_hidden():
-    model = MaskedAutoencoder(**TINY, predictor_unit=None)
+    model = MaskedAutoencoder.create(**TINY, predictor_unit=None)
     grid, (_, clips) = model.grid, some_clips(model.grid)
     scores = torch.rand(2, grid.num_tokens, generator=torch.Generator().manual_seed(1))
     seen = look(model, some_mask(grid), clips, Chooser(scores))
@@ -241,7 +241,7 @@ def test_token_scores_are_averaged_where_tubes_are_hidden():
 
 
 def test_looking_changes_nothing():
-    model = MaskedAutoencoder(**TINY).train()
+    model = MaskedAutoencoder.create(**TINY).train()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     seen = look(model, some_mask(model.grid), some_clips(model.grid)[1], LossTeacher(model))
     assert model.training
@@ -263,7 +263,7 @@ def test_looking_changes_nothing():
     ],
 )
 def test_sheets_and_films_of_any_shape(changes, teacher):
-    model = MaskedAutoencoder(**TINY | changes)
+    model = MaskedAutoencoder.create(**TINY | changes)
     ratio = 0.5 if model.grid.num_tubes > 1 else None
     mask = (
         some_mask(model.grid, ratio=ratio)
@@ -393,7 +393,7 @@ def test_diagnostics_say_where_the_teacher_chooses():
 
 
 def test_the_figure_has_a_row_for_each_thing_and_no_window(tmp_path):
-    model = MaskedAutoencoder(**TINY)
+    model = MaskedAutoencoder.create(**TINY)
     seen = look(model, some_mask(model.grid), some_clips(model.grid)[1], LossTeacher(model))
     page = visualize.figure(seen, clip=1)
     drawn = [ax for ax in page.axes if ax.images and ax.get_label() != "<colorbar>"]
@@ -417,7 +417,7 @@ def write_clip(file, count=9, size=(32, 48)):
 
 
 def test_the_command_writes_what_the_suffix_says(tmp_path):
-    model = MaskedAutoencoder(**TINY)
+    model = MaskedAutoencoder.create(**TINY)
     weights = save(tmp_path / "run", model, LossTeacher(model))
     video = write_clip(tmp_path / "клип <b>.mp4")
     sizes = {}
@@ -434,7 +434,7 @@ def test_the_command_writes_what_the_suffix_says(tmp_path):
 
 
 def test_the_command_reads_the_middle_of_the_video(tmp_path):
-    weights = save(tmp_path / "run", MaskedAutoencoder(**TINY))
+    weights = save(tmp_path / "run", MaskedAutoencoder.create(**TINY))
     video = write_clip(tmp_path / "a.mp4")
     seen = visualize.inspect_videos(weights, [video], stride=1, ratio=0.5)
     # 9 frames, 4 wanted: 2 to 5; 32x48 is twice 16x24, so nothing is cut off
@@ -447,7 +447,7 @@ def test_the_command_reads_the_middle_of_the_video(tmp_path):
 
 
 def test_the_command_takes_images_in_image_mode(tmp_path):
-    model = MaskedAutoencoder(**TINY | {"frames": 1, "tubelet": 1})
+    model = MaskedAutoencoder.create(**TINY | {"frames": 1, "tubelet": 1})
     weights = save(tmp_path / "run", model)
     Image.new("RGB", (48, 32), (250, 10, 20)).save(tmp_path / "a.png")
     seen = visualize.inspect_videos(weights, [str(tmp_path / "a.png")], ratio=0.5)
@@ -455,7 +455,7 @@ def test_the_command_takes_images_in_image_mode(tmp_path):
 
 
 def test_the_recipe_comes_from_the_checkpoint(tmp_path):
-    model = MaskedAutoencoder(**TINY)
+    model = MaskedAutoencoder.create(**TINY)
     config = {
         "data": {
             "sampling": "segments", "stride": 3, "interpolation": "bicubic",
@@ -492,7 +492,7 @@ def test_the_recipe_comes_from_the_checkpoint(tmp_path):
 )
 def test_mistakes_are_named(tmp_path, monkeypatch, arguments, names):
     monkeypatch.chdir(tmp_path)
-    save(tmp_path / "run", MaskedAutoencoder(**TINY))
+    save(tmp_path / "run", MaskedAutoencoder.create(**TINY))
     write_clip(tmp_path / "a.mp4")
     (tmp_path / "text.mp4").write_text("no video")
     Image.new("RGB", (8, 8)).save("picture.png")
@@ -503,13 +503,13 @@ def test_mistakes_are_named(tmp_path, monkeypatch, arguments, names):
 
 
 def test_a_model_that_reconstructs_nothing_is_refused(tmp_path):
-    weights = save(tmp_path / "run", MaskedAutoencoder(**TINY, pixel_decoder=False))
+    weights = save(tmp_path / "run", MaskedAutoencoder.create(**TINY, pixel_decoder=False))
     with pytest.raises(UserError, match="reconstructs nothing"):
         visualize.inspect_videos(weights, [write_clip(tmp_path / "a.mp4")])
 
 
 def test_real_clips_are_shown_as_they_are(shared, tmp_path):
-    model = MaskedAutoencoder(**TINY | {"image_size": (64, 96)})
+    model = MaskedAutoencoder.create(**TINY | {"image_size": (64, 96)})
     weights = save(tmp_path / "run", model, LossTeacher(model))
     video = str(shared / "videos" / "demo.mp4")
     seen = visualize.inspect_videos(weights, [video], ratio=0.75, hard_ratio=0.5, stride=2)

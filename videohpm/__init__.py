@@ -1,7 +1,7 @@
 """Hard Patches Mining on video: the public names, imported when first asked for.
 
 >>> from videohpm import LossTeacher, MaskedAutoencoder, hpm
->>> model = MaskedAutoencoder("vit_tiny", frames=4, image_size=32, depth=1, decoder_depth=1)
+>>> model = MaskedAutoencoder.create("vit_tiny", frames=4, image_size=32, depth=1, decoder_depth=1)
 >>> teacher = LossTeacher(model, steps=1)
 """
 

@@ -108,7 +108,8 @@ class Pretraining(TrainingRun):
         )
         self.target = hpm.TARGETS[config.model.target](grid, config)
         seed_step(config.run.seed, 0)
-        self.model = MaskedAutoencoder(**config.model_arguments(self.target.dim))
+        architecture = config.model_config(self.target.dim)
+        self.model = MaskedAutoencoder(architecture, config.engine.checkpoint_activations)
         self.scorer = hpm.SCORERS[config.scorer](self.model, config)
         self.teacher = self.scorer if isinstance(self.scorer, LossTeacher) else None
         if config.hpm.center_scores and self.scorer is not None:

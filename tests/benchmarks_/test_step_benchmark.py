@@ -77,7 +77,7 @@ def test_the_arms_do_what_they_are_said_to(result):
 
 def test_the_published_teacher_answers_as_ours_would_and_decodes_besides(tools):
     torch.manual_seed(0)
-    student = MaskedAutoencoder("vit_tiny", image_size=64, predictor_unit="token")
+    student = MaskedAutoencoder.create("vit_tiny", image_size=64, predictor_unit="token")
     teacher = LossTeacher(student, None, "visible")
     theirs = tools["arms"].PixelTeacher(student, None, "visible")
     clips = torch.randn(1, 3, 16, 64, 64)

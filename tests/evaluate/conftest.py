@@ -7,7 +7,7 @@ import torch
 
 from videohpm import evaluate
 from videohpm.checkpoint import save_weights
-from videohpm.models import VideoClassifier, VideoViT
+from videohpm.models import VideoClassifier, VideoViT, ViTConfig
 
 TINY = {"frames": 4, "image_size": 32, "patch": 8, "tubelet": 2, "dim": 24, "depth": 1, "heads": 2}
 CLASSES = [f"class {i}" for i in range(32)]
@@ -15,7 +15,7 @@ CLASSES = [f"class {i}" for i in range(32)]
 
 def tiny_classifier(classes=32, head_scale=20.0, **changes) -> VideoClassifier:
     torch.manual_seed(0)
-    model = VideoClassifier(classes=classes, head_scale=head_scale, **TINY | changes)
+    model = VideoClassifier.create(classes=classes, head_scale=head_scale, **TINY | changes)
     return model.eval()
 
 
@@ -35,5 +35,5 @@ def encoder_folder(tmp_path_factory) -> Path:
     """An export of an encoder."""
     folder = tmp_path_factory.mktemp("encoder")
     torch.manual_seed(0)
-    save_weights(folder, VideoViT(**TINY))
+    save_weights(folder, VideoViT(ViTConfig(**TINY)))
     return folder

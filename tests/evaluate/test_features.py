@@ -154,7 +154,7 @@ def test_a_config_that_says_no_model(encoder_folder, tmp_path, capsys):
         (tmp_path / "config.json").write_text(text)
         assert main(["features", str(tmp_path), str(tmp_path / "out"), "--root", "."]) == 2
         error = capsys.readouterr().err
-        assert error.count("\n") == 1 and "config.json: says no model" in error
+        assert error.count("\n") == 1 and "config.json: describes no model" in error
 
 
 class Threads:

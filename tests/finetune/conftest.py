@@ -15,7 +15,7 @@ def pretrained(tmp_path_factory) -> Path:
     """An export of an autoencoder with random weights."""
     folder = tmp_path_factory.mktemp("pretrained")
     torch.manual_seed(3)
-    model = MaskedAutoencoder(
+    model = MaskedAutoencoder.create(
         **TINY, decoder_dim=24, decoder_depth=1, decoder_heads=2, predictor_unit=None
     )
     save_weights(folder, model)

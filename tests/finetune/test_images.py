@@ -7,7 +7,7 @@ import torch
 
 from videohpm.checkpoint import load_model, save_weights
 from videohpm.cli import main
-from videohpm.models import VideoViT
+from videohpm.models import VideoViT, ViTConfig
 from videohpm.models.adapt import adapt_encoder
 
 TINY = {"image_size": 32, "patch": 8, "dim": 24, "depth": 2, "heads": 2}
@@ -76,7 +76,7 @@ def test_predict_names_the_class_of_an_image(chain, images, capsys):
 
 def test_a_video_model_does_not_take_images(chain, images, tmp_path, capsys):
     torch.manual_seed(0)
-    save_weights(tmp_path, VideoViT(frames=4, tubelet=2, **TINY))
+    save_weights(tmp_path, VideoViT(ViTConfig(frames=4, tubelet=2, **TINY)))
     arguments = [str(tmp_path), str(tmp_path / "out"), "--root", str(images / "validation")]
     assert main(["features", *arguments]) == 2
     assert "model takes clips of 4 frames" in capsys.readouterr().err
@@ -85,7 +85,7 @@ def test_a_video_model_does_not_take_images(chain, images, tmp_path, capsys):
 def test_a_video_encoder_starts_on_images_and_back(images, shapes, tmp_path):
     """Fine-tuning folds the tubelet over time for images and unfolds it for videos."""
     torch.manual_seed(0)
-    video = VideoViT(frames=4, tubelet=2, **TINY)
+    video = VideoViT(ViTConfig(frames=4, tubelet=2, **TINY))
     save_weights(tmp_path / "video", video)
     common = flags(run__steps=2, data__workers=0, engine__device="cpu", optim__global_batch_size=4,
                    optim__base_lr=0, optim__min_lr=0)  # fmt: skip
@@ -112,7 +112,7 @@ def test_a_repeated_frame_is_embedded_as_the_image(tmp_path):
     torch.manual_seed(0)
     picture = torch.randn(2, 3, 1, 32, 32)
     for position in ("sincos_2d", "learned"):
-        image = VideoViT(frames=1, tubelet=1, position=position, **TINY).eval()
+        image = VideoViT(ViTConfig(frames=1, tubelet=1, position=position, **TINY)).eval()
         video = adapt_encoder(image, frames=2, tubelet=2)
         torch.testing.assert_close(video(picture.expand(-1, -1, 2, -1, -1)), image(picture))
         back = adapt_encoder(video, frames=1, tubelet=1)
@@ -121,13 +121,13 @@ def test_a_repeated_frame_is_embedded_as_the_image(tmp_path):
 
 def test_another_length_or_size_keeps_the_weights():
     torch.manual_seed(0)
-    encoder = VideoViT(frames=4, tubelet=2, **TINY)
+    encoder = VideoViT(ViTConfig(frames=4, tubelet=2, **TINY))
     longer = adapt_encoder(encoder, frames=8, image_size=(32, 48), drop_path=0.2, final_norm=False)
-    assert longer.grid.num_tokens == 4 * 4 * 6 and longer.config["drop_path"] == 0.2
+    assert longer.grid.num_tokens == 4 * 4 * 6 and longer.config.drop_path == 0.2
     mine, theirs = longer.state_dict(), encoder.state_dict()
     assert set(theirs) - set(mine) == {"norm.weight", "norm.bias"}
     assert all(torch.equal(value, theirs[name]) for name, value in mine.items())
-    learned = VideoViT(frames=4, tubelet=2, position="learned", **TINY)
+    learned = VideoViT(ViTConfig(frames=4, tubelet=2, position="learned", **TINY))
     with pytest.raises(ValueError, match="image_size: the weights have learned positions"):
         adapt_encoder(learned, image_size=64)
     with pytest.raises(ValueError, match="frames: the weights have learned positions"):

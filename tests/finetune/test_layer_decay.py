@@ -16,7 +16,9 @@ def meta(shared):
 
 
 def classifier(**other):
-    return VideoClassifier(classes=11, frames=16, image_size=64, dim=48, depth=2, heads=3, **other)
+    return VideoClassifier.create(
+        classes=11, frames=16, image_size=64, dim=48, depth=2, heads=3, **other
+    )
 
 
 def by_name(model, groups) -> dict[str, tuple[float, float]]:
@@ -63,7 +65,7 @@ def test_frozen_parameters_are_left_out():
 
 
 def test_a_decoder_has_the_full_rate():
-    model = MaskedAutoencoder(
+    model = MaskedAutoencoder.create(
         frames=4, image_size=32, dim=24, depth=3, heads=2,
         decoder_dim=24, decoder_depth=5, decoder_heads=2,
     )  # fmt: skip

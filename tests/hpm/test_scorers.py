@@ -75,7 +75,7 @@ def test_without_a_scorer_all_is_random():
 
 def student(config: PretrainConfig) -> MaskedAutoencoder:
     torch.manual_seed(0)
-    return MaskedAutoencoder(**config.model_arguments())
+    return MaskedAutoencoder(config.model_config())
 
 
 def test_the_loss_teacher_is_configured_and_follows_after_each_step():

@@ -88,7 +88,7 @@ class MeanColour(hpm.Target):
 
 def test_a_target_needs_its_dimension_and_its_call_only():
     target = MeanColour()
-    model = MaskedAutoencoder(
+    model = MaskedAutoencoder.create(
         "vit_tiny", frames=4, image_size=(8, 12), patch=4, dim=12, depth=1, heads=2,
         decoder_dim=12, decoder_depth=1, decoder_heads=2, target_dim=target.dim,
     )  # fmt: skip
@@ -103,7 +103,7 @@ def test_a_target_needs_its_dimension_and_its_call_only():
     assert "no picture" in visualize.pictures.footnote(seen)
     for drawn in (visualize.training_picture(seen), visualize.training_animation(seen)):
         assert drawn.shape[-1] == 3
-    assert MaskedAutoencoder(**model.config).decoder.head.out_features == 3
+    assert MaskedAutoencoder(model.config).decoder.head.out_features == 3
 
 
 def test_the_width_of_pixels_follows_the_geometry():
@@ -111,6 +111,6 @@ def test_the_width_of_pixels_follows_the_geometry():
     config = PretrainConfig(model=ModelConfig(arch="vit_tiny", frames=4, image_size=32))
     grid = config.model.grid()
     dim = hpm.TARGETS[config.model.target](grid, config).dim
-    arguments = config.model_arguments(dim)
-    assert arguments["target_dim"] is None
-    assert MaskedAutoencoder(**arguments).decoder.head.out_features == grid.patch_dim
+    architecture = config.model_config(dim)
+    assert architecture.target_dim is None
+    assert MaskedAutoencoder(architecture).decoder.head.out_features == grid.patch_dim

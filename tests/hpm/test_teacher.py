@@ -15,7 +15,7 @@ MICRO = {
 
 def micro(**changes) -> MaskedAutoencoder:
     torch.manual_seed(0)
-    return MaskedAutoencoder("vit_tiny", **(MICRO | changes))
+    return MaskedAutoencoder.create("vit_tiny", **(MICRO | changes))
 
 
 def test_update_is_the_moving_average_of_every_weight():

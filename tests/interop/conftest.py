@@ -7,14 +7,14 @@ import torch
 
 from videohpm.interop import convert, read_weights
 from videohpm.interop.core import Weights
-from videohpm.models import MaskedAutoencoder, VideoClassifier, VideoViT
+from videohpm.models import MaskedAutoencoder, VideoClassifier, VideoViT, vit_config
 
 CLIP = {"frames": 4, "image_size": 32, "patch": 16}
 SIZE = CLIP | {"dim": 24, "depth": 2, "heads": 3}
 DECODER = {"decoder_dim": 16, "decoder_depth": 1, "decoder_heads": 2}
 IMAGE = {"frames": 1, "tubelet": 1, "position": "sincos_2d", "class_token": True}
-KINDS = {"MaskedAutoencoder": MaskedAutoencoder, "VideoClassifier": VideoClassifier,
-         "VideoViT": VideoViT}  # fmt: skip
+KINDS = {"MaskedAutoencoder": MaskedAutoencoder.create, "VideoClassifier": VideoClassifier.create,
+         "VideoViT": lambda **arguments: VideoViT(vit_config(**arguments))}  # fmt: skip
 
 
 def randomise(model: torch.nn.Module, seed: int = 0, key_bias: bool = True) -> torch.nn.Module:

@@ -1,5 +1,6 @@
 """Damaged and hostile files: one clear line each, nothing run, nothing left behind."""
 
+import argparse
 import io
 import json
 import os
@@ -140,8 +141,8 @@ def test_a_renamed_key_and_how_to_allow_it(micro, tmp_path, good):
     tree["model"]["encoder.blocks.1.norm1.shift"] = tree["model"].pop(moved)
     torch.save(tree, tmp_path / "a.pth")
     message = refused(micro, tmp_path / "a.pth", tmp_path, f"{moved}: missing")
-    assert "encoder.blocks.1.norm1.shift: without place" in message
-    refused(micro, tmp_path / "a.pth", tmp_path, "without place", allow_missing=(moved,))
+    assert "encoder.blocks.1.norm1.shift: not in the model" in message
+    refused(micro, tmp_path / "a.pth", tmp_path, "not in the model", allow_missing=(moved,))
     allow = (moved, "encoder.*.shift")
     weights, report = micro.read(tmp_path / "a.pth", allow_missing=allow, **GIVEN)
     assert report.missing == {moved: "keeps its initial value, allowed by allow_missing"}
@@ -213,6 +214,20 @@ def test_our_own_folder_with_a_lying_config(micro, tmp_path):
     ):
         (folder / "config.json").write_text(json.dumps(about | change))
         refused(micro, folder, tmp_path, match)
+
+
+def test_hints_that_lie_are_not_believed(micro, tmp_path, good):
+    """What videohpm writes beside the weights is read only where its type is right."""
+    _, tree = good
+    hints = {"heads": [3, 2], "frames": "four", "decoder_heads": "two", "image_size": {}}
+    torch.save(tree | {"videohpm": hints}, tmp_path / "a.pth")
+    weights, _ = micro.read(tmp_path / "a.pth", **GIVEN)
+    assert weights.encoder_config.heads == 3 and weights.encoder_config.frames == 4
+    refused(micro, tmp_path / "a.pth", tmp_path, "give --heads", heads=None)
+    for pair in ([32, 32], "224"):
+        args = argparse.Namespace(num_frames=pair, input_size=pair)
+        torch.save({"model": tree["model"], "args": args}, tmp_path / "b.pth")
+        refused(micro, tmp_path / "b.pth", tmp_path, "model", frames=None, image_size=None)
 
 
 def test_shards_stay_in_their_folder(micro, tmp_path):

@@ -37,5 +37,5 @@ def test_every_tensor_counts(micro, tmp_path, layout, kind, arguments):
             save_file(changed, file)
         with pytest.raises(UserError) as caught:
             weights, _ = micro.read(file if pickled else file.parent)
-            pytest.fail(f"{what}: read all the same, as {weights.model}")
+            pytest.fail(f"{what}: read all the same, as {weights.config}")
         assert "\n" not in str(caught.value), what

@@ -52,8 +52,8 @@ def test_heads_are_inferred_or_asked_for(micro, tmp_path):
     wide = micro.make("VideoViT", dim=128, heads=2)
     torch.save(their_names(micro, wide, "VideoViT"), tmp_path / "b.pth")
     weights, report = micro.read(tmp_path / "b.pth")
-    assert weights.model["heads"] == 2 and weights.model["frames"] == 16
-    assert weights.model["image_size"] == 224  # VideoMAE's own, and the report says so
+    assert weights.encoder_config.heads == 2 and weights.encoder_config.frames == 16
+    assert weights.encoder_config.image_size == 224  # VideoMAE's own, and the report says so
     assert sum("taken" in note for note in report.notes) == 3
 
 
@@ -69,7 +69,7 @@ def test_videomae_position_tables(micro, tmp_path, change):
     torch.save({"model": names}, tmp_path / "a.pth")
     weights, report = micro.read(tmp_path / "a.pth", **GIVEN)
     assert ("pos_embed" in report.left_over) == (change == "equal")
-    assert (weights.model.get("position") == "learned") == (change == "learned")
+    assert (weights.encoder_config.position == "learned") == (change == "learned")
     with torch.no_grad():
         moved = micro.make("VideoViT")
         moved.positions += 0.1 if change == "learned" else 0.0
@@ -101,7 +101,7 @@ def test_mae_encoder_alone(micro, tmp_path):
     from videohpm.interop import ConversionReport
 
     model = micro.make("VideoViT", **micro.IMAGE)
-    weights = micro.Weights("VideoViT", model.config, model.state_dict())
+    weights = micro.Weights(model.config, model.state_dict())
     names = encoder_tensors(weights, "mae", ConversionReport(""))
     torch.save({"model": names}, tmp_path / "a.pth")
     found, report = micro.read(tmp_path / "a.pth", heads=3)
@@ -172,7 +172,7 @@ def test_mae_st(micro, tmp_path, classes, separate):
     torch.save({"model_state": state, "epoch": 3}, tmp_path / "a.pth")
     weights, report = micro.read(tmp_path / "a.pth", heads=3, image_size=32)
     assert report.layout == f"mae_st {'pre-training' if classes is None else 'fine-tuning'}"
-    assert weights.model["frames"] == 4
+    assert weights.encoder_config.frames == 4
     x = mae_st_forward(state, clips)
     final = (state["norm.weight"], state["norm.bias"], 1e-6)
     if classes is None:
@@ -211,7 +211,7 @@ def test_a_headless_encoder_as_hubs_keep_it(micro, tmp_path):
     bare = {f"model.{n}": t for n, t in names.items() if not n.startswith("head.")}
     torch.save(bare, tmp_path / "a.pth")
     weights, report = micro.read(tmp_path / "a.pth", **GIVEN)
-    assert weights.kind == "VideoViT" and not weights.model["final_norm"]
+    assert weights.kind == "VideoViT" and not weights.encoder_config.final_norm
     assert report.left_over.keys() == {"fc_norm.weight", "fc_norm.bias"}
     with torch.no_grad():
         micro.close(weights.build()(micro.clips()), model.encoder(micro.clips()))

@@ -32,8 +32,8 @@ def test_an_encoder_in_timm(micro, tmp_path, class_token, position):
     there = timm.create_model(f"local-dir:{tmp_path / 'timm'}", pretrained=True).eval()
     micro.close(there.forward_features(images(micro)[:, :, 0]), model(images(micro)))
     back, report = micro.read(tmp_path / "timm")
-    assert report.layout == "timm image encoder" and back.model["heads"] == 3
-    assert back.model["position"] == position
+    assert report.layout == "timm image encoder" and back.encoder_config.heads == 3
+    assert back.encoder_config.position == position
     assert all(torch.equal(t, back.tensors[name]) for name, t in model.state_dict().items())
 
 
@@ -57,7 +57,7 @@ def test_a_vit_of_timm_here(micro, tmp_path, arguments):
     there = their_vit(micro, **arguments)  # with a learned table, the class token's row included
     save_for_hf(there, tmp_path / "timm", safe_serialization=True)
     weights, report = micro.read(tmp_path / "timm", **UNSAID)
-    assert weights.model["position"] == "learned"
+    assert weights.encoder_config.position == "learned"
     wanted = there if arguments["num_classes"] else there.forward_features
     micro.close(weights.build()(images(micro)), wanted(images(micro)[:, :, 0]))
     micro.save(weights.build(), tmp_path / "ours")

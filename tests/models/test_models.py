@@ -5,7 +5,7 @@ import torch
 
 from videohpm import hpm
 from videohpm.grid import Mask, TokenGrid
-from videohpm.models import MaskedAutoencoder, VideoClassifier, VideoViT
+from videohpm.models import MaskedAutoencoder, VideoClassifier, VideoViT, ViTConfig
 
 MICRO = {
     "frames": 4, "image_size": (32, 48), "patch": 8, "dim": 24, "depth": 2, "heads": 2,
@@ -15,7 +15,7 @@ DECODER = {"decoder_dim": 16, "decoder_depth": 1, "decoder_heads": 2}
 
 def autoencoder(**changes) -> MaskedAutoencoder:
     torch.manual_seed(0)
-    return MaskedAutoencoder("vit_tiny", **(MICRO | DECODER | changes)).eval()
+    return MaskedAutoencoder.create("vit_tiny", **(MICRO | DECODER | changes)).eval()
 
 
 def clips_and_mask(model, ratio=0.5, unit="tube", seed=0):
@@ -27,7 +27,7 @@ def clips_and_mask(model, ratio=0.5, unit="tube", seed=0):
 
 
 def test_embedding_is_the_strided_convolution():
-    encoder = VideoViT(**MICRO)
+    encoder = VideoViT(ViTConfig(**MICRO))
     clips = torch.randn(2, 3, 4, 32, 48)
     weight = encoder.patch_embed.proj.weight.view(24, 3, 2, 8, 8)
     wanted = torch.nn.functional.conv3d(
@@ -50,7 +50,7 @@ def test_encoding_visible_tokens_never_sees_the_masked_ones():
 
 
 def test_order_of_visible_tokens_does_not_matter_and_all_is_the_default():
-    encoder = VideoViT(**MICRO).eval()
+    encoder = VideoViT(ViTConfig(**MICRO)).eval()
     clips = torch.randn(2, 3, 4, 32, 48)
     order = torch.stack([torch.randperm(encoder.grid.num_tokens) for _ in range(2)])
     every = encoder(clips)
@@ -99,7 +99,7 @@ def test_scores_are_of_tubes_or_tokens():
 def test_recomputing_blocks_gives_the_same_gradients():
     gradients = []
     for recompute in (False, True):
-        model = autoencoder(checkpoint=recompute).train()
+        model = autoencoder(checkpoint_activations=recompute).train()
         clips, mask = clips_and_mask(model)
         out = model(clips, mask)
         (out.pixels.square().mean() + out.scores.mean()).backward()
@@ -110,15 +110,15 @@ def test_recomputing_blocks_gives_the_same_gradients():
 
 def test_position_tables_tell_all_tokens_apart_and_extend_images():
     for kind in ("sincos_1d", "sincos_2d"):
-        encoder = VideoViT(**MICRO, position=kind)
+        encoder = VideoViT(ViTConfig(**MICRO, position=kind))
         assert torch.cdist(encoder.positions, encoder.positions).fill_diagonal_(1).min() > 1e-3
-    image = VideoViT(**(MICRO | {"frames": 1, "tubelet": 1}), position="sincos_2d")
+    image = VideoViT(ViTConfig(**(MICRO | {"frames": 1, "tubelet": 1}), position="sincos_2d"))
     assert torch.equal(encoder.positions[: image.grid.num_tokens], image.positions)
 
 
 def test_tube_queries_tell_all_tubes_apart():
     for size in ((16, 224), (32, 224), (16, 112)):
-        model = MaskedAutoencoder(
+        model = MaskedAutoencoder.create(
             "vit_tiny", frames=size[0], image_size=size[1], depth=1, decoder_depth=1
         )
         apart = torch.cdist(model.tube_positions, model.tube_positions)
@@ -127,12 +127,12 @@ def test_tube_queries_tell_all_tubes_apart():
 
 def test_classifier_pools_tokens_then_norms():
     torch.manual_seed(0)
-    model = VideoClassifier("vit_tiny", classes=5, head_scale=1.0, **MICRO).eval()
+    model = VideoClassifier.create("vit_tiny", classes=5, head_scale=1.0, **MICRO).eval()
     clips = torch.randn(2, 3, 4, 32, 48)
     pooled = model.fc_norm(model.encoder(clips).mean(1))
     torch.testing.assert_close(model(clips), pooled @ model.head.weight.T + model.head.bias)
     with pytest.raises(ValueError, match="class token"):
-        VideoClassifier("vit_tiny", classes=5, pool="class_token", **MICRO)
+        VideoClassifier.create("vit_tiny", classes=5, pool="class_token", **MICRO)
 
 
 def test_an_image_is_a_clip_of_one_step():

@@ -1,7 +1,7 @@
 """Weights out and in; checkpoints that a crash at any byte cannot spoil.
 
 A folder of weights, whether a checkpoint or an export, holds ``model.safetensors`` and
-``config.json`` (what to build, and with which arguments); ``teacher.safetensors`` where there is
+``config.json`` (which model, in which configuration); ``teacher.safetensors`` where there is
 a teacher. A checkpoint adds what a run needs to go on.
 
 ============== ==============================================================================
@@ -16,20 +16,19 @@ from videohpm.checkpoint.folders import check_writable, checkpoints, latest, tid
 from videohpm.checkpoint.runs import Saved, restore, restore_moments, save, to_resume
 from videohpm.checkpoint.weights import (
     FORMAT,
-    KINDS,
     VERSION,
     export,
     find_weights,
     load_encoder,
     load_model,
     load_teacher,
-    read_about,
+    read_config,
+    read_metadata,
     save_weights,
 )
 
 __all__ = [
     "FORMAT",
-    "KINDS",
     "VERSION",
     "Saved",
     "check_writable",
@@ -40,7 +39,8 @@ __all__ = [
     "load_encoder",
     "load_model",
     "load_teacher",
-    "read_about",
+    "read_config",
+    "read_metadata",
     "restore",
     "restore_moments",
     "save",

@@ -31,7 +31,7 @@ from torch import Tensor, nn
 
 from videohpm.checkpoint import folders
 from videohpm.checkpoint.stream import TensorFile
-from videohpm.checkpoint.weights import load_into, write_about
+from videohpm.checkpoint.weights import load_into, write_metadata
 from videohpm.compat import RENAMED_STATE, upgrade_names
 from videohpm.errors import RunError, UserError
 
@@ -194,7 +194,7 @@ class _Writer:
             try:
                 for file in self.files.values():
                     file.close()
-                write_about(self.partial, model, None, description)
+                write_metadata(self.partial, model, None, description)
                 (self.partial / "state.json").write_text(json.dumps(state, indent=2) + "\n")
                 folders.commit(self.partial, keep)
                 return

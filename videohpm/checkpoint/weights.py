@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from os import PathLike
 from pathlib import Path
 
 import torch
@@ -13,12 +14,21 @@ from torch import nn
 from videohpm.checkpoint.folders import latest
 from videohpm.compat import RENAMED_MODEL_ARGUMENTS, upgrade_names
 from videohpm.config import options
+from videohpm.config.architecture import (
+    Architecture,
+    MAEConfig,
+    ViTConfig,
+    classifier_config,
+    mae_config,
+)
+from videohpm.config.plain import as_plain, from_plain
 from videohpm.errors import UserError
 from videohpm.hpm import LossTeacher
-from videohpm.models import MaskedAutoencoder, VideoClassifier, VideoViT
+from videohpm.models import MaskedAutoencoder, VideoViT
+from videohpm.models.build import CONFIGS, Model, build_model, encoder_in
 
-FORMAT, VERSION = "videohpm", 1
-KINDS = {kind.__name__: kind for kind in (MaskedAutoencoder, VideoClassifier, VideoViT)}
+FORMAT, VERSION = "videohpm", 2
+"""Version 1 had a model's arguments in one flat table, and activation checkpointing among them."""
 
 
 def save_weights(
@@ -28,76 +38,102 @@ def save_weights(
 
     Args:
         folder: made if missing.
-        extra: what else config.json should say (plain JSON values).
+        model: one of :mod:`videohpm.models`.
+        extra: what else config.json should hold (plain JSON values).
     """
     folder.mkdir(parents=True, exist_ok=True)
     save_file(_tensors(model), folder / "model.safetensors", {"format": "pt"})
     if teacher is not None:
         save_file(_tensors(teacher.model), folder / "teacher.safetensors", {"format": "pt"})
-    write_about(folder, model, teacher, extra)
+    write_metadata(folder, model, teacher, extra)
 
 
-def write_about(
+def write_metadata(
     folder: Path, model: nn.Module, teacher: LossTeacher | None, extra: dict | None = None
 ) -> None:
-    """Write config.json: what to build, and with which arguments."""
-    about = {"format": FORMAT, "version": VERSION, "kind": type(model).__name__}
+    """Write config.json: which model to build, and with which configuration."""
+    metadata = {"format": FORMAT, "version": VERSION, "kind": type(model).__name__}
     if teacher is not None:
-        about["teacher"] = {"steps": teacher.steps, "read": teacher.read}
-    about |= {"model": model.config} | (extra or {})
-    (folder / "config.json").write_text(json.dumps(about, indent=2) + "\n")
+        metadata["teacher"] = {"steps": teacher.steps, "read": teacher.read}
+    metadata |= {"model": as_plain(model.config)} | (extra or {})
+    (folder / "config.json").write_text(json.dumps(metadata, indent=2) + "\n")
 
 
-def load_model(path: str | Path) -> MaskedAutoencoder | VideoClassifier | VideoViT:
+def load_model(path: str | PathLike[str]) -> Model:
     """The model saved in a run folder (its newest checkpoint), a checkpoint or an export.
 
     On the CPU and in evaluation mode. Raises UserError when there is none, or it is damaged.
     """
-    folder, about = read_about(path)
+    folder, metadata = read_metadata(path)
     try:
-        model = KINDS[about["kind"]](**about["model"])
+        model = build_model(read_config(metadata))
     except (TypeError, ValueError) as error:
-        raise UserError(f"{folder}/config.json: says no model ({error})") from None
+        raise UserError(f"{folder}/config.json: describes no model ({error})") from None
     load_into(model, folder / "model.safetensors")
     return model.eval()
 
 
-def load_teacher(path: str | Path) -> LossTeacher:
+def load_teacher(path: str | PathLike[str]) -> LossTeacher:
     """The teacher saved beside the model. Raises UserError when there is none."""
-    folder, about = read_about(path)
-    if "teacher" not in about:
+    folder, metadata = read_metadata(path)
+    if "teacher" not in metadata:
         raise UserError(f"{folder}: holds no teacher (it was trained without mining, or exported)")
-    student = MaskedAutoencoder(**about["model"])
-    teacher = LossTeacher(student, about["teacher"]["steps"], about["teacher"]["read"])
+    try:
+        config, settings = read_config(metadata), metadata["teacher"]
+        if not isinstance(config, MAEConfig):
+            raise ValueError("only an autoencoder has a teacher")
+        teacher = LossTeacher(MaskedAutoencoder(config), settings["steps"], settings["read"])
+    except (TypeError, ValueError, KeyError) as error:
+        raise UserError(f"{folder}/config.json: describes no teacher ({error})") from None
     load_into(teacher.model, folder / "teacher.safetensors")
     return teacher
 
 
-def load_encoder(path: str | Path) -> VideoViT:
-    """The encoder of whatever is saved there."""
-    model = load_model(path)
-    return model if isinstance(model, VideoViT) else model.encoder
+def load_encoder(path: str | PathLike[str]) -> VideoViT:
+    """The encoder of whatever model is saved there."""
+    return encoder_in(load_model(path))
 
 
-def read_about(path: str | Path) -> tuple[Path, dict]:
-    """The folder of weights meant by ``path``, and what its config.json says."""
+def read_metadata(path: str | PathLike[str]) -> tuple[Path, dict]:
+    """The folder of weights meant by ``path``, and what its config.json holds.
+
+    Raises UserError where that is not what this version of videohpm, or an earlier one, wrote.
+    """
     folder = find_weights(path)
     try:
-        about = json.loads((folder / "config.json").read_text())
-        if isinstance(about["model"], dict):
-            about["model"] = upgrade_names(about["model"], RENAMED_MODEL_ARGUMENTS)
-        known = about["format"] == FORMAT and about["kind"] in KINDS and about["model"]
+        metadata = json.loads((folder / "config.json").read_text())
+        kind, version = metadata["kind"], metadata["version"]
+        known = metadata["format"] == FORMAT and kind in CONFIGS and metadata["model"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{folder}/config.json: cannot be read ({error})") from error
-    if not known or about["version"] > VERSION:
+    if not known or type(version) is not int or version > VERSION:
         raise UserError(
-            f"{folder}/config.json: {about['kind']} in version {about.get('version')} of the "
-            "format is not known to this version of videohpm"
+            f"{folder}/config.json: {kind} in version {version} of the format is not known to this "
+            "version of videohpm"
         )
-    return folder, about
+    return folder, metadata
 
 
-def find_weights(path: str | Path) -> Path:
+def read_config(metadata: dict) -> Architecture:
+    """The configuration of the model that config.json describes.
+
+    Raises ValueError, naming the field, where it describes none.
+    """
+    kind, model = metadata["kind"], metadata["model"]
+    if metadata["version"] > 1:
+        return from_plain(CONFIGS[kind], model)
+    if not isinstance(model, dict):
+        raise ValueError(f"model: {model!r} is not a mapping of fields")
+    model = upgrade_names(model, RENAMED_MODEL_ARGUMENTS)
+    model.pop("checkpoint", None)
+    if kind == "MaskedAutoencoder":
+        return mae_config(**model)
+    if kind == "VideoClassifier":
+        return classifier_config(**model)
+    return from_plain(ViTConfig, model)
+
+
+def find_weights(path: str | PathLike[str]) -> Path:
     """A run's newest checkpoint, or ``path`` itself where it holds weights."""
     path = Path(path)
     if path.name == "model.safetensors":
@@ -127,7 +163,7 @@ def export(source: str, out: str, what: str = "encoder", weights: str = "student
     if folder.exists() and any(folder.iterdir()):
         raise UserError(f"{out}: exists and is not empty; give another folder")
     model = load_model(source) if weights == "student" else load_teacher(source).model
-    save_weights(folder, model.encoder if what == "encoder" else model)
+    save_weights(folder, encoder_in(model) if what == "encoder" else model)
     print(f"{out}: {what} of the {weights} of {find_weights(source)}")
 
 
@@ -136,16 +172,16 @@ def _tensors(model: nn.Module) -> dict[str, torch.Tensor]:
 
 
 def load_into(model: nn.Module, file: Path) -> None:
-    """Load a file of weights into ``model``. Raises UserError when it is damaged or another's."""
+    """Load a file of weights into ``model``. Raises UserError: it is damaged, or does not fit."""
     try:
         weights = load_file(file)
     except (OSError, SafetensorError) as error:
         raise UserError(f"{file}: cannot be read ({error})") from error
-    mine = model.state_dict()
+    wanted = model.state_dict()
     wrong = [
         f"{name} {list(weights[name].shape) if name in weights else 'missing'}"
-        for name in sorted(mine.keys() | weights.keys())
-        if name not in mine or name not in weights or mine[name].shape != weights[name].shape
+        for name in sorted(wanted.keys() | weights.keys())
+        if name not in wanted or name not in weights or wanted[name].shape != weights[name].shape
     ]
     if wrong:
         more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""

@@ -10,6 +10,7 @@ run            :class:`RunConfig`: length, seed, checkpoints, logging
 data           :class:`DataConfig`: what is read, and how clips are cut
 dataset_info   :class:`DatasetInfo`: what a dataset.yaml says, which recipes refer to
 sizes          the published sizes of vision transformers
+architecture   :class:`ViTConfig`, :class:`MAEConfig` ...: what a model is built from
 model          :class:`ModelConfig`: the masked autoencoder
 mask           :class:`MaskConfig`: what is hidden
 hpm            :class:`HPMConfig`: loss predictor, teacher, easy to hard
@@ -24,6 +25,16 @@ convert        :class:`ReadOptions`: what a foreign checkpoint does not say
 ============== ==============================================================================
 """
 
+from videohpm.config.architecture import (
+    DecoderConfig,
+    MAEConfig,
+    PredictorConfig,
+    VideoClassifierConfig,
+    ViTConfig,
+    classifier_config,
+    mae_config,
+    vit_config,
+)
 from videohpm.config.convert import ReadOptions
 from videohpm.config.data import DataConfig
 from videohpm.config.dataset_info import DatasetInfo, read_dataset_info
@@ -52,24 +63,32 @@ __all__ = [
     "ClassifierConfig",
     "DataConfig",
     "DatasetInfo",
+    "DecoderConfig",
     "EngineConfig",
     "EvaluateConfig",
     "FinetuneConfig",
     "HPMConfig",
     "LossConfig",
+    "MAEConfig",
     "MaskConfig",
     "ModelConfig",
     "OptimConfig",
     "PlanConfig",
+    "PredictorConfig",
     "PretrainConfig",
     "ProbeConfig",
     "ReadOptions",
     "RunConfig",
     "SamplesConfig",
     "ValidationConfig",
+    "ViTConfig",
+    "VideoClassifierConfig",
     "ViewConfig",
     "as_plain",
+    "classifier_config",
     "from_plain",
+    "mae_config",
     "read_dataset_info",
     "size_of",
+    "vit_config",
 ]

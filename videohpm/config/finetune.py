@@ -7,18 +7,16 @@ import re
 from dataclasses import dataclass, field
 from typing import Any
 
+from videohpm.config.architecture import POOLS, POSITIONS
 from videohpm.config.checks import Section
 from videohpm.config.data import DataConfig
 from videohpm.config.dataset_info import read_dataset_info
 from videohpm.config.engine import EngineConfig, check_batch
 from videohpm.config.evaluate import ViewConfig
-from videohpm.config.model import POSITIONS
 from videohpm.config.optim import OptimConfig
 from videohpm.config.run import RunConfig
 from videohpm.config.sizes import SIZES
 from videohpm.errors import ConfigError
-
-POOLS = ("mean", "class_token", "first_token", "attentive")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from videohpm.config.architecture import PREDICTORS
 from videohpm.config.checks import Section
 
-PREDICTORS = ("tube", "token")
 OBJECTIVES = ("relative", "absolute")
 READOUTS = ("query", "visible")
 PUBLISHED_MOMENTUM = (0.999, 0.9999, 100.0)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from videohpm.config.architecture import POSITIONS
 from videohpm.config.checks import Section
 from videohpm.config.sizes import SIZES
 from videohpm.errors import ConfigError
 from videohpm.grid import TokenGrid
 
-POSITIONS = ("sincos_1d", "sincos_2d", "learned")
 TARGETS = ("raw", "per_channel", "joint")
 PATCH_INITS = ("default", "xavier")
 

@@ -1,52 +1,91 @@
-"""Config dataclasses as plain dicts and lists, as YAML and JSON hold them, and back."""
+"""Dataclasses as plain dicts and lists, as YAML and JSON hold them, and back, checked by type."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, fields, is_dataclass
+from dataclasses import MISSING, asdict, fields, is_dataclass
 from types import UnionType
-from typing import TYPE_CHECKING, Any, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-if TYPE_CHECKING:
-    from _typeshed import DataclassInstance
+from videohpm.errors import ConfigError
 
-Config = TypeVar("Config", bound="DataclassInstance")
+Config = TypeVar("Config")
 
 
-def as_plain(config: DataclassInstance) -> dict[str, Any]:
-    """A dataclass instance as nested dicts, lists and numbers."""
+def as_plain(config: Any) -> dict[str, Any]:
+    """A dataclass instance as nested dicts, lists and numbers; :func:`from_plain` reads them."""
     return _lists(asdict(config))
 
 
-def from_plain(kind: type[Config], values: Mapping[str, Any], *, strict: bool = True) -> Config:
+def from_plain(
+    kind: type[Config], values: Mapping[str, Any], *, strict: bool = True, name: str = ""
+) -> Config:
     """The inverse of :func:`as_plain`; fields that ``values`` lacks keep their defaults.
 
     Args:
-        kind: the dataclass to build; its sections are built likewise, lists become tuples where
-            the field is one.
+        kind: the dataclass to build; its sections are built likewise, lists become tuples and
+            whole numbers floats where the field is one.
         values: fields by name.
-        strict: raise TypeError for a name that is no field; False leaves it out.
+        strict: refuse a name that is no field; False leaves it out.
+        name: what errors call ``values``: the field ``a`` is then ``name.a``.
 
-    Raises ConfigError for what the dataclasses' own checks refuse.
+    Raises ConfigError naming the field, for an unknown name, a missing field, a value of another
+    type, and what the dataclasses' own checks refuse.
     """
-    known = {field.name for field in fields(kind) if field.init}
-    unknown = sorted(values.keys() - known)
-    if unknown and strict:
-        raise TypeError(f"{kind.__name__} has no field {', '.join(unknown)}")
-    hints = get_type_hints(kind)
-    given = {name: value for name, value in values.items() if name in known}
-    return kind(**{name: _value(hints[name], value, strict) for name, value in given.items()})
+    if not isinstance(values, Mapping):
+        raise ConfigError(f"{name or kind.__name__}: {values!r} is not a mapping of fields")
+    known = {field.name: field for field in fields(kind) if field.init}  # pyright: ignore
+    prefix, hints = f"{name}." if name else "", get_type_hints(kind)
+    for unknown in [] if not strict else sorted(values.keys() - known):
+        raise ConfigError(f"{prefix}{unknown}: {kind.__name__} has no such field")
+    for each, field in known.items():
+        if each not in values and field.default is field.default_factory is MISSING:
+            raise ConfigError(f"{prefix}{each}: missing")
+    given = {each: value for each, value in values.items() if each in known}
+    return kind(
+        **{each: _value(hints[each], v, strict, f"{prefix}{each}") for each, v in given.items()}
+    )
 
 
-def _value(hint: Any, value: Any, strict: bool) -> Any:
-    if get_origin(hint) in (Union, UnionType):
-        kinds = [kind for kind in get_args(hint) if kind is not type(None)]
-        hint = kinds[0] if len(kinds) == 1 else Any
-    if isinstance(hint, type) and is_dataclass(hint) and isinstance(value, Mapping):
-        return from_plain(hint, value, strict=strict)
-    if get_origin(hint) is tuple and isinstance(value, list):
-        return tuple(value)
-    return value
+def _value(hint: Any, value: Any, strict: bool, name: str) -> Any:
+    """``value`` as the type ``hint``. ConfigError where it is another."""
+    origin, arguments = get_origin(hint), get_args(hint)
+    if hint is Any or (origin is Literal and value in arguments):
+        return value
+    if origin in (Union, UnionType):
+        return _one_of(arguments, value, strict, name)
+    if is_dataclass(hint) and isinstance(hint, type):
+        return from_plain(hint, value, strict=strict, name=name)
+    if isinstance(value, list | tuple):
+        if origin is list:
+            return [_value(arguments[0], each, strict, name) for each in value]
+        if origin is tuple and arguments[-1] is Ellipsis:
+            return tuple(_value(arguments[0], each, strict, name) for each in value)
+        if origin is tuple and len(arguments) == len(value):
+            pairs = zip(arguments, value, strict=True)
+            return tuple(_value(kind, each, strict, name) for kind, each in pairs)
+    if hint is float and type(value) is int:
+        return float(value)
+    if type(value) is hint:
+        return value
+    raise ConfigError(f"{name}: {value!r} is not {_text(hint)}")
+
+
+def _one_of(hints: tuple[Any, ...], value: Any, strict: bool, name: str) -> Any:
+    if value is None and type(None) in hints:
+        return None
+    hints = tuple(hint for hint in hints if hint is not type(None))
+    for hint in hints:
+        try:
+            return _value(hint, value, strict, name)
+        except ConfigError:
+            if len(hints) == 1:
+                raise
+    raise ConfigError(f"{name}: {value!r} is not {' or '.join(map(_text, hints))}")
+
+
+def _text(hint: Any) -> str:
+    return hint.__name__ if isinstance(hint, type) and not get_args(hint) else str(hint)
 
 
 def _lists(value: Any) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from videohpm.config.architecture import MAEConfig, mae_config
 from videohpm.config.data import DataConfig
 from videohpm.config.dataset_info import read_dataset_info
 from videohpm.config.engine import EngineConfig, check_batch
@@ -70,20 +71,17 @@ class PretrainConfig:
         without = self.mask.scorer == "loss_teacher" and not self.hpm.enabled
         return "none" if without else self.mask.scorer
 
-    def model_arguments(self, target_dim: int | None = None) -> dict:
-        """The arguments of :class:`videohpm.MaskedAutoencoder`.
+    def model_config(self, target_dim: int | None = None) -> MAEConfig:
+        """The architecture, for :class:`videohpm.MaskedAutoencoder`.
 
         Args:
             target_dim: values of a token that are predicted; None for its pixels.
         """
         hpm = self.hpm
-        size = self.model.image_size
-        # In image mode tube and token are one: the published, token-level form covers both.
-        return asdict(self.model) | {
-            "image_size": size if isinstance(size, int) else tuple(size),
-            "target_dim": None if target_dim == self.model.grid().patch_dim else target_dim,
-            "predictor_unit": hpm.predictor_unit if hpm.enabled else None,
-            "predictor_depth": hpm.predictor_depth,
-            "predictor_detach": hpm.predictor_detach,
-            "checkpoint": self.engine.checkpoint_activations,
-        }
+        return mae_config(
+            **asdict(self.model),
+            target_dim=None if target_dim == self.model.grid().patch_dim else target_dim,
+            predictor_unit=hpm.predictor_unit if hpm.enabled else None,
+            predictor_depth=hpm.predictor_depth,
+            predictor_detach=hpm.predictor_detach,
+        )

@@ -114,7 +114,7 @@ class ZeroEngine(TorchEngine):
         if self.stage != 3:
             return module
         original: Any = module
-        copy = type(original)(**original.config)
+        copy = type(original)(original.config)
         weights = {
             name: self.full_tensor(parameter) for name, parameter in module.named_parameters()
         }

@@ -36,7 +36,7 @@ def evaluate(config: EvaluateConfig) -> int:
     processes = init_eval_processes(device)
     scores = score(
         model.to(device),
-        model.config["classes"],
+        model.config.classes,
         manifest,
         protocol,
         processes=processes,
@@ -62,7 +62,7 @@ def labelled_samples(
     manifest = find_samples(
         data.root, data.manifest, labels=True, kind=data.kind, classes=loaded.labels or classes
     )
-    count, highest = loaded.classifier().config["classes"], int(manifest.labels.max())
+    count, highest = loaded.classifier().config.classes, int(manifest.labels.max())
     if highest >= count:
         raise UserError(
             f"data: label {highest}, but the model knows {count} classes (0 to {count - 1}); give "

@@ -7,7 +7,6 @@ import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
 
 import torch
 from torch import Tensor
@@ -17,9 +16,8 @@ from videohpm.compat import upgrade_config
 from videohpm.config import DataConfig, from_plain
 from videohpm.errors import UserError
 from videohpm.evaluate.protocol import EvalProtocol
-from videohpm.models import MaskedAutoencoder, VideoClassifier, VideoViT
-
-Model = MaskedAutoencoder | VideoClassifier | VideoViT
+from videohpm.models import VideoClassifier, VideoViT
+from videohpm.models.build import Model, build_model, encoder_in
 
 BEST = "best"
 """Where a fine-tuning run keeps the weights that did best in validation."""
@@ -38,7 +36,7 @@ class Loaded:
     @property
     def encoder(self) -> VideoViT:
         """The encoder alone."""
-        return self.model if isinstance(self.model, VideoViT) else self.model.encoder
+        return encoder_in(self.model)
 
     def classifier(self) -> VideoClassifier:
         """The model, which must be a classifier. Raises UserError."""
@@ -68,8 +66,8 @@ def load(path: str | os.PathLike[str]) -> Loaded:
     Raises UserError where there is none.
     """
     folder = find(path)
-    model = cast(Model, checkpoint.load_model(folder))
-    _, metadata = checkpoint.read_about(folder)
+    model = checkpoint.load_model(folder)
+    _, metadata = checkpoint.read_metadata(folder)
     grid = model.grid
     known = {"frames": grid.frames, "size": (grid.height, grid.width)}
     try:
@@ -114,19 +112,18 @@ def fingerprint(path: str | os.PathLike[str]) -> str:
 
 def token_features(model: Model, clips: Tensor) -> Tensor:
     """All tokens that a model's encoder makes of normalised clips: (B, [1+]N, D)."""
-    return (model if isinstance(model, VideoViT) else model.encoder)(clips)
+    return encoder_in(model)(clips)
 
 
 def pool_tokens(model: Model, tokens: Tensor) -> Tensor:
     """One feature of all tokens (B, [1+]N, D): what a classifier's head reads, else their mean."""
     if isinstance(model, VideoClassifier):
         return model.pooled(tokens)
-    encoder = model.encoder if isinstance(model, MaskedAutoencoder) else model
-    return tokens[:, 0 if encoder.cls_token is None else 1 :].mean(1)
+    return tokens[:, encoder_in(model).num_prefix_tokens :].mean(1)
 
 
 def random_copy(model: Model, seed: int) -> Model:
     """A model of the same architecture with random weights, as a baseline."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return type(model)(**model.config).eval()
+        return build_model(model.config).eval()

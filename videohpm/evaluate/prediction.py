@@ -61,7 +61,7 @@ def predict(
     manifest, view = _samples(paths, loaded), _views(views)
     scores = score(
         classifier.to(torch.device(device)),
-        classifier.config["classes"],
+        classifier.config.classes,
         manifest,
         loaded.protocol.changed(None, view.given()),
         processes=EvalProcesses(),

@@ -11,6 +11,7 @@ import torch
 
 from videohpm.checkpoint import check_writable
 from videohpm.config import ProbeConfig
+from videohpm.config.plain import as_plain
 from videohpm.data import Manifest, find_samples
 from videohpm.errors import UserError
 from videohpm.evaluate.command import check_kind, resolve_device
@@ -66,7 +67,7 @@ def probe(config: ProbeConfig) -> int:
         )
     if processes.is_main:
         found = {n: read_features(out / f"{n}-features") for n in ("train", "validation")}
-        result = run_probes(config, found, classes, loaded.encoder.config["heads"], device)
+        result = run_probes(config, found, classes, loaded.encoder.config.heads, device)
         write_probe(out, config, protocol, loaded, weights, result, found)
     processes.destroy_process_group()
     return UNREADABLE if any(errors.values()) else 0
@@ -132,7 +133,7 @@ def write_probe(
         "probes": result,
         **counts,
         "weights": weights,
-        "encoder": loaded.encoder.config,
+        "encoder": as_plain(loaded.encoder.config),
         "protocol": protocol.plain(),
         "config": asdict(config),
     }

@@ -28,8 +28,7 @@ class LossTeacher(nn.Module):
         if read not in ("query", "visible"):
             raise ValueError(f"score_readout: {read!r} is neither query nor visible")
         self.steps, self.read, self.ema = steps, read, Ema()
-        lean = student.config | {"pixel_decoder": False, "drop_path": 0.0, "checkpoint": False}
-        self.model = MaskedAutoencoder(**lean).to(student.mask_token.device)
+        self.model = MaskedAutoencoder(student.config.for_teacher()).to(student.mask_token.device)
         self.requires_grad_(False).eval()
         names = [name for name, _ in self.model.named_parameters()]
         weights = student.state_dict()

@@ -1,4 +1,4 @@
-"""Published checkpoints in, other people's layouts out, every tensor accounted for."""
+"""Published checkpoints in, other layouts out, every tensor accounted for."""
 
 from videohpm.config import ReadOptions
 from videohpm.interop.convert import READERS, WRITERS, convert, read_weights

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+from videohpm.config.plain import as_plain
 from videohpm.interop.core import Weights
 from videohpm.interop.huggingface import CLASSES
 from videohpm.interop.report import ConversionReport
 
-UNKNOWN = "Not recorded. Say here what the model was trained on before you share it."
+UNKNOWN = "Not recorded. State here what the model was trained on before you share it."
 LICENCE = (
     "Weights inherit terms from the weights they were made from and from the data they saw. "
     "Several published weights (those of VideoMAE, MAE and mae_st among them) came under CC BY-NC "
@@ -34,11 +36,11 @@ FRONT = {
 def write_card(
     weights: Weights, folder: Path, report: ConversionReport, data: str | None, metrics: dict | None
 ) -> None:
-    """Write README.md: what the model is, how to load it, data, metrics, licence, the account."""
+    """Write README.md: what the model is, how to load it, data, metrics, licence, conversion."""
     target, name = report.target, Path(report.out).name
     account = replace(report, source=Path(report.source).name, out=name)  # no paths of this machine
     use = USE[target].format(out=name, hf=CLASSES[weights.kind])
-    rows = [f"| {key} | {value} |" for key, value in weights.model.items() if value]
+    rows = [f"| {key} | {value} |" for key, value in _rows(as_plain(weights.config)) if value]
     metrics = metrics or weights.extra.get("metrics")
     measured = [f"| {key} | {value} |" for key, value in (metrics or {}).items()]
     parts = [
@@ -46,7 +48,7 @@ def write_card(
         f"# {name}\n",
         f"A {weights.kind} in the {target} layout, converted by videohpm.\n",
         f"```python\n{use}\n```\n",
-        "## Model\n\n| argument | value |\n|---|---|\n" + "\n".join(rows) + "\n",
+        "## Model\n\n| setting | value |\n|---|---|\n" + "\n".join(rows) + "\n",
         f"## Data\n\n{data or weights.extra.get('data') or UNKNOWN}\n",
         "## Metrics\n\n"
         + ("| metric | value |\n|---|---|\n" + "\n".join(measured) if measured else "Not recorded.")
@@ -55,3 +57,12 @@ def write_card(
         f"## Conversion\n\n```\n{account}\n```\n",
     ]
     (folder / "README.md").write_text("\n".join(part for part in parts if part))
+
+
+def _rows(config: dict, prefix: str = "") -> Iterator[tuple[str, object]]:
+    """Every value of a plain configuration, by its dotted name."""
+    for name, value in config.items():
+        if isinstance(value, dict):
+            yield from _rows(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value

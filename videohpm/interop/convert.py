@@ -16,15 +16,15 @@ from videohpm.interop.inflate import inflate
 from videohpm.interop.report import ConversionReport
 
 READERS = (huggingface, videomae, mae_st, mae, timm)
-"""Asked in this order whether a source is theirs."""
+"""Asked in this order whether they recognise a source."""
 WRITERS = {layout.NAME: layout for layout in (native, videomae, huggingface, timm, mae)}
 
 
 def read_weights(source: str | Path, **options) -> tuple[Weights, ConversionReport]:
-    """The model in ``source``, whatever layout that has, and the account of its tensors.
+    """The model in ``source``, whatever its layout, and a report of what became of its tensors.
 
     Args:
-        source: a checkpoint file, a folder with one, or a run folder of ours.
+        source: a checkpoint file, a folder with one, or a run folder of videohpm's.
         options: fields of :class:`videohpm.interop.ReadOptions`.
 
     Raises UserError, one line, for what cannot be read, recognised or accounted for.
@@ -34,7 +34,7 @@ def read_weights(source: str | Path, **options) -> tuple[Weights, ConversionRepo
     weights = _read(Path(source), report, chosen)
     if chosen.inflate is not None:
         inflate(weights, chosen.inflate, chosen.frames or 16, report)
-    report.kind, report.model = weights.kind, weights.model
+    report.kind, report.config = weights.kind, weights.config
     return weights, report
 
 
@@ -73,7 +73,7 @@ def convert(
     """Convert a checkpoint to another layout; the source's is recognised.
 
     Args:
-        source: a checkpoint file, a folder with one, or a run folder of ours.
+        source: a checkpoint file, a folder with one, or a run folder of videohpm's.
         out: a folder to make; a failure leaves nothing behind.
         to: videohpm, videomae, huggingface, timm or mae.
         what: ``all``, or ``encoder``: the encoder alone.

@@ -1,51 +1,45 @@
-"""What every layout reads into and writes from, and the account that must close."""
+"""What every layout reads into and writes from; every tensor must be accounted for."""
 
 from __future__ import annotations
 
-import inspect
-import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from videohpm.config import ReadOptions
+from videohpm.config.architecture import Architecture, encoder_of
 from videohpm.errors import UserError
 from videohpm.grid import TokenGrid
 from videohpm.hpm import LossTeacher
 from videohpm.interop.report import ConversionReport
-from videohpm.models import SIZES, MaskedAutoencoder, VideoClassifier, VideoViT
+from videohpm.models import SIZES, MAEConfig, MaskedAutoencoder, VideoClassifierConfig, ViTConfig
+from videohpm.models.build import Model, build_model, kind_of
 from videohpm.models.vit import position_table
 
-KINDS = {kind.__name__: kind for kind in (MaskedAutoencoder, VideoClassifier, VideoViT)}
 TOKEN_LIMIT, WIDTH_LIMIT, DEPTH_LIMIT = 1 << 18, 1 << 15, 1 << 9
-"""Beyond any model; sizes from a foreign file may not make us allocate without end."""
+"""Beyond any model: sizes from a foreign file may not allocate memory without bound."""
 
 
 @dataclass
 class Weights:
-    """A model as plain data."""
+    """A model as its configuration and its tensors."""
 
-    kind: str
-    model: dict
-    """Constructor arguments."""
+    config: Architecture
     tensors: dict[str, Tensor]
     teacher: dict[str, Tensor] | None = None
-    teacher_about: dict = field(default_factory=lambda: {"steps": None, "read": "visible"})
+    teacher_settings: dict = field(default_factory=lambda: {"steps": None, "read": "visible"})
+    """Arguments of :class:`videohpm.LossTeacher`."""
     extra: dict = field(default_factory=dict)
     """Plain values kept in config.json: labels, mean and std, data, metrics."""
 
     def encoder(self, report: ConversionReport) -> Weights:
         """The encoder alone, as a VideoViT; what is left out is entered in the report."""
-        if self.kind == "VideoViT":
+        if isinstance(self.config, ViTConfig):
             return self
-        known = inspect.signature(VideoViT).parameters
-        model = {name: value for name, value in self.model.items() if name in known}
-        size = SIZES[self.model.get("arch", "vit_base")]
-        for name in ("dim", "depth", "heads", "mlp_ratio"):
-            model[name] = self.model.get(name) or getattr(size, name)
-        model["final_norm"] = "encoder.norm.weight" in self.tensors
+        has_norm = "encoder.norm.weight" in self.tensors
+        config = replace(self.encoder_config, final_norm=has_norm)
         tensors, prefix = {}, "encoder."
         for name, tensor in self.tensors.items():
             if name.startswith(prefix):
@@ -54,94 +48,110 @@ class Weights:
                 report.not_written[name] = "only the encoder is written"
         for name in self.teacher or ():
             report.not_written[f"teacher: {name}"] = "only the encoder is written"
-        return Weights("VideoViT", model, tensors, extra=self.extra)
+        return Weights(config, tensors, extra=self.extra)
+
+    @property
+    def kind(self) -> str:
+        """MaskedAutoencoder, VideoClassifier or VideoViT."""
+        return kind_of(self.config)
+
+    @property
+    def encoder_config(self) -> ViTConfig:
+        """The encoder's part of the configuration."""
+        return encoder_of(self.config)
 
     @property
     def grid(self) -> TokenGrid:
         """The grid of the model."""
-        return grid_of(self.model)
+        return grid_of(self.config)
 
     @property
     def prefix(self) -> str:
-        """What stands before the encoder's names."""
-        return "" if self.kind == "VideoViT" else "encoder."
+        """What precedes the names of the encoder's tensors."""
+        return "" if isinstance(self.config, ViTConfig) else "encoder."
 
-    def build(self) -> nn.Module:
+    def build(self) -> Model:
         """The model itself, in evaluation mode."""
-        model = KINDS[self.kind](**self.model)
+        model = build_model(self.config)
         model.load_state_dict(self.tensors)
         return model.eval()
 
     def build_teacher(self) -> LossTeacher | None:
         """The teacher of a model that has one."""
-        if self.teacher is None:
+        if self.teacher is None or not isinstance(self.config, MAEConfig):
             return None
-        teacher = LossTeacher(MaskedAutoencoder(**self.model), **self.teacher_about)
+        teacher = LossTeacher(MaskedAutoencoder(self.config), **self.teacher_settings)
         teacher.model.load_state_dict(self.teacher)
         return teacher
 
 
-def grid_of(model: dict) -> TokenGrid:
-    """The grid that constructor arguments describe. UserError when the sizes do not fit."""
-    size = model.get("image_size", 224)
-    height, width = (size, size) if isinstance(size, int) else size
+def grid_of(config: Architecture) -> TokenGrid:
+    """The grid of a model. UserError when the sizes do not fit each other, or are too large."""
     try:
-        grid = TokenGrid.of_clip(
-            model.get("frames", 16), height, width, model.get("tubelet", 2), model.get("patch", 16)
-        )
+        grid = encoder_of(config).grid
     except (ValueError, TypeError, ZeroDivisionError) as error:
         raise UserError(f"model.{error}") from None
     if grid.num_tokens > TOKEN_LIMIT:
         raise UserError(
-            f"model.image_size: {height}x{width} makes {grid.num_tokens} tokens, too many"
+            f"model.image_size: {grid.height}x{grid.width} makes {grid.num_tokens} tokens, too many"
         )
     return grid
 
 
-def empty_model(kind: str, model: dict) -> nn.Module:
+def empty_model(config: Architecture) -> Model:
     """The model without memory for its weights: names and shapes only.
 
-    Raises UserError when the arguments do not make a model.
+    Raises UserError when the configuration makes no model.
     """
-    grid_of(model)
-    limits = {"dim": WIDTH_LIMIT, "decoder_dim": WIDTH_LIMIT, "depth": DEPTH_LIMIT,
-              "decoder_depth": DEPTH_LIMIT, "predictor_depth": DEPTH_LIMIT}  # fmt: skip
-    for name, limit in limits.items():
-        if (model.get(name) or 0) > limit:
-            raise UserError(f"model.{name}: {model[name]} is beyond the limit of {limit}")
+    grid_of(config)
+    encoder = encoder_of(config)
+    sizes = [("dim", encoder.dim, WIDTH_LIMIT), ("depth", encoder.depth, DEPTH_LIMIT)]
+    if isinstance(config, MAEConfig):
+        sizes += [
+            ("decoder_dim", config.decoder.dim, WIDTH_LIMIT),
+            ("decoder_depth", config.decoder.depth, DEPTH_LIMIT),
+            ("predictor_depth", config.predictor_depth, DEPTH_LIMIT),
+        ]
+    for name, size, limit in sizes:
+        if size > limit:
+            raise UserError(f"model.{name}: {size} is beyond the limit of {limit}")
     try:
         with torch.device("meta"):
-            return KINDS[kind](**model)
-    except (ValueError, TypeError, KeyError) as error:
+            return build_model(config)
+    except (ValueError, TypeError, OverflowError, RuntimeError) as error:
         raise UserError(f"model: {' '.join(str(error).split())}") from None
 
 
-def expected_shapes(kind: str, model: dict) -> dict[str, torch.Size]:
+def expected_shapes(config: Architecture) -> dict[str, torch.Size]:
     """Names and shapes of the model's tensors, in its order."""
-    return dict(_shapes(kind, json.dumps(model)))
+    grid_of(config)  # refuses sizes that cannot even be hashed
+    return dict(_shapes(config))
 
 
 @lru_cache(maxsize=8)
-def _shapes(kind: str, model: str) -> tuple[tuple[str, torch.Size], ...]:
-    tensors = empty_model(kind, json.loads(model)).state_dict()
+def _shapes(config: Architecture) -> tuple[tuple[str, torch.Size], ...]:
+    tensors = empty_model(config).state_dict()
     return tuple((name, tensor.shape) for name, tensor in tensors.items())
 
 
 def verify_all_accounted(
     weights: Weights, names: set[str], report: ConversionReport, options: ReadOptions
 ) -> dict[str, Tensor]:
-    """Close the account of ``weights.tensors``; fill what may be missing; return it in our order.
+    """Check that every tensor is accounted for; fill what may be missing.
 
     Args:
-        names: the source's tensors; each must have been loaded or explained.
+        names: the source's tensors; each must have been loaded, or entered under ``left_over``.
+
+    Returns:
+        The model's tensors in fp32, in its order.
 
     Raises UserError for anything unexplained that ``allow_missing`` does not name.
     """
-    expected = expected_shapes(weights.kind, weights.model)
+    expected = expected_shapes(weights.config)
     used = {part for parts in report.loaded.values() for part in parts.split(" + ")}
     surplus = sorted(names - used - report.left_over.keys())
     absent = [name for name in expected if name not in weights.tensors]
-    unexplained = [_some(absent, "missing", options), _some(surplus, "without place", options)]
+    unexplained = [_some(absent, "missing", options), _some(surplus, "not in the model", options)]
     if any(unexplained):
         raise UserError(
             f"{report.source}: read as {report.layout or 'a model'}, but "
@@ -162,7 +172,7 @@ def verify_all_accounted(
         report.missing |= dict.fromkeys(absent, reason)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            fresh = KINDS[weights.kind](**weights.model).state_dict()
+            fresh = build_model(weights.config).state_dict()
         weights.tensors |= {name: fresh[name] for name in absent}
     return {name: weights.tensors[name].float() for name in expected}
 
@@ -179,9 +189,19 @@ def refuse_unless(holds: bool, layout: str, field_name: str, why: str) -> None:
         raise UserError(f"{field_name}: {layout} cannot hold this model: {why}")
 
 
-def note_eps(model: dict, layout: str, report: ConversionReport) -> None:
-    """Say so when the layout's code will norm with another eps than the model does."""
-    eps = {model.get("norm_eps", 1e-6), model.get("head_norm_eps") or model.get("norm_eps", 1e-6)}
+def head_eps(config: Architecture) -> float:
+    """eps of the norm before the head, or of all norms where there is no head."""
+    eps = None
+    if isinstance(config, MAEConfig):
+        eps = config.decoder.head_norm_eps
+    elif isinstance(config, VideoClassifierConfig):
+        eps = config.head_norm_eps
+    return eps or encoder_of(config).norm_eps
+
+
+def note_eps(config: Architecture, layout: str, report: ConversionReport) -> None:
+    """Note where the layout's own code norms with another eps than the model does."""
+    eps = {encoder_of(config).norm_eps, head_eps(config)}
     if eps != {1e-6}:
         report.note(
             f"the model norms with eps {', '.join(f'{e:g}' for e in sorted(eps))}, the code that "
@@ -193,7 +213,7 @@ def note_eps(model: dict, layout: str, report: ConversionReport) -> None:
 
 
 def shape_of(tensors: dict[str, Tensor], name: str, source: str, rank: int) -> torch.Size:
-    """The shape of a tensor a layout cannot do without. UserError when it is absent or odd."""
+    """The shape of a tensor that the layout must have. UserError when it is absent or malformed."""
     if name not in tensors:
         raise UserError(f"{source}: {name} is missing; is this a checkpoint of another model?")
     if tensors[name].ndim != rank:
@@ -221,7 +241,7 @@ def heads_of(
 ) -> int:
     """Attention heads: as given, as published for the width, or 64 values each.
 
-    Raises UserError when none of these says.
+    Raises UserError when none of these gives it.
     """
     heads = given or known.get(dim) or (dim // 64 if dim % 64 == 0 else None)
     if heads is None:
@@ -239,14 +259,6 @@ def heads_of(
 HEADLESS = "the norm of a classification head that the file does not have"
 ENCODER_HEADS = {size.dim: size.heads for size in SIZES.values()}
 DECODER_HEADS = {size.decoder_dim: size.decoder_heads for size in SIZES.values()}
-
-
-def size_name(dim: int, depth: int) -> str:
-    """The named size of that width and depth; otherwise vit_base, whose numbers are overridden."""
-    for name, size in SIZES.items():
-        if (size.dim, size.depth) == (dim, depth):
-            return name
-    return "vit_base"
 
 
 # Position tables ----------------------------------------------------------------------------
@@ -270,8 +282,7 @@ def is_table(
     if found.shape[0] != grid.num_tokens:
         raise UserError(
             f"{report.source}: {name} has {found.shape[0]} rows where the model has "
-            f"{grid.num_tokens} "
-            "tokens; give --frames and --image_size"
+            f"{grid.num_tokens} tokens; give --frames and --image_size"
         )
     if kind == "sincos_2d" and found.shape[1] % 4:
         return False
@@ -279,5 +290,5 @@ def is_table(
     apart = float((found.float() - table.to(found.dtype).float()).abs().max())
     if apart > 1e-5:
         return False
-    report.left_over[name] = f"a fixed table that we compute too (largest difference {apart:.1e})"
+    report.left_over[name] = f"a fixed table, computed here too (largest difference {apart:.1e})"
     return True

@@ -17,20 +17,32 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from videohpm.compat import RENAMED_MODEL_ARGUMENTS, upgrade_names
+from videohpm.config.architecture import Architecture, encoder_of
 from videohpm.errors import UserError
+from videohpm.models import MAEConfig
 
 ENTRIES = ("model", "module", "state_dict", "model_state", "model_state_dict")
-"""Where published files keep the weights, in the order they are looked for."""
+"""Where published files keep the weights, in the order they are tried."""
 EMA_ENTRIES = ("ema_state_dict", "model_ema")
 WRAPPERS = ("module.", "_orig_mod.")
 """Left in names by DistributedDataParallel and torch.compile."""
+HINTS: dict[str, tuple[type, ...]] = {
+    "frames": (int,),
+    "image_size": (int, tuple),
+    "heads": (int,),
+    "position": (str,),
+    "decoder_heads": (int,),
+    "target": (str,),
+    "predictor_unit": (str,),
+}
+"""What videohpm writes beside the weights of other layouts, which do not show it, and its types."""
 JSON_LIMIT = 8 << 20
 SHOWN_ERROR = 160
 
 
 @dataclass
 class Source:
-    """The tensors of a file or folder, and what else it says about them."""
+    """The tensors of a file or folder, and what else it holds beside them."""
 
     path: str
     tensors: dict[str, Tensor]
@@ -43,7 +55,7 @@ class Source:
     entry: str = ""
     """The key of the file under which the weights were found; empty: none."""
     hint: dict = field(default_factory=dict)
-    """What videohpm wrote into the file when it exported it."""
+    """What videohpm wrote beside the weights, see HINTS."""
     stripped: list[str] = field(default_factory=list)
     """Prefixes taken off every name."""
 
@@ -73,7 +85,7 @@ def load_pickled(path: Path) -> object:
     try:
         allowed = torch.serialization.safe_globals([argparse.Namespace, *_numpy_scalars()])
         with allowed, warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch's remarks on what it is about to refuse
+            warnings.simplefilter("ignore")  # torch's remarks on what it will refuse
             return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
     except UnpicklingError as error:
         wanted = re.search(r"GLOBAL ([\w.]+)", str(error))
@@ -127,10 +139,10 @@ def _choose(path: Path, tree: object) -> Source:
         raise UserError(f"{path}: holds a {type(tree).__name__}, not a dictionary of weights")
     args = tree.get("args")
     source = Source(str(path), {}, args=dict(vars(args)) if hasattr(args, "__dict__") else {})
-    source.args = {name: value for name, value in source.args.items() if is_plain(value)}
+    source.args = _plain_values(source.args)
     if isinstance(tree.get("videohpm"), Mapping):
-        hint = {k: v for k, v in tree["videohpm"].items() if is_plain(v)}
-        source.hint = upgrade_names(hint, RENAMED_MODEL_ARGUMENTS)
+        found = _plain_values(upgrade_names(tree["videohpm"], RENAMED_MODEL_ARGUMENTS))
+        source.hint = {n: found[n] for n, kinds in HINTS.items() if isinstance(found.get(n), kinds)}
     for entry in EMA_ENTRIES:
         if source.ema is None and _is_weights(tree.get(entry)):
             source.ema = _check_tensors(path, tree[entry])
@@ -149,10 +161,32 @@ def _choose(path: Path, tree: object) -> Source:
 
 
 def is_plain(value: object) -> bool:
-    """A word, a switch or a positive whole number (or two): the only hints that are believed."""
+    """A string, a bool or a positive whole number (or two): the only values that are trusted."""
     if isinstance(value, list) and len(value) == 2:
         return all(type(v) is int and v > 0 for v in value)
     return isinstance(value, (str, bool)) or (type(value) is int and value > 0)
+
+
+def _plain_values(values: Mapping) -> dict:
+    """The values that are trusted, pairs as tuples."""
+    plain = {name: value for name, value in values.items() if is_plain(value)}
+    return {n: tuple(v) if isinstance(v, list) else v for n, v in plain.items()}
+
+
+def hints(config: Architecture) -> dict:
+    """What tensors do not show of a model, to be written beside them: those of HINTS."""
+    encoder = encoder_of(config)
+    found = {
+        "frames": encoder.frames,
+        "image_size": list(size) if isinstance(size := encoder.image_size, tuple) else size,
+        "heads": encoder.heads,
+        "position": encoder.position,
+    }
+    if isinstance(config, MAEConfig):
+        found |= {"decoder_heads": config.decoder.heads, "target": config.target}
+        if config.predictor is not None:
+            found["predictor_unit"] = config.predictor.unit
+    return found
 
 
 def _is_weights(tree: object) -> bool:
@@ -259,7 +293,7 @@ def strip_prefix(source: Source, *prefixes: str) -> None:
 
 
 def read_json(path: Path) -> dict:
-    """A JSON object. Raises UserError when it is none, or is oddly large."""
+    """A JSON object. Raises UserError when it is none, or is too large."""
     try:
         if path.stat().st_size > JSON_LIMIT:
             raise ValueError("too large")

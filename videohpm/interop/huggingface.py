@@ -8,6 +8,7 @@ from pathlib import Path
 from safetensors.torch import save_file
 from torch import Tensor
 
+from videohpm.config.architecture import Architecture
 from videohpm.config.data import IMAGENET_MEAN, IMAGENET_STD
 from videohpm.errors import UserError
 from videohpm.interop.core import (
@@ -15,17 +16,27 @@ from videohpm.interop.core import (
     Weights,
     expected_shapes,
     grid_of,
+    head_eps,
     is_table,
     ratio_of,
     refuse_unless,
     shape_of,
-    size_name,
     verify_all_accounted,
 )
 from videohpm.interop.files import Source
 from videohpm.interop.report import ConversionReport
-from videohpm.interop.rules import CONV3D, QUERY_VALUE, SAME, THIRDS, Rule, read_by, same, write_by
+from videohpm.interop.rules import (
+    CONV3D,
+    IDENTITY,
+    QUERY_VALUE,
+    THIRDS,
+    Rule,
+    module_rules,
+    read_by,
+    write_by,
+)
 from videohpm.interop.videomae import NO_BIAS
+from videohpm.models import DecoderConfig, MAEConfig, VideoClassifierConfig, ViTConfig
 
 NAME = "huggingface"
 HEAD_EPS = 1e-5
@@ -58,40 +69,44 @@ def _kind(names: dict[str, Tensor]) -> str:
     return "VideoClassifier" if "classifier.weight" in names else "VideoViT"
 
 
-def block_rules(ours: str, theirs: str) -> list[Rule]:
+def block_rules(model: str, layout: str) -> list[Rule]:
     """A block's rules: qkv in thirds, no key bias, other names."""
-    attention = f"{theirs}.attention.attention"
+    attention = f"{layout}.attention.attention"
     weights = tuple(f"{attention}.{part}.weight" for part in ("query", "key", "value"))
     biases = (f"{attention}.q_bias", f"{attention}.v_bias")
     return [
-        Rule(f"{ours}.attn.qkv.weight", weights, THIRDS),
-        Rule(f"{ours}.attn.qkv.bias", biases, QUERY_VALUE, zeros=NO_BIAS),
-        *same(f"{ours}.attn.proj", f"{theirs}.attention.output.dense"),
-        *same(f"{ours}.norm1", f"{theirs}.layernorm_before"),
-        *same(f"{ours}.norm2", f"{theirs}.layernorm_after"),
-        *same(f"{ours}.mlp.fc1", f"{theirs}.intermediate.dense"),
-        *same(f"{ours}.mlp.fc2", f"{theirs}.output.dense"),
+        Rule(f"{model}.attn.qkv.weight", weights, THIRDS),
+        Rule(f"{model}.attn.qkv.bias", biases, QUERY_VALUE, zeros=NO_BIAS),
+        *module_rules(f"{model}.attn.proj", f"{layout}.attention.output.dense"),
+        *module_rules(f"{model}.norm1", f"{layout}.layernorm_before"),
+        *module_rules(f"{model}.norm2", f"{layout}.layernorm_after"),
+        *module_rules(f"{model}.mlp.fc1", f"{layout}.intermediate.dense"),
+        *module_rules(f"{model}.mlp.fc2", f"{layout}.output.dense"),
     ]
 
 
 def rules_for(kind: str, base: str) -> list[Rule]:
-    """Which of their tensors make up which of ours; ``base``: ``videomae.``, or nothing."""
-    ours = "" if kind == "VideoViT" else "encoder."
+    """Which of the folder's tensors make up which of the model's.
+
+    Args:
+        base: what precedes the encoder's names there: ``videomae.``, or nothing.
+    """
+    model = "" if kind == "VideoViT" else "encoder."
     rules = [
-        Rule(f"{ours}patch_embed.proj.weight", (f"{base}{PATCHES}.weight",), CONV3D),
-        Rule(f"{ours}patch_embed.proj.bias", (f"{base}{PATCHES}.bias",), SAME),
-        *block_rules(f"{ours}blocks.{{n}}", f"{base}encoder.layer.{{n}}"),
-        *same(f"{ours}norm", f"{base}layernorm"),
+        Rule(f"{model}patch_embed.proj.weight", (f"{base}{PATCHES}.weight",), CONV3D),
+        Rule(f"{model}patch_embed.proj.bias", (f"{base}{PATCHES}.bias",), IDENTITY),
+        *block_rules(f"{model}blocks.{{n}}", f"{base}encoder.layer.{{n}}"),
+        *module_rules(f"{model}norm", f"{base}layernorm"),
     ]
     if kind == "VideoClassifier":
-        rules += same("fc_norm", "fc_norm") + same("head", "classifier")
+        rules += module_rules("fc_norm", "fc_norm") + module_rules("head", "classifier")
     if kind == "MaskedAutoencoder":
         rules += [
-            Rule("decoder_embed.weight", ("encoder_to_decoder.weight",), SAME),
-            Rule("mask_token", ("mask_token",), SAME),
+            Rule("decoder_embed.weight", ("encoder_to_decoder.weight",), IDENTITY),
+            Rule("mask_token", ("mask_token",), IDENTITY),
             *block_rules("decoder.blocks.{n}", "decoder.decoder_layers.{n}"),
-            *same("decoder.norm", "decoder.norm"),
-            *same("decoder.head", "decoder.head"),
+            *module_rules("decoder.norm", "decoder.norm"),
+            *module_rules("decoder.head", "decoder.head"),
         ]
     return rules
 
@@ -103,22 +118,19 @@ def read(source: Source, report: ConversionReport, options: ReadOptions) -> Weig
         raise UserError(
             f"{source.path}: needs the config.json of a VideoMAE model beside it; give the folder"
         )
-    kind = _kind(tensors)
-    model = _arguments(source, kind, options)
+    kind, classes = _kind(tensors), None
     if kind == "VideoClassifier":
-        model["classes"] = shape_of(tensors, "classifier.weight", source.path, 2)[0]
-        model["pool"] = "mean" if model.pop("mean_pooling") else "first_token"
-    else:
-        model["final_norm"] = not model.pop("mean_pooling")
+        classes = shape_of(tensors, "classifier.weight", source.path, 2)[0]
+    config = _read_config(source, kind, classes, options)
     if kind == "MaskedAutoencoder" and source.config.get("norm_pix_loss", True) is not True:
         report.note("norm_pix_loss is off there; no loss here has that target: per_channel is set")
     base = "videomae." if f"videomae.{PATCHES}.weight" in tensors else ""
     for name in (f"{base}embeddings.position_embeddings", "position_embeddings"):
         if name in tensors:
-            is_table(tensors[name].flatten(0, -2), "sincos_1d", grid_of(model), name, report)
+            is_table(tensors[name].flatten(0, -2), "sincos_1d", grid_of(config), name, report)
     rules = rules_for(kind, base)
-    mine = read_by(rules, tensors, expected_shapes(kind, model), grid_of(model), report)
-    weights = Weights(kind, model, mine, extra=_labels(source, model.get("classes")))
+    found = read_by(rules, tensors, expected_shapes(config), grid_of(config), report)
+    weights = Weights(config, found, extra=_labels(source, classes))
     weights.tensors = verify_all_accounted(weights, set(tensors), report, options)
     return weights
 
@@ -131,49 +143,63 @@ def _old_name(name: str) -> str:
     return name
 
 
-def _arguments(source: Source, kind: str, options: ReadOptions) -> dict:
+def _checked(source: Source) -> dict:
+    """The sizes in config.json, with transformers' defaults. UserError for what is no size."""
     config = {name: source.config.get(name, usual) for name, usual in DEFAULTS.items()}
-    place = f"{source.path}: config.json"
+    where = f"{source.path}: config.json"
     for name in ("image_size", "patch_size"):
         if isinstance(config[name], list) and config[name] == config[name][:1] * 2:
             config[name] = config[name][0]
     for name, value in config.items():
         pair = name == "image_size" and isinstance(value, list) and len(value) == 2
         if not all(type(v) is int and v > 0 for v in (value if pair else [value])):
-            raise UserError(f"{place}: {name} is {value!r}, not a positive whole number")
+            raise UserError(f"{where}: {name} is {value!r}, not a positive whole number")
+        config[name] = tuple(value) if pair else value
     if config["num_channels"] != 3:
-        raise UserError(f"{place}: num_channels is {config['num_channels']}; models here see RGB")
+        raise UserError(f"{where}: num_channels is {config['num_channels']}; models here see RGB")
     if source.config.get("hidden_act", "gelu") != "gelu":
-        raise UserError(f"{place}: hidden_act is {source.config['hidden_act']!r}; here it is gelu")
+        raise UserError(f"{where}: hidden_act is {source.config['hidden_act']!r}; here it is gelu")
     eps = source.config.get("layer_norm_eps", 1e-12)
     if not isinstance(eps, float) or not 0 <= eps < 1:
-        raise UserError(f"{place}: layer_norm_eps is {eps!r}, not a small number")
-    dim = config["hidden_size"]
-    model = {
-        "dim": dim,
-        "depth": config["num_hidden_layers"],
-        "heads": options.heads or config["num_attention_heads"],
-        "mlp_ratio": ratio_of(config["intermediate_size"], dim),
-        "frames": options.frames or config["num_frames"],
-        "image_size": options.image_size or config["image_size"],
-        "patch": config["patch_size"],
-        "tubelet": config["tubelet_size"],
-        "norm_eps": eps,
-        "mean_pooling": bool(source.config.get("use_mean_pooling", True)),
-    }
-    if kind != "VideoViT":
-        model = {"arch": size_name(dim, model["depth"]), "head_norm_eps": HEAD_EPS} | model
-    if kind == "MaskedAutoencoder":
-        width = config["decoder_hidden_size"]
-        model |= {
-            "decoder_dim": width,
-            "decoder_depth": config["decoder_num_hidden_layers"],
-            "decoder_heads": options.decoder_heads or config["decoder_num_attention_heads"],
-            "decoder_mlp_ratio": ratio_of(config["decoder_intermediate_size"], width),
-            "predictor_unit": None,
-            "target": "per_channel",
-        }
-    return model
+        raise UserError(f"{where}: layer_norm_eps is {eps!r}, not a small number")
+    return config | {"layer_norm_eps": eps}
+
+
+def _read_config(
+    source: Source, kind: str, classes: int | None, options: ReadOptions
+) -> Architecture:
+    config = _checked(source)
+    dim, eps = config["hidden_size"], config["layer_norm_eps"]
+    mean_pooling = bool(source.config.get("use_mean_pooling", True))
+    encoder = ViTConfig(
+        frames=options.frames or config["num_frames"],
+        image_size=options.image_size or config["image_size"],
+        patch=config["patch_size"],
+        tubelet=config["tubelet_size"],
+        dim=dim,
+        depth=config["num_hidden_layers"],
+        heads=options.heads or config["num_attention_heads"],
+        mlp_ratio=ratio_of(config["intermediate_size"], dim),
+        final_norm=not mean_pooling,
+        norm_eps=eps,
+    )
+    if classes is not None:
+        pool = "mean" if mean_pooling else "first_token"
+        return VideoClassifierConfig(
+            encoder=encoder, classes=classes, pool=pool, head_norm_eps=HEAD_EPS
+        )
+    if kind == "VideoViT":
+        return encoder
+    width = config["decoder_hidden_size"]
+    decoder = DecoderConfig(
+        dim=width,
+        depth=config["decoder_num_hidden_layers"],
+        heads=options.decoder_heads or config["decoder_num_attention_heads"],
+        mlp_ratio=ratio_of(config["decoder_intermediate_size"], width),
+        norm_eps=eps,
+        head_norm_eps=HEAD_EPS,
+    )
+    return MAEConfig(encoder=encoder, decoder=decoder, predictor=None, target="per_channel")
 
 
 def _labels(source: Source, classes: int | None) -> dict:
@@ -193,39 +219,37 @@ def write(weights: Weights, folder: Path, report: ConversionReport) -> None:
     _refuse(weights)
     base = "" if weights.kind == "VideoViT" else "videomae."
     tensors = dict(weights.tensors)
-    if weights.model.get("predictor_unit") is not None:
-        predictor = [name for name in tensors if name.startswith("predictor.")]
-        report.not_written |= dict.fromkeys(predictor, "the layout has no loss predictor")
+    predictor = [name for name in tensors if name.startswith("predictor.")]
+    report.not_written |= dict.fromkeys(predictor, "the layout has no loss predictor")
     if "decoder_embed.bias" in tensors:
         report.not_written["decoder_embed.bias"] = "all zero, and the layout has none"
         del tensors["decoder_embed.bias"]
-    named = rules_for(weights.kind, base)
-    theirs = write_by(named, tensors, weights.grid, report)
-    save_file(theirs, folder / "model.safetensors", {"format": "pt"})
-    report.written = len(theirs)
-    config = _config(weights)
-    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+    written = write_by(rules_for(weights.kind, base), tensors, weights.grid, report)
+    save_file(written, folder / "model.safetensors", {"format": "pt"})
+    report.written = len(written)
+    (folder / "config.json").write_text(json.dumps(_config(weights), indent=2) + "\n")
     preprocessor = _preprocessor(weights)
     (folder / "preprocessor_config.json").write_text(json.dumps(preprocessor, indent=2) + "\n")
     _differences(weights, report)
 
 
 def _refuse(weights: Weights) -> None:
-    model = weights.model
-    refuse_unless(not model.get("class_token"), NAME, "class_token", "it has no class token")
-    position = model.get("position", "sincos_1d")
+    encoder, config = weights.encoder_config, weights.config
+    refuse_unless(not encoder.class_token, NAME, "class_token", "it has no class token")
+    position = encoder.position
     refuse_unless(position == "sincos_1d", NAME, "position", f"it has sincos_1d, not {position}")
     bias = weights.tensors.get("decoder_embed.bias")
     refuse_unless(
         bias is None or not bias.any(), NAME, "projection_bias", "its projection has no bias"
     )
-    if weights.kind == "MaskedAutoencoder":
-        whole = model.get("pixel_decoder", True)
-        refuse_unless(whole, NAME, "pixel_decoder", "it needs one; convert the encoder alone")
+    if isinstance(config, MAEConfig):
+        why = "it needs one; convert the encoder alone"
+        refuse_unless(config.pixel_decoder, NAME, "pixel_decoder", why)
 
 
 def _config(weights: Weights) -> dict:
-    model, tensors, prefix = weights.model, weights.tensors, weights.prefix
+    model, encoder = weights.config, weights.encoder_config
+    tensors, prefix = weights.tensors, weights.prefix
     grid, normed = weights.grid, f"{prefix}norm.weight" in tensors
     config = {
         "architectures": [CLASSES[weights.kind]],
@@ -235,28 +259,27 @@ def _config(weights: Weights) -> dict:
         "num_channels": 3,
         "num_frames": grid.frames,
         "tubelet_size": grid.tubelet,
-        "hidden_size": model["dim"],
-        "num_hidden_layers": model["depth"],
-        "num_attention_heads": model["heads"],
+        "hidden_size": encoder.dim,
+        "num_hidden_layers": encoder.depth,
+        "num_attention_heads": encoder.heads,
         "intermediate_size": len(tensors[f"{prefix}blocks.0.mlp.fc1.weight"]),
         "hidden_act": "gelu",
         "hidden_dropout_prob": 0.0,
         "attention_probs_dropout_prob": 0.0,
-        "layer_norm_eps": model.get("norm_eps", 1e-6),
+        "layer_norm_eps": encoder.norm_eps,
         "qv_bias": True,
         "use_mean_pooling": not normed,
     }
-    if weights.kind == "MaskedAutoencoder":
+    if isinstance(model, MAEConfig):
         config |= {
-            "decoder_hidden_size": model["decoder_dim"],
-            "decoder_num_hidden_layers": model["decoder_depth"],
-            "decoder_num_attention_heads": model["decoder_heads"],
+            "decoder_hidden_size": model.decoder.dim,
+            "decoder_num_hidden_layers": model.decoder.depth,
+            "decoder_num_attention_heads": model.decoder.heads,
             "decoder_intermediate_size": len(tensors["decoder.blocks.0.mlp.fc1.weight"]),
-            "norm_pix_loss": model.get("target", "per_channel") == "per_channel",
+            "norm_pix_loss": model.target == "per_channel",
         }
-    if weights.kind == "VideoClassifier":
-        count = model["classes"]
-        names = weights.extra.get("labels") or [f"LABEL_{i}" for i in range(count)]
+    if isinstance(model, VideoClassifierConfig):
+        names = weights.extra.get("labels") or [f"LABEL_{i}" for i in range(model.classes)]
         config["id2label"] = {str(i): name for i, name in enumerate(names)}
         config["label2id"] = {name: i for i, name in enumerate(names)}
     return config
@@ -281,17 +304,17 @@ def _preprocessor(weights: Weights) -> dict:
 
 def _differences(weights: Weights, report: ConversionReport) -> None:
     """Say where Hugging Face's code computes something else with the same weights."""
-    model = weights.model
-    norm = {"MaskedAutoencoder": "decoder.norm", "VideoClassifier": "fc_norm"}.get(weights.kind)
-    if weights.kind == "VideoClassifier" and model.get("pool", "mean") != "mean":
-        norm = None
-    eps = model.get("head_norm_eps") or model.get("norm_eps", 1e-6)
+    model, norm = weights.config, None
+    if isinstance(model, MAEConfig):
+        norm = "decoder.norm"
+    elif isinstance(model, VideoClassifierConfig) and model.pool == "mean":
+        norm = "fc_norm"
+    eps = head_eps(model)
     if norm and eps != HEAD_EPS:
         report.note(
             f"Hugging Face computes {norm} with eps {HEAD_EPS:g} whatever config.json says, this "
             f"model with {eps:g}: its outputs are smaller by a share of {(HEAD_EPS - eps) / 2:.2g} "
             "over the variance of what is normed (1e-5 or less for a variance near 1)"
         )
-    target = model.get("target", "per_channel")
-    if weights.kind == "MaskedAutoencoder" and target != "per_channel":
-        report.note(f"the loss Hugging Face prints will differ: its target is not {target}")
+    if isinstance(model, MAEConfig) and model.target != "per_channel":
+        report.note(f"the loss Hugging Face prints will differ: its target is not {model.target}")

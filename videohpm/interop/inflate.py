@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from torch import Tensor
 
+from videohpm.config.architecture import with_encoder
 from videohpm.errors import UserError
-from videohpm.interop.core import Weights, grid_of
+from videohpm.interop.core import Weights
 from videohpm.interop.report import ConversionReport
 
 
@@ -24,8 +27,9 @@ def inflate(weights: Weights, tubelet: int, frames: int, report: ConversionRepor
             f"inflate: {report.source} is a video model already ({grid.frames} frames, tubelets "
             f"of {grid.tubelet}); leave inflate out"
         )
-    weights.model = weights.model | {"tubelet": tubelet, "frames": frames}
-    steps = grid_of(weights.model).t
+    encoder = replace(weights.encoder_config, tubelet=tubelet, frames=frames)
+    weights.config = with_encoder(weights.config, encoder)
+    steps = weights.grid.t
     for tensors in filter(None, (weights.tensors, weights.teacher)):
         for name, tensor in tensors.items():
             tensors[name] = _inflated(name, tensor, tubelet, steps)

@@ -6,6 +6,7 @@ import math
 
 from torch import Tensor
 
+from videohpm.config.architecture import Architecture
 from videohpm.errors import UserError
 from videohpm.interop.core import (
     ENCODER_HEADS,
@@ -17,13 +18,13 @@ from videohpm.interop.core import (
     heads_of,
     ratio_of,
     shape_of,
-    size_name,
     table_of,
     verify_all_accounted,
 )
 from videohpm.interop.files import Source
 from videohpm.interop.report import ConversionReport
-from videohpm.interop.rules import CONV3D, SAME, THIRDS, Rule, read_by, same
+from videohpm.interop.rules import CONV3D, IDENTITY, THIRDS, Rule, module_rules, read_by
+from videohpm.models import VideoClassifierConfig, ViTConfig
 
 NAME = "mae_st"
 DECODER = (
@@ -41,22 +42,22 @@ def recognise(source: Source) -> str | None:
 
 
 def rules_for(kind: str) -> list[Rule]:
-    """Which of mae_st's tensors make up which of ours."""
-    ours = "" if kind == "VideoViT" else "encoder."
-    block, attention = f"{ours}blocks.{{n}}", "blocks.{n}.attn"
+    """Which of mae_st's tensors make up which of the model's."""
+    model = "" if kind == "VideoViT" else "encoder."
+    block, attention = f"{model}blocks.{{n}}", "blocks.{n}.attn"
     rules = [
-        Rule(f"{ours}patch_embed.proj.weight", ("patch_embed.proj.weight",), CONV3D),
-        Rule(f"{ours}patch_embed.proj.bias", ("patch_embed.proj.bias",), SAME),
-        Rule(f"{ours}cls_token", ("cls_token",), SAME),
+        Rule(f"{model}patch_embed.proj.weight", ("patch_embed.proj.weight",), CONV3D),
+        Rule(f"{model}patch_embed.proj.bias", ("patch_embed.proj.bias",), IDENTITY),
+        Rule(f"{model}cls_token", ("cls_token",), IDENTITY),
     ]
     for leaf in ("weight", "bias"):
         parts = tuple(f"{attention}.{part}.{leaf}" for part in "qkv")
         rules.append(Rule(f"{block}.attn.qkv.{leaf}", parts, THIRDS))
     for module in ("norm1", "norm2", "attn.proj", "mlp.fc1", "mlp.fc2"):
-        rules += same(f"{block}.{module}", f"blocks.{{n}}.{module}")
+        rules += module_rules(f"{block}.{module}", f"blocks.{{n}}.{module}")
     if kind == "VideoViT":
-        return rules + same("norm", "norm")
-    return rules + same("fc_norm", "norm") + same("head", "head")
+        return rules + module_rules("norm", "norm")
+    return rules + module_rules("fc_norm", "norm") + module_rules("head", "head")
 
 
 def read(source: Source, report: ConversionReport, options: ReadOptions) -> Weights:
@@ -64,87 +65,92 @@ def read(source: Source, report: ConversionReport, options: ReadOptions) -> Weig
     tensors = source.tensors
     classifies = "head.weight" in tensors
     kind = "VideoClassifier" if classifies else "VideoViT"
-    model = _arguments(source, report, options)
+    encoder = _encoder_config(source, report, options)
+    config: Architecture = encoder
     if classifies:
-        if not model["class_token"]:
+        if not encoder.class_token:
             raise UserError(
                 f"{source.path}: without a class token mae_st's classifier leaves the first patch "
                 "out of its mean, which no model here does"
             )
-        model |= {
-            "arch": size_name(model["dim"], model["depth"]),
-            "classes": shape_of(tensors, "head.weight", source.path, 2)[0],
-            "pool": "mean",
-        }
+        classes = shape_of(tensors, "head.weight", source.path, 2)[0]
+        config = VideoClassifierConfig(encoder=encoder, classes=classes, pool="mean")
     prefix = "encoder." if classifies else ""
-    places = _positions(source, prefix, model, report)
+    positions = _positions(source, prefix, encoder, report)
     for name in tensors:
         if name.startswith("decoder_") or name == "mask_token":
             report.left_over[name] = DECODER
-    mine = read_by(rules_for(kind), tensors, expected_shapes(kind, model), grid_of(model), report)
-    report.loaded |= {name: source_names for name, (_, source_names) in places.items()}
-    weights = Weights(kind, model, mine | {name: t for name, (t, _) in places.items()})
+    shapes, grid = expected_shapes(config), grid_of(config)
+    found = read_by(rules_for(kind), tensors, shapes, grid, report)
+    report.loaded |= {name: source_names for name, (_, source_names) in positions.items()}
+    weights = Weights(config, found | {name: tensor for name, (tensor, _) in positions.items()})
     weights.tensors = verify_all_accounted(weights, set(tensors), report, options)
     return weights
 
 
-def _arguments(source: Source, report: ConversionReport, options: ReadOptions) -> dict:
+def _encoder_config(source: Source, report: ConversionReport, options: ReadOptions) -> ViTConfig:
     tensors = source.tensors
     name = "patch_embed.proj.weight"
     dim, channels, tubelet, patch, width = shape_of(tensors, name, source.path, 5)
     if channels != 3 or patch != width:
         raise UserError(f"{source.path}: {name} is not for square patches of RGB")
     hidden = shape_of(tensors, "blocks.0.mlp.fc1.weight", source.path, 2)[0]
-    model = {
-        "dim": dim,
-        "depth": depth_of(tensors, "blocks"),
-        "heads": heads_of(dim, options.heads, ENCODER_HEADS, "heads", report),
-        "mlp_ratio": ratio_of(hidden, dim),
-        "patch": patch,
-        "tubelet": tubelet,
-        "class_token": "cls_token" in tensors,
-        "position": "learned",
-    }
+    class_token = "cls_token" in tensors
     if "pos_embed_spatial" in tensors:
         tubes = shape_of(tensors, "pos_embed_spatial", source.path, 3)[1]
         steps = shape_of(tensors, "pos_embed_temporal", source.path, 3)[1]
     else:
         size = options.image_size or 224
         tubes = (size // patch) ** 2
-        rows = shape_of(tensors, "pos_embed", source.path, 3)[1] - model["class_token"]
+        rows = shape_of(tensors, "pos_embed", source.path, 3)[1] - class_token
         steps, rest = divmod(rows, max(1, tubes))
         if rest or not steps:
-            raise UserError(f"{source.path}: pos_embed has {rows} places; give --image_size")
+            raise UserError(f"{source.path}: pos_embed has {rows} positions; give --image_size")
     side = math.isqrt(tubes)
     if side * side != tubes:
         raise UserError(f"{source.path}: pos_embed_spatial has {tubes} rows, which is no square")
-    return model | {"frames": steps * tubelet, "image_size": side * patch}
+    return ViTConfig(
+        frames=steps * tubelet,
+        image_size=side * patch,
+        patch=patch,
+        tubelet=tubelet,
+        dim=dim,
+        depth=depth_of(tensors, "blocks"),
+        heads=heads_of(dim, options.heads, ENCODER_HEADS, "heads", report),
+        mlp_ratio=ratio_of(hidden, dim),
+        position="learned",
+        class_token=class_token,
+    )
 
 
 def _positions(
-    source: Source, prefix: str, model: dict, report: ConversionReport
+    source: Source, prefix: str, encoder: ViTConfig, report: ConversionReport
 ) -> dict[str, tuple[Tensor, str]]:
-    """One table [N, D] of space plus time; the class token's place is added to the token."""
-    tensors, steps = source.tensors, grid_of(model).t
-    first = None
+    """What is a sum of the file's tensors, and of which: one table [N, D] of space plus time, and
+    the class token, to which its own position is added.
+    """
+    tensors, steps = source.tensors, grid_of(encoder).t
+    class_position, class_source = None, ""
     if "pos_embed_spatial" in tensors:
         space, time = (
-            table_of(tensors, f"pos_embed_{what}", source.path, model["dim"])
+            table_of(tensors, f"pos_embed_{what}", source.path, encoder.dim)
             for what in ("spatial", "temporal")
         )
         table = space.repeat(steps, 1) + time.repeat_interleave(len(space), 0)
         names = "pos_embed_spatial + pos_embed_temporal"
-        if model["class_token"] and "pos_embed_class" in tensors:
-            first_name = "pos_embed_class"
-            first = table_of(tensors, first_name, source.path, model["dim"])
+        if encoder.class_token and "pos_embed_class" in tensors:
+            class_source = "pos_embed_class"
+            class_position = table_of(tensors, class_source, source.path, encoder.dim)
     else:
-        table = table_of(tensors, "pos_embed", source.path, model["dim"])
+        table = table_of(tensors, "pos_embed", source.path, encoder.dim)
         names = "pos_embed"
-        if model["class_token"]:
-            first, table, first_name = table[:1], table[1:], "pos_embed"
-    places = {f"{prefix}positions": (table, names)}
-    if first is not None and "cls_token" in tensors:
-        token = tensors["cls_token"] + first
-        places[f"{prefix}cls_token"] = (token, f"cls_token + {first_name}")
+        if encoder.class_token:
+            prefixed = encoder.num_prefix_tokens
+            class_source, class_position = "pos_embed", table[:prefixed]
+            table = table[prefixed:]
+    found = {f"{prefix}positions": (table, names)}
+    if class_position is not None and "cls_token" in tensors:
+        token = tensors["cls_token"] + class_position
+        found[f"{prefix}cls_token"] = (token, f"cls_token + {class_source}")
         report.note("the class token's position is added to the class token")
-    return places
+    return found

@@ -1,10 +1,13 @@
-"""What became of every tensor, in words a user can check."""
+"""What became of every tensor, as text that a user can check."""
 
 from __future__ import annotations
 
 import re
 from collections import defaultdict
 from dataclasses import dataclass, field
+
+from videohpm.config.architecture import Architecture, encoder_of
+from videohpm.config.plain import as_plain
 
 
 @dataclass
@@ -13,17 +16,17 @@ class ConversionReport:
 
     source: str
     layout: str = ""
-    """The layout recognised, in words."""
+    """The layout recognised, by name."""
     kind: str = ""
     """MaskedAutoencoder, VideoClassifier or VideoViT."""
-    model: dict = field(default_factory=dict)
-    """Constructor arguments of the model."""
+    config: Architecture | None = None
+    """The configuration of the model."""
     loaded: dict[str, str] = field(default_factory=dict)
-    """Our tensor → the source's tensors it was made of."""
+    """The model's tensor → the source's tensors it was made of."""
     left_over: dict[str, str] = field(default_factory=dict)
     """The source's tensor → why it was not loaded."""
     missing: dict[str, str] = field(default_factory=dict)
-    """Our tensor that the source does not have → what it was set to, and why."""
+    """The model's tensor that the source lacks → what it was set to, and why."""
     notes: list[str] = field(default_factory=list)
     """What was assumed, inferred or changed."""
     out: str = ""
@@ -32,7 +35,7 @@ class ConversionReport:
     written: int = 0
     """Tensors written."""
     not_written: dict[str, str] = field(default_factory=dict)
-    """Our tensor that the layout written cannot hold → what becomes of it."""
+    """The model's tensor that the layout written cannot hold → why."""
 
     def note(self, text: str) -> None:
         """Add a remark, once."""
@@ -41,7 +44,8 @@ class ConversionReport:
 
     def __str__(self) -> str:
         shown = ("dim", "depth", "heads", "frames", "image_size", "patch", "tubelet")
-        sizes = ", ".join(f"{k} {self.model[k]}" for k in shown if k in self.model)
+        encoder = as_plain(encoder_of(self.config)) if self.config is not None else {}
+        sizes = ", ".join(f"{name} {encoder[name]}" for name in shown if name in encoder)
         lines = [
             f"source: {self.source}",
             f"layout: {self.layout}",

@@ -1,4 +1,4 @@
-"""Rules that say which of their tensors make up which of ours, read in both directions.
+"""Rules: which of a layout's tensors make up which of a model's, applied in both directions.
 
 Names are templates: ``{n}`` stands for a block's number. A layout is a list of rules, a few lines
 of inference and nothing else.
@@ -24,7 +24,7 @@ KEY_BIAS = (
 
 @dataclass(frozen=True)
 class Codec:
-    """How several of their tensors become one of ours, and how it becomes them again."""
+    """How several of a layout's tensors become one of the model's, and the way back."""
 
     read: Callable[[list[Tensor], TokenGrid], Tensor]
     write: Callable[[Tensor, TokenGrid], list[Tensor]]
@@ -32,13 +32,13 @@ class Codec:
 
 @dataclass(frozen=True)
 class Rule:
-    """``ours`` is made of ``theirs`` by ``codec``."""
+    """The tensor ``model`` is made of the layout's tensors ``layout`` by ``codec``."""
 
-    ours: str
-    theirs: tuple[str, ...]
+    model: str
+    layout: tuple[str, ...]
     codec: Codec
     zeros: str | None = None
-    """Why a file may lack it in every block, which makes ours zero; None: it may not."""
+    """Why a file may lack it in every block, which makes the model's zero; None: it may not."""
 
 
 def _only(parts: list[Tensor], grid: TokenGrid) -> Tensor:
@@ -91,7 +91,7 @@ def _repeat_rows(tensor: Tensor, grid: TokenGrid) -> list[Tensor]:
     return [tensor.expand(grid.patch_dim, *tensor.shape[1:])]
 
 
-SAME = Codec(_only, _alone)
+IDENTITY = Codec(_only, _alone)
 CONV3D = Codec(_flatten, _conv3d)
 CONV2D = Codec(_flatten, _conv2d)
 QUERY_VALUE = Codec(_join_query_value, _split_query_value)
@@ -99,10 +99,10 @@ THIRDS = Codec(_join, _thirds)
 AVERAGED_HEAD = Codec(_fold_rows, _repeat_rows)
 
 
-def same(ours: str, theirs: str, *leaves: str) -> list[Rule]:
-    """Rules for a module whose leaves (weight and bias) keep their names."""
+def module_rules(model: str, layout: str, *leaves: str) -> list[Rule]:
+    """Rules for a module whose leaves (by default weight and bias) keep their names."""
     leaves = leaves or ("weight", "bias")
-    return [Rule(f"{ours}.{leaf}", (f"{theirs}.{leaf}",), SAME) for leaf in leaves]
+    return [Rule(f"{model}.{leaf}", (f"{layout}.{leaf}",), IDENTITY) for leaf in leaves]
 
 
 def template(name: str) -> str:
@@ -117,24 +117,29 @@ def read_by(
     grid: TokenGrid,
     report: ConversionReport,
 ) -> dict[str, Tensor]:
-    """Our tensors out of theirs. What is absent is simply not in the result."""
-    by_name = {rule.ours: rule for rule in rules}
-    mine = {}
+    """The model's tensors out of a layout's. What is absent is simply not in the result."""
+    by_name = {rule.model: rule for rule in rules}
+    made = {}
     for name, shape in expected.items():
         rule = by_name.get(template(name))
         if rule is None:
             continue
-        number = re.search(r"blocks\.(\d+)\.", name)
-        sources = [t.replace("{n}", number[1] if number else "") for t in rule.theirs]
+        sources = _in_block(rule.layout, name)
         found = [tensors[source] for source in sources if source in tensors]
         if len(found) == len(sources):
             _check_sizes(sources, found, rule.codec, shape, grid, report)
-            mine[name] = rule.codec.read(found, grid).contiguous()
+            made[name] = rule.codec.read(found, grid).contiguous()
             report.loaded[name] = " + ".join(sources)
-        elif rule.zeros and not any(template(n) in rule.theirs for n in tensors):
-            mine[name] = torch.zeros(shape)
+        elif rule.zeros and not any(template(n) in rule.layout for n in tensors):
+            made[name] = torch.zeros(shape)
             report.missing[name] = f"set to zero: {rule.zeros}"
-    return mine
+    return made
+
+
+def _in_block(templates: tuple[str, ...], name: str) -> list[str]:
+    """Templates with the number of the block that ``name`` is in."""
+    number = re.search(r"blocks\.(\d+)\.", name)
+    return [each.replace("{n}", number[1] if number else "") for each in templates]
 
 
 def _check_sizes(
@@ -145,7 +150,7 @@ def _check_sizes(
     grid: TokenGrid,
     report: ConversionReport,
 ) -> None:
-    """Their shapes must be those that our tensor would be written with."""
+    """A layout's shapes must be those that the model's tensor would be written with."""
     wanted = codec.write(torch.empty(shape, device="meta"), grid)
     for name, tensor, like in zip(names, found, wanted, strict=True):
         if not tensor.is_floating_point():
@@ -160,18 +165,16 @@ def _check_sizes(
 def write_by(
     rules: list[Rule], tensors: dict[str, Tensor], grid: TokenGrid, report: ConversionReport
 ) -> dict[str, Tensor]:
-    """Their tensors out of ours. What no rule names is entered under ``not_written``."""
-    by_name = {rule.ours: rule for rule in rules}
-    theirs = {}
+    """A layout's tensors out of the model's. What no rule names is put under ``not_written``."""
+    by_name = {rule.model: rule for rule in rules}
+    made = {}
     for name, tensor in tensors.items():
         rule = by_name.get(template(name))
         if rule is None:
-            report.not_written.setdefault(name, "the layout has no place for it")
+            report.not_written.setdefault(name, "the layout cannot hold it")
             continue
         if rule.codec is QUERY_VALUE and tensor.chunk(3)[1].any():
             report.not_written[f"{name} (key part)"] = KEY_BIAS
-        number = re.search(r"blocks\.(\d+)\.", name)
-        targets = [t.replace("{n}", number[1] if number else "") for t in rule.theirs]
-        parts = rule.codec.write(tensor, grid)
-        theirs |= {t: part.contiguous() for t, part in zip(targets, parts, strict=True)}
-    return theirs
+        targets, parts = _in_block(rule.layout, name), rule.codec.write(tensor, grid)
+        made |= {t: part.contiguous() for t, part in zip(targets, parts, strict=True)}
+    return made

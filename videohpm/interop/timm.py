@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from videohpm.config.architecture import Architecture
 from videohpm.config.data import IMAGENET_MEAN, IMAGENET_STD
 from videohpm.errors import UserError
 from videohpm.interop.core import (
@@ -26,14 +28,14 @@ from videohpm.interop.core import (
     ratio_of,
     refuse_unless,
     shape_of,
-    size_name,
     table_of,
     verify_all_accounted,
 )
 from videohpm.interop.files import Source, is_plain, strip_prefix
 from videohpm.interop.report import ConversionReport
-from videohpm.interop.rules import CONV2D, SAME, Rule, read_by, same, write_by
+from videohpm.interop.rules import CONV2D, IDENTITY, Rule, module_rules, read_by, write_by
 from videohpm.interop.videomae import block_rules
+from videohpm.models import VideoClassifierConfig, ViTConfig
 from videohpm.models.vit import position_table
 
 NAME = "timm"
@@ -50,14 +52,14 @@ def recognise(source: Source) -> str | None:
     return f"{family} image {'classifier' if 'head.weight' in names else 'encoder'}"
 
 
-def encoder_rules(ours: str) -> list[Rule]:
-    """Which of an image ViT's tensors make up our encoder's, whose names begin with ``ours``."""
+def encoder_rules(prefix: str) -> list[Rule]:
+    """Which of an image ViT's tensors make up the encoder's, whose names begin with ``prefix``."""
     return [
-        Rule(f"{ours}patch_embed.proj.weight", ("patch_embed.proj.weight",), CONV2D),
-        Rule(f"{ours}patch_embed.proj.bias", ("patch_embed.proj.bias",), SAME),
-        Rule(f"{ours}cls_token", ("cls_token",), SAME),
-        *block_rules(f"{ours}blocks.{{n}}", "blocks.{n}", "joined"),
-        *same(f"{ours}norm", "norm"),
+        Rule(f"{prefix}patch_embed.proj.weight", ("patch_embed.proj.weight",), CONV2D),
+        Rule(f"{prefix}patch_embed.proj.bias", ("patch_embed.proj.bias",), IDENTITY),
+        Rule(f"{prefix}cls_token", ("cls_token",), IDENTITY),
+        *block_rules(f"{prefix}blocks.{{n}}", "blocks.{n}", "joined"),
+        *module_rules(f"{prefix}norm", "norm"),
     ]
 
 
@@ -65,64 +67,73 @@ def rules_for(kind: str) -> list[Rule]:
     """The rules for an encoder or a classifier."""
     if kind == "VideoViT":
         return encoder_rules("")
-    return [*encoder_rules("encoder."), *same("fc_norm", "fc_norm"), *same("head", "head")]
+    return [
+        *encoder_rules("encoder."),
+        *module_rules("fc_norm", "fc_norm"),
+        *module_rules("head", "head"),
+    ]
 
 
 def read(source: Source, report: ConversionReport, options: ReadOptions) -> Weights:
     """The image model in a timm file or folder, or in MAE's ``.pth`` of an encoder."""
     tensors = source.tensors
     kind = "VideoClassifier" if "head.weight" in tensors else "VideoViT"
-    model = encoder_arguments(source, report, options)
+    encoder = encoder_config(source, report, options)
+    encoder = replace(encoder, final_norm="norm.weight" in tensors)
+    prefix = "" if kind == "VideoViT" else "encoder."
+    encoder, positions = read_positions(source, tensors, prefix, encoder, report)
+    config: Architecture = encoder
     if kind == "VideoClassifier":
-        model["classes"] = shape_of(tensors, "head.weight", source.path, 2)[0]
-        model["pool"] = _pool(source)
+        classes = shape_of(tensors, "head.weight", source.path, 2)[0]
+        config = VideoClassifierConfig(encoder=encoder, classes=classes, pool=_pool(source))
     else:
-        model.pop("arch")
-        model["final_norm"] = "norm.weight" in tensors
         headless = tensors.keys() & {"fc_norm.weight", "fc_norm.bias"}
         report.left_over |= dict.fromkeys(headless, HEADLESS)
-    prefix = "" if kind == "VideoViT" else "encoder."
-    places = read_positions(source, tensors, prefix, model, report)
-    mine = read_by(rules_for(kind), tensors, expected_shapes(kind, model), grid_of(model), report)
-    weights = Weights(kind, model, mine | places)
+    shapes, grid = expected_shapes(config), grid_of(config)
+    found = read_by(rules_for(kind), tensors, shapes, grid, report)
+    weights = Weights(config, found | positions)
     weights.tensors = verify_all_accounted(weights, set(tensors), report, options)
     return weights
 
 
-def encoder_arguments(source: Source, report: ConversionReport, options: ReadOptions) -> dict:
-    """Constructor arguments of an image encoder, from its shapes."""
+def encoder_config(source: Source, report: ConversionReport, options: ReadOptions) -> ViTConfig:
+    """An image encoder's configuration, from its shapes; its positions are still to be found."""
     tensors = source.tensors
     name = "patch_embed.proj.weight"
     dim, channels, patch, width = shape_of(tensors, name, source.path, 4)
     if channels != 3 or patch != width:
         raise UserError(f"{source.path}: {name} is not for square patches of RGB")
-    depth = depth_of(tensors, "blocks")
     hidden = shape_of(tensors, "blocks.0.mlp.fc1.weight", source.path, 2)[0]
     rows = shape_of(tensors, "pos_embed", source.path, 3)[1]
-    heads = options.heads or source.hint.get("heads") or _argument(source, "num_heads")
-    return {
-        "arch": size_name(dim, depth),
-        "dim": dim,
-        "depth": depth,
-        "heads": heads_of(dim, heads, ENCODER_HEADS, "heads", report),
-        "mlp_ratio": ratio_of(hidden, dim),
-        "patch": patch,
-        "tubelet": 1,
-        "frames": 1,
-        "image_size": _image_size(source, rows, patch, options),
-        "class_token": "cls_token" in tensors,
-    }
+    heads = options.heads or source.hint.get("heads")
+    if heads is None and isinstance(given := _argument(source, "num_heads"), int):
+        heads = given
+    return ViTConfig(
+        frames=1,
+        image_size=_image_size(source, rows, patch, options),
+        patch=patch,
+        tubelet=1,
+        dim=dim,
+        depth=depth_of(tensors, "blocks"),
+        heads=heads_of(dim, heads, ENCODER_HEADS, "heads", report),
+        mlp_ratio=ratio_of(hidden, dim),
+        class_token="cls_token" in tensors,
+    )
 
 
-def _image_size(source: Source, rows: int, patch: int, options: ReadOptions) -> int | list[int]:
+def _image_size(
+    source: Source, rows: int, patch: int, options: ReadOptions
+) -> int | tuple[int, int]:
     """From the rows of the position table, of which one may be the class token's."""
     given = options.image_size or source.hint.get("image_size") or _argument(source, "img_size")
+    if isinstance(given, (list, tuple)):
+        height, width = given
+        return height if height == width else (height, width)
     if given is not None:
-        square = isinstance(given, list) and given[0] == given[1]
-        return given[0] if square else given
-    for places in (rows, rows - 1):
-        side = math.isqrt(max(0, places))
-        if side * side == places > 0:
+        return given
+    for count in (rows, rows - 1):
+        side = math.isqrt(max(0, count))
+        if side * side == count > 0:
             return side * patch
     raise UserError(f"{source.path}: pos_embed has {rows} rows, no square; give --image_size")
 
@@ -149,38 +160,40 @@ def _pool(source: Source) -> str:
 
 
 def read_positions(
-    source: Source, tensors: dict[str, Tensor], prefix: str, model: dict, report: ConversionReport
-) -> dict[str, Tensor]:
-    """The position table: dropped where we compute the same, else kept as learned.
+    source: Source,
+    tensors: dict[str, Tensor],
+    prefix: str,
+    encoder: ViTConfig,
+    report: ConversionReport,
+) -> tuple[ViTConfig, dict[str, Tensor]]:
+    """The position table: dropped where the same is computed here, else kept as learned.
 
-    The class token has no place in ours; what the file adds to it is added to the token itself.
-    Sets ``model["position"]``; returns the tensors that are not as they stand in the file.
+    A class token has no position here; what the file adds to it is added to the token itself.
+
+    Returns:
+        ``encoder`` with its kind of positions, and the tensors that are not as in the file.
     """
-    grid, mine = grid_of(model), {}
-    table = table_of(tensors, "pos_embed", source.path, model["dim"])
-    if model["class_token"] and len(table) == grid.num_tokens + 1:
-        first, table = table[0], table[1:]
+    grid, found, prefixed = grid_of(encoder), {}, encoder.num_prefix_tokens
+    table = table_of(tensors, "pos_embed", source.path, encoder.dim)
+    if prefixed and len(table) == grid.num_tokens + prefixed:
+        first, table = table[:prefixed], table[prefixed:]
         if first.any():
             report.note("the class token's position is added to the class token")
-            mine[f"{prefix}cls_token"] = tensors["cls_token"] + first
+            found[f"{prefix}cls_token"] = tensors["cls_token"] + first
             report.loaded[f"{prefix}cls_token"] = "cls_token + pos_embed"
     if is_table(table, "sincos_2d", grid, "pos_embed", report):
-        model["position"] = "sincos_2d"
-        return mine
-    model["position"] = "learned"
+        return replace(encoder, position="sincos_2d"), found
     report.loaded[f"{prefix}positions"] = "pos_embed"
-    return mine | {f"{prefix}positions": table}
+    return replace(encoder, position="learned"), found | {f"{prefix}positions": table}
 
 
 def table_for(weights: Weights) -> Tensor:
     """The position table [1, (1 +) N, D] that an image layout stores, class token's row zero."""
-    grid, prefix = weights.grid, weights.prefix
-    table = weights.tensors.get(f"{prefix}positions")
+    encoder = weights.encoder_config
+    table = weights.tensors.get(f"{weights.prefix}positions")
     if table is None:
-        table = position_table(weights.model["position"], grid, weights.model["dim"])
-    if f"{prefix}cls_token" in weights.tensors:
-        table = torch.cat([torch.zeros(1, table.shape[1]), table])
-    return table[None]
+        table = position_table(encoder.position, weights.grid, encoder.dim)
+    return torch.cat([torch.zeros(encoder.num_prefix_tokens, encoder.dim), table])[None]
 
 
 def encoder_tensors(weights: Weights, layout: str, report: ConversionReport) -> dict[str, Tensor]:
@@ -190,8 +203,9 @@ def encoder_tensors(weights: Weights, layout: str, report: ConversionReport) -> 
     """
     grid, tensors = weights.grid, dict(weights.tensors)
     refuse_unless(grid.t == 1, layout, "frames", "it is for images, one time step")
-    pool = weights.model.get("pool")
-    refuse_unless(pool != "first_token", layout, "pool", "it pools by mean or class token")
+    refuse_unless(
+        _pool_of(weights) != "first_token", layout, "pool", "it pools by mean or class token"
+    )
     if grid.tubelet > 1:
         report.note("the patch embedding is summed over its frames: a repeated frame is an image")
     tensors.pop(f"{weights.prefix}positions", None)
@@ -203,35 +217,39 @@ def write(weights: Weights, folder: Path, report: ConversionReport) -> None:
     """model.safetensors and config.json, for ``timm.create_model("local-dir:FOLDER")``."""
     if weights.kind == "MaskedAutoencoder":
         weights = weights.encoder(report)
-    theirs = encoder_tensors(weights, NAME, report)
-    save_file(theirs, folder / "model.safetensors", {"format": "pt"})
-    report.written = len(theirs)
-    note_eps(weights.model, NAME, report)
+    tensors = encoder_tensors(weights, NAME, report)
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    report.written = len(tensors)
+    note_eps(weights.config, NAME, report)
     (folder / "config.json").write_text(json.dumps(_config(weights), indent=2) + "\n")
 
 
+def _pool_of(weights: Weights) -> str | None:
+    """How a classifier pools; None for an encoder."""
+    return weights.config.pool if isinstance(weights.config, VideoClassifierConfig) else None
+
+
 def _config(weights: Weights) -> dict:
-    model, grid = weights.model, weights.grid
-    class_token = bool(model.get("class_token"))
-    pools_mean = model.get("pool") == "mean"
-    classes = model.get("classes", 0)
+    encoder, grid = weights.encoder_config, weights.grid
+    pools_mean = _pool_of(weights) == "mean"
+    classes = weights.config.classes if isinstance(weights.config, VideoClassifierConfig) else 0
     normed = f"{weights.prefix}norm.weight" in weights.tensors
     arguments = {
         "img_size": [grid.height, grid.width],
         "patch_size": grid.patch,
-        "embed_dim": model["dim"],
-        "depth": model["depth"],
-        "num_heads": model["heads"],
-        "mlp_ratio": model.get("mlp_ratio", 4.0),
-        "class_token": class_token,
-        "global_pool": "avg" if pools_mean or not class_token else "token",
+        "embed_dim": encoder.dim,
+        "depth": encoder.depth,
+        "num_heads": encoder.heads,
+        "mlp_ratio": encoder.mlp_ratio,
+        "class_token": encoder.class_token,
+        "global_pool": "avg" if pools_mean or not encoder.class_token else "token",
         "fc_norm": pools_mean,
         "final_norm": normed or pools_mean,
     }
     return {
         "architecture": "vit_base_patch16_224",
         "num_classes": classes,
-        "num_features": model["dim"],
+        "num_features": encoder.dim,
         "global_pool": arguments["global_pool"],
         "model_args": arguments,
         "pretrained_cfg": {

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from videohpm.config.architecture import Architecture
 from videohpm.errors import UserError
 from videohpm.interop.core import (
     DECODER_HEADS,
@@ -24,13 +26,21 @@ from videohpm.interop.core import (
     ratio_of,
     refuse_unless,
     shape_of,
-    size_name,
     table_of,
     verify_all_accounted,
 )
-from videohpm.interop.files import Source, strip_prefix
+from videohpm.interop.files import Source, hints, strip_prefix
 from videohpm.interop.report import ConversionReport
-from videohpm.interop.rules import CONV3D, QUERY_VALUE, SAME, Rule, read_by, same, write_by
+from videohpm.interop.rules import (
+    CONV3D,
+    IDENTITY,
+    QUERY_VALUE,
+    Rule,
+    module_rules,
+    read_by,
+    write_by,
+)
+from videohpm.models import DecoderConfig, MAEConfig, VideoClassifierConfig, ViTConfig
 
 NAME = "videomae"
 NO_BIAS = "the model was made without query and value biases"
@@ -54,38 +64,39 @@ def _is_pretraining(names: dict[str, Tensor]) -> bool:
     return decoder and "encoder.patch_embed.proj.weight" in names
 
 
-def block_rules(ours: str, theirs: str, bias: str = "split") -> list[Rule]:
-    """A block's rules. ``bias``: ``split`` into q_bias and v_bias, or ``joined`` as ours is."""
-    rules = [Rule(f"{ours}.attn.qkv.weight", (f"{theirs}.attn.qkv.weight",), SAME)]
+def block_rules(model: str, layout: str, bias: str = "split") -> list[Rule]:
+    """A block's rules. ``bias``: ``split`` into q_bias and v_bias, or ``joined`` as here."""
+    rules = [Rule(f"{model}.attn.qkv.weight", (f"{layout}.attn.qkv.weight",), IDENTITY)]
     if bias == "split":
-        pair = (f"{theirs}.attn.q_bias", f"{theirs}.attn.v_bias")
-        rules.append(Rule(f"{ours}.attn.qkv.bias", pair, QUERY_VALUE, zeros=NO_BIAS))
+        pair = (f"{layout}.attn.q_bias", f"{layout}.attn.v_bias")
+        rules.append(Rule(f"{model}.attn.qkv.bias", pair, QUERY_VALUE, zeros=NO_BIAS))
     else:
-        rules.append(Rule(f"{ours}.attn.qkv.bias", (f"{theirs}.attn.qkv.bias",), SAME))
+        rules.append(Rule(f"{model}.attn.qkv.bias", (f"{layout}.attn.qkv.bias",), IDENTITY))
     for module in ("norm1", "norm2", "attn.proj", "mlp.fc1", "mlp.fc2"):
-        rules += same(f"{ours}.{module}", f"{theirs}.{module}")
+        rules += module_rules(f"{model}.{module}", f"{layout}.{module}")
     return rules
 
 
 def rules_for(kind: str, bias: str = "split") -> list[Rule]:
-    """Which of VideoMAE's tensors make up which of ours, for each kind of model."""
-    ours = "" if kind == "VideoViT" else "encoder."
-    theirs = "encoder." if kind == "MaskedAutoencoder" else ""
+    """Which of VideoMAE's tensors make up which of the model's, for each kind of model."""
+    model = "" if kind == "VideoViT" else "encoder."
+    layout = "encoder." if kind == "MaskedAutoencoder" else ""
+    embed = "patch_embed.proj"
     rules = [
-        Rule(f"{ours}patch_embed.proj.weight", (f"{theirs}patch_embed.proj.weight",), CONV3D),
-        Rule(f"{ours}patch_embed.proj.bias", (f"{theirs}patch_embed.proj.bias",), SAME),
-        *block_rules(f"{ours}blocks.{{n}}", f"{theirs}blocks.{{n}}", bias),
-        *same(f"{ours}norm", f"{theirs}norm"),
+        Rule(f"{model}{embed}.weight", (f"{layout}{embed}.weight",), CONV3D),
+        Rule(f"{model}{embed}.bias", (f"{layout}{embed}.bias",), IDENTITY),
+        *block_rules(f"{model}blocks.{{n}}", f"{layout}blocks.{{n}}", bias),
+        *module_rules(f"{model}norm", f"{layout}norm"),
     ]
     if kind == "VideoClassifier":
-        rules += same("fc_norm", "fc_norm") + same("head", "head")
+        rules += module_rules("fc_norm", "fc_norm") + module_rules("head", "head")
     if kind == "MaskedAutoencoder":
         rules += [
-            Rule("decoder_embed.weight", ("encoder_to_decoder.weight",), SAME),
-            Rule("mask_token", ("mask_token",), SAME),
+            Rule("decoder_embed.weight", ("encoder_to_decoder.weight",), IDENTITY),
+            Rule("mask_token", ("mask_token",), IDENTITY),
             *block_rules("decoder.blocks.{n}", "decoder.blocks.{n}", bias),
-            *same("decoder.norm", "decoder.norm"),
-            *same("decoder.head", "decoder.head"),
+            *module_rules("decoder.norm", "decoder.norm"),
+            *module_rules("decoder.head", "decoder.head"),
         ]
     return rules
 
@@ -93,51 +104,54 @@ def rules_for(kind: str, bias: str = "split") -> list[Rule]:
 def read(source: Source, report: ConversionReport, options: ReadOptions) -> Weights:
     """The model in a VideoMAE file."""
     tensors = source.tensors
-    pretrained = _is_pretraining(tensors)
-    kind = "MaskedAutoencoder" if pretrained else "VideoViT"
-    if not pretrained and "head.weight" in tensors:
+    kind = "MaskedAutoencoder" if _is_pretraining(tensors) else "VideoViT"
+    if kind == "VideoViT" and "head.weight" in tensors:
         kind = "VideoClassifier"
-    model = _encoder_arguments(source, "encoder." if pretrained else "", report, options)
-    if pretrained:
-        model |= _decoder_arguments(source, report, options)
+    encoder = _encoder_config(source, kind, report, options)
+    positions = _positions(source, kind, encoder, report)
+    if positions:
+        encoder = replace(encoder, position="learned")
+    config: Architecture = encoder
+    if kind == "MaskedAutoencoder":
+        decoder = _decoder_config(source, report, options)
+        config = MAEConfig(encoder=encoder, decoder=decoder, predictor=None, target="per_channel")
     elif kind == "VideoClassifier":
-        model["classes"] = shape_of(tensors, "head.weight", source.path, 2)[0]
-        model["pool"] = "mean" if "fc_norm.weight" in tensors else "first_token"
+        config = VideoClassifierConfig(
+            encoder=encoder,
+            classes=shape_of(tensors, "head.weight", source.path, 2)[0],
+            pool="mean" if "fc_norm.weight" in tensors else "first_token",
+        )
     else:
-        model["final_norm"] = "norm.weight" in tensors
         headless = tensors.keys() & {"fc_norm.weight", "fc_norm.bias"}
         report.left_over |= dict.fromkeys(headless, HEADLESS)
-    positions = _positions(source, kind, model, report)
     joined = any(name.endswith("attn.qkv.bias") for name in tensors)
     rules = rules_for(kind, "joined" if joined else "split")
-    mine = read_by(rules, tensors, expected_shapes(kind, model), grid_of(model), report)
-    weights = Weights(kind, model, mine | positions)
+    found = read_by(rules, tensors, expected_shapes(config), grid_of(config), report)
+    weights = Weights(config, found | positions)
     weights.tensors = verify_all_accounted(weights, set(tensors), report, options)
     return weights
 
 
-def _encoder_arguments(
-    source: Source, prefix: str, report: ConversionReport, options: ReadOptions
-) -> dict:
-    tensors = source.tensors
+def _encoder_config(
+    source: Source, kind: str, report: ConversionReport, options: ReadOptions
+) -> ViTConfig:
+    tensors, prefix = source.tensors, "encoder." if kind == "MaskedAutoencoder" else ""
     name = f"{prefix}patch_embed.proj.weight"
     dim, channels, tubelet, patch, width = shape_of(tensors, name, source.path, 5)
     if channels != 3 or patch != width:
         raise UserError(f"{source.path}: {name} is not for square patches of RGB")
-    depth = depth_of(tensors, f"{prefix}blocks")
     hidden = shape_of(tensors, f"{prefix}blocks.0.mlp.fc1.weight", source.path, 2)[0]
     heads = options.heads or source.hint.get("heads")
-    model = {
-        "dim": dim,
-        "depth": depth,
-        "heads": heads_of(dim, heads, ENCODER_HEADS, "heads", report),
-        "mlp_ratio": ratio_of(hidden, dim),
-        "patch": patch,
-        "tubelet": tubelet,
-    }
-    if prefix or "head.weight" in tensors:
-        model = {"arch": size_name(dim, depth)} | model
-    return model | _clip_size(source, report, options)
+    return ViTConfig(
+        dim=dim,
+        depth=depth_of(tensors, f"{prefix}blocks"),
+        heads=heads_of(dim, heads, ENCODER_HEADS, "heads", report),
+        mlp_ratio=ratio_of(hidden, dim),
+        patch=patch,
+        tubelet=tubelet,
+        final_norm=f"{prefix}norm.weight" in tensors,
+        **_clip_size(source, report, options),
+    )
 
 
 def _clip_size(source: Source, report: ConversionReport, options: ReadOptions) -> dict:
@@ -160,41 +174,39 @@ def _clip_size(source: Source, report: ConversionReport, options: ReadOptions) -
     return sizes
 
 
-def _decoder_arguments(source: Source, report: ConversionReport, options: ReadOptions) -> dict:
+def _decoder_config(
+    source: Source, report: ConversionReport, options: ReadOptions
+) -> DecoderConfig:
     tensors = source.tensors
     width = shape_of(tensors, "encoder_to_decoder.weight", source.path, 2)[0]
     hidden = shape_of(tensors, "decoder.blocks.0.mlp.fc1.weight", source.path, 2)[0]
     heads = options.decoder_heads or source.hint.get("decoder_heads")
-    return {
-        "decoder_dim": width,
-        "decoder_depth": depth_of(tensors, "decoder.blocks"),
-        "decoder_heads": heads_of(width, heads, DECODER_HEADS, "decoder_heads", report),
-        "decoder_mlp_ratio": ratio_of(hidden, width),
-        "predictor_unit": None,
-        "final_norm": "encoder.norm.weight" in tensors,
-        "target": "per_channel",
-    }
+    return DecoderConfig(
+        dim=width,
+        depth=depth_of(tensors, "decoder.blocks"),
+        heads=heads_of(width, heads, DECODER_HEADS, "decoder_heads", report),
+        mlp_ratio=ratio_of(hidden, width),
+    )
 
 
 def _positions(
-    source: Source, kind: str, model: dict, report: ConversionReport
+    source: Source, kind: str, encoder: ViTConfig, report: ConversionReport
 ) -> dict[str, Tensor]:
-    """VideoMAE stores a table only where it was trained with a learnable one."""
+    """The learned position table, if any: VideoMAE stores one only where it was learnable."""
     prefix = "encoder." if kind == "MaskedAutoencoder" else ""
     name = f"{prefix}pos_embed"
     if name not in source.tensors:
         if source.hint.get("position") == "learned":
             raise UserError(f"{source.path}: {name} is missing, which this model has learned")
         return {}
-    table = table_of(source.tensors, name, source.path, model["dim"])
-    if is_table(table, "sincos_1d", grid_of(model), name, report):
+    table = table_of(source.tensors, name, source.path, encoder.dim)
+    if is_table(table, "sincos_1d", grid_of(encoder), name, report):
         return {}
     if kind == "MaskedAutoencoder":
         raise UserError(f"{source.path}: {name} was learned; an autoencoder here has fixed ones")
-    model["position"] = "learned"
-    ours = "positions" if kind == "VideoViT" else "encoder.positions"
-    report.loaded[ours] = name
-    return {ours: table}
+    target = "positions" if kind == "VideoViT" else "encoder.positions"
+    report.loaded[target] = name
+    return {target: table}
 
 
 def write(weights: Weights, folder: Path, report: ConversionReport) -> None:
@@ -202,26 +214,27 @@ def write(weights: Weights, folder: Path, report: ConversionReport) -> None:
 
     Raises UserError for a model that VideoMAE's code cannot be.
     """
-    model, tensors = weights.model, dict(weights.tensors)
-    refuse_unless(not model.get("class_token"), NAME, "class_token", "it has no class token")
+    encoder, tensors = weights.encoder_config, dict(weights.tensors)
+    refuse_unless(not encoder.class_token, NAME, "class_token", "it has no class token")
     bias = tensors.pop("decoder_embed.bias", None)
     if bias is not None:
         refuse_unless(not bias.any(), NAME, "projection_bias", "its projection has no bias")
         report.not_written["decoder_embed.bias"] = "all zero, and the layout has none"
     table = tensors.pop(f"{weights.prefix}positions", None)
-    position = model.get("position", "sincos_1d")
-    fixed = position == "sincos_1d" or table is not None
-    refuse_unless(fixed, NAME, "position", f"it computes sincos_1d, not {position}")
-    if weights.kind == "MaskedAutoencoder":
-        whole = model.get("pixel_decoder", True)
-        refuse_unless(whole, NAME, "pixel_decoder", "it needs one; convert the encoder alone")
+    fits = encoder.position == "sincos_1d" or table is not None
+    refuse_unless(fits, NAME, "position", f"it computes sincos_1d, not {encoder.position}")
+    if isinstance(weights.config, MAEConfig):
+        reconstructs = weights.config.pixel_decoder
+        refuse_unless(
+            reconstructs, NAME, "pixel_decoder", "it needs one; convert the encoder alone"
+        )
     for name in tensors:
         if name.startswith("predictor."):
             report.not_written[name] = "the layout has no loss predictor"
-    theirs = write_by(rules_for(weights.kind), tensors, weights.grid, report)
+    written = write_by(rules_for(weights.kind), tensors, weights.grid, report)
     if table is not None:
-        theirs["pos_embed"] = table[None]
+        written["pos_embed"] = table[None]
         report.note("pos_embed: VideoMAE's code reads it when its positions are learnable")
-    note_eps(model, NAME, report)
-    torch.save({"model": theirs, "videohpm": model}, folder / "checkpoint.pth")
-    report.written = len(theirs)
+    note_eps(weights.config, NAME, report)
+    torch.save({"model": written, "videohpm": hints(weights.config)}, folder / "checkpoint.pth")
+    report.written = len(written)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 from torch import Tensor
 
 from videohpm.grid import TokenGrid
@@ -14,7 +17,7 @@ def adapt_encoder(
     frames: int | None = None,
     image_size: int | tuple[int, int] | None = None,
     tubelet: int | None = None,
-    **changes,
+    **changes: Any,
 ) -> VideoViT:
     """A copy of ``encoder`` made for other clips; what is None stays.
 
@@ -23,16 +26,16 @@ def adapt_encoder(
     length to see videos: either way a repeated frame is embedded as the image is.
 
     Args:
-        changes: other arguments of :class:`VideoViT` that leave the weights as they are, such as
+        changes: other fields of :class:`ViTConfig` that leave the weights as they are, such as
             drop_path.
 
-    Raises ValueError, one line naming the field, where the weights cannot serve.
+    Raises ValueError, one line naming the field, where the weights do not fit the new clips.
     """
     wanted = {"frames": frames, "image_size": image_size, "tubelet": tubelet}
     wanted = {name: value for name, value in wanted.items() if value is not None}
-    new = VideoViT(**encoder.config | wanted | changes)
+    new = VideoViT(replace(encoder.config, **wanted, **changes))
     weights = encoder.state_dict()
-    # A final norm that one of the two lacks: left behind, or as new.
+    # A final norm that only one of the two has is dropped, or keeps its initial value.
     weights = {k: v for k, v in weights.items() if not k.startswith("norm.")} | {
         k: weights.get(k, v) for k, v in new.state_dict().items() if k.startswith("norm.")
     }
@@ -60,7 +63,7 @@ def adapt_patch_embed(weight: Tensor, old: TokenGrid, new: TokenGrid) -> Tensor:
 
 
 def adapt_positions(table: Tensor, old: TokenGrid, new: TokenGrid) -> Tensor:
-    """A learned table [N, D] for more or fewer time steps; its places must stay."""
+    """A learned table [N, D] for more or fewer time steps, of the same height and width."""
     if (old.h, old.w) != (new.h, new.w):
         raise ValueError(
             f"image_size: the weights have learned positions for {old.height}x{old.width} pixels; "

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from videohpm.config.finetune import POOLS
-from videohpm.config.sizes import size_of
+from videohpm.config.architecture import VideoClassifierConfig, classifier_config
+from videohpm.grid import TokenGrid
 from videohpm.models.vit import Mlp, VideoViT
 
 
@@ -50,87 +50,63 @@ class VideoClassifier(nn.Module):
     from a normal distribution of std .02, as VideoMAE's classifiers do.
 
     Args:
-        arch: a name from :mod:`videohpm.models.sizes`; dim, depth, heads, mlp_ratio override it.
-        classes: number of classes.
-        pool: ``mean`` over all tokens but the class token, ``class_token``, ``attentive`` (an
-            :class:`AttentivePool` over all tokens, and fc_norm), or ``first_token`` of a model
-            without a class token (Hugging Face's VideoMAE with mean pooling off).
-        head_dropout: probability of dropping a pooled feature in training.
-        head_scale: factor on the head's initial weights (the published recipes: .001).
-        head_norm_eps: eps of fc_norm; None for norm_eps.
-        frames, image_size, patch, tubelet, position, class_token, drop_path, checkpoint,
-            norm_eps: see :class:`VideoViT`.
+        config: encoder, pooling and head, see :class:`VideoClassifierConfig`; :meth:`create` makes
+            one of a named size.
+        checkpoint_activations: recompute blocks in the backward pass to save memory.
+
+    Raises ValueError when the sizes do not fit each other.
     """
 
-    def __init__(
-        self,
+    def __init__(self, config: VideoClassifierConfig, checkpoint_activations: bool = False):
+        super().__init__()
+        self.config = config
+        self.pool = config.pool
+        self.encoder = VideoViT(config.encoder, checkpoint_activations)
+        self.encoder.blocks.apply(init_truncated)
+        self.frozen = False
+        dim, norm_eps = config.encoder.dim, config.encoder.norm_eps
+        self.attentive = None
+        if config.pool == "attentive":
+            self.attentive = AttentivePool(dim, config.encoder.heads, norm_eps=norm_eps)
+        eps = norm_eps if config.head_norm_eps is None else config.head_norm_eps
+        own_norm = config.pool in ("mean", "attentive")
+        self.fc_norm = nn.LayerNorm(dim, eps=eps) if own_norm else nn.Identity()
+        self.dropout = nn.Dropout(config.head_dropout)
+        self.head = nn.Linear(dim, config.classes)
+        nn.init.trunc_normal_(self.head.weight, std=0.02)
+        self.head.weight.data.mul_(config.head_scale)
+        nn.init.zeros_(self.head.bias)
+
+    @classmethod
+    def create(
+        cls,
         arch: str = "vit_base",
         *,
         classes: int,
-        frames: int = 16,
-        image_size: int | tuple[int, int] = 224,
-        patch: int = 16,
-        tubelet: int = 2,
-        dim: int | None = None,
-        depth: int | None = None,
-        heads: int | None = None,
-        mlp_ratio: float | None = None,
-        position: str = "sincos_1d",
-        class_token: bool = False,
-        pool: str = "mean",
-        drop_path: float = 0.0,
-        head_dropout: float = 0.0,
-        head_scale: float = 0.001,
-        checkpoint: bool = False,
-        norm_eps: float = 1e-6,
-        head_norm_eps: float | None = None,
-    ):
-        self_config = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
-        super().__init__()
-        if pool not in POOLS:
-            raise ValueError(f"pool: {pool!r} is not one of {', '.join(POOLS)}")
-        if pool == "class_token" and not class_token:
-            raise ValueError("pool: class_token needs a model with a class token")
-        if pool == "first_token" and class_token:
-            raise ValueError("pool: first_token is for models without a class token")
-        numbers = asdict(size_of(arch))
-        numbers = {k: numbers[k] for k in ("dim", "depth", "heads", "mlp_ratio")}
-        numbers |= {k: self_config[k] for k in numbers if self_config[k] is not None}
-        self.config = self_config | numbers
-        self.pool = pool
-        self.encoder = VideoViT(
-            frames, image_size, patch, tubelet, numbers["dim"], numbers["depth"],
-            numbers["heads"], numbers["mlp_ratio"], position, class_token, drop_path,
-            final_norm=pool != "mean", checkpoint=checkpoint, norm_eps=norm_eps,
-        )  # fmt: skip
-        self.encoder.blocks.apply(init_truncated)
-        self.frozen = False
-        dim = numbers["dim"]
-        self.attentive = None
-        if pool == "attentive":
-            self.attentive = AttentivePool(dim, numbers["heads"], norm_eps=norm_eps)
-        eps = norm_eps if head_norm_eps is None else head_norm_eps
-        own_norm = pool in ("mean", "attentive")
-        self.fc_norm = nn.LayerNorm(dim, eps=eps) if own_norm else nn.Identity()
-        self.dropout = nn.Dropout(head_dropout)
-        self.head = nn.Linear(dim, classes)
-        nn.init.trunc_normal_(self.head.weight, std=0.02)
-        self.head.weight.data.mul_(head_scale)
-        nn.init.zeros_(self.head.bias)
+        checkpoint_activations: bool = False,
+        **changes: Any,
+    ) -> VideoClassifier:
+        """The classifier of a named size: ``VideoClassifier.create("vit_base", classes=400)``.
+
+        Args:
+            arch: a name from :mod:`videohpm.config.sizes`.
+            changes: by flat names, see :func:`classifier_config`.
+        """
+        return cls(classifier_config(arch, classes=classes, **changes), checkpoint_activations)
 
     @property
-    def grid(self):
+    def grid(self) -> TokenGrid:
         """The :class:`TokenGrid` the model is made for."""
         return self.encoder.grid
 
     def freeze_encoder(self) -> None:
-        """Train only what stands behind the encoder: a linear or an attentive probe."""
+        """Train only what follows the encoder: a linear or an attentive probe."""
         self.frozen = True
         self.encoder.requires_grad_(False)
         self.train(self.training)
 
     def train(self, mode: bool = True) -> VideoClassifier:
-        """As in torch, but a frozen encoder stays as it is when it is used: without drop-path."""
+        """As in torch, but a frozen encoder stays in evaluation mode: without drop-path."""
         super().train(mode)
         if self.frozen:
             self.encoder.eval()
@@ -143,13 +119,12 @@ class VideoClassifier(nn.Module):
         return self.pooled(x)
 
     def pooled(self, x: Tensor) -> Tensor:
-        """The feature that the head reads, (B, D), of all that the encoder gives: (B, [1+]N, D)."""
+        """The feature that the head reads, (B, D), of the encoder's tokens (B, [1+]N, D)."""
         if self.attentive is not None:
             return self.fc_norm(self.attentive(x))
         if self.pool != "mean":
             return x[:, 0]
-        first = 0 if self.encoder.cls_token is None else 1
-        return self.fc_norm(x[:, first:].mean(1))
+        return self.fc_norm(x[:, self.encoder.num_prefix_tokens :].mean(1))
 
     def forward(self, clips: Tensor) -> Tensor:
         """Class scores (logits) of normalised clips (B, 3, T, H, W): (B, classes)."""

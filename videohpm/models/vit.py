@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import torch
 import torch.nn.functional as F
-from timm.layers import DropPath
+from timm.layers.drop import DropPath
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from videohpm.config.model import POSITIONS
+from videohpm.config.architecture import POSITIONS, ViTConfig
 from videohpm.grid import TokenGrid
 
 
@@ -38,8 +38,8 @@ def sincos_2d(grid: TokenGrid, dim: int) -> np.ndarray:
     step, row, column = np.meshgrid(
         np.arange(grid.t), np.arange(grid.h), np.arange(grid.w), indexing="ij"
     )
-    place = np.concatenate([_sin_then_cos(column, dim // 2), _sin_then_cos(row, dim // 2)], axis=1)
-    return place + _sin_then_cos(step, dim) - _sin_then_cos(np.zeros(1), dim)
+    space = np.concatenate([_sin_then_cos(column, dim // 2), _sin_then_cos(row, dim // 2)], axis=1)
+    return space + _sin_then_cos(step, dim) - _sin_then_cos(np.zeros(1), dim)
 
 
 def position_table(kind: str, grid: TokenGrid, dim: int) -> Tensor:
@@ -56,7 +56,7 @@ def position_table(kind: str, grid: TokenGrid, dim: int) -> Tensor:
 class Attention(nn.Module):
     """Multi-head self-attention in one fused call: (B, K, D) → (B, K, D).
 
-    With ``num_queries``, only what that many positions at the end find out: → (B, num_queries, D).
+    With ``num_queries``, only the outputs of that many last positions: → (B, num_queries, D).
     """
 
     def __init__(self, dim: int, heads: int):
@@ -88,8 +88,10 @@ class Mlp(nn.Module):
 
 
 class Block(nn.Module):
-    """Pre-norm transformer block; with ``num_queries``, it goes on with that many "
-    "positions only."""
+    """Pre-norm transformer block: (B, K, D) → (B, K, D).
+
+    With ``num_queries``, only the outputs of that many last positions: → (B, num_queries, D).
+    """
 
     def __init__(
         self,
@@ -126,65 +128,41 @@ class TubeletEmbed(nn.Module):
 
 
 class VideoViT(nn.Module):
-    """Tubelet ViT. ``frames=1, tubelet=1`` is the image mode: a frame is a one-step clip.
+    """Tubelet ViT.
 
     Args:
-        frames: T.
-        image_size: pixels, H = W, or (H, W).
-        patch: pixels, side of a patch.
-        tubelet: frames a token spans.
-        position: ``sincos_1d`` (VideoMAE), ``sincos_2d`` (MAE, HPM), or ``learned``, a parameter
-            [N, D] that fine-tuned image models and mae_st have.
-        class_token: prepend a learned token (MAE, HPM).
-        drop_path: stochastic depth of the last block; earlier ones rise to it linearly.
-        final_norm: LayerNorm after the last block.
-        norm_eps: eps of every LayerNorm; Hugging Face's VideoMAE uses 1e-12.
-        patch_init: ``default`` (torch's, as VideoMAE) or ``xavier`` (as MAE and HPM).
-        checkpoint: recompute blocks in the backward pass to save memory.
+        config: its sizes and options, see :class:`ViTConfig`.
+        checkpoint_activations: recompute blocks in the backward pass to save memory.
 
     Raises ValueError when the sizes do not fit each other.
     """
 
-    def __init__(
-        self,
-        frames: int = 16,
-        image_size: int | tuple[int, int] = 224,
-        patch: int = 16,
-        tubelet: int = 2,
-        dim: int = 768,
-        depth: int = 12,
-        heads: int = 12,
-        mlp_ratio: float = 4.0,
-        position: str = "sincos_1d",
-        class_token: bool = False,
-        drop_path: float = 0.0,
-        final_norm: bool = True,
-        patch_init: str = "default",
-        checkpoint: bool = False,
-        norm_eps: float = 1e-6,
-    ):
-        self_config = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
+    positions: Tensor
+
+    def __init__(self, config: ViTConfig, checkpoint_activations: bool = False):
         super().__init__()
-        self.config = self_config
-        height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
-        self.grid = TokenGrid.of_clip(frames, height, width, tubelet, patch)
-        self.dim = dim
-        self.checkpoint = checkpoint
+        self.config = config
+        self.grid = config.grid
+        self.num_prefix_tokens = config.num_prefix_tokens
+        self.checkpoint_activations = checkpoint_activations
+        dim = config.dim
         self.patch_embed = TubeletEmbed(self.grid, dim)
-        self.cls_token = nn.Parameter(torch.zeros(1, 1, dim)) if class_token else None
-        if position == "learned":
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, dim)) if config.class_token else None
+        if config.position == "learned":
             self.positions = nn.Parameter(torch.zeros(self.grid.num_tokens, dim))
             nn.init.trunc_normal_(self.positions, std=0.02)
         else:
-            table = position_table(position, self.grid, dim)
+            table = position_table(config.position, self.grid, dim)
             self.register_buffer("positions", table, persistent=False)
-        rates = np.linspace(0, drop_path, depth)
+        rates = np.linspace(0, config.drop_path, config.depth)
         self.blocks = nn.ModuleList(
-            Block(dim, heads, mlp_ratio, float(rate), norm_eps) for rate in rates
+            Block(dim, config.heads, config.mlp_ratio, float(rate), config.norm_eps)
+            for rate in rates
         )
-        self.norm = nn.LayerNorm(dim, eps=norm_eps) if final_norm else nn.Identity()
+        final_norm = nn.LayerNorm(dim, eps=config.norm_eps) if config.final_norm else nn.Identity()
+        self.norm = final_norm
         self.blocks.apply(init_linear)
-        if patch_init == "xavier":
+        if config.patch_init == "xavier":
             nn.init.xavier_uniform_(self.patch_embed.proj.weight)
             nn.init.zeros_(self.patch_embed.proj.bias)
         if self.cls_token is not None:
@@ -195,7 +173,7 @@ class VideoViT(nn.Module):
 
         Args:
             clips: (B, 3, T, H, W), normalised.
-            visible: (B, V) numbers of the tokens to look at; None for all.
+            visible: (B, V) indices of the tokens to encode; None for all.
 
         Returns:
             (B, V, D), or (B, 1 + V, D) with a class token in front.
@@ -204,7 +182,7 @@ class VideoViT(nn.Module):
         x = x + (self.positions if visible is None else self.positions[visible])
         if self.cls_token is not None:
             x = torch.cat([self.cls_token.expand(len(x), -1, -1), x], dim=1)
-        return self.norm(run_blocks(self.blocks, x, self.checkpoint and self.training))
+        return self.norm(run_blocks(self.blocks, x, self.checkpoint_activations and self.training))
 
 
 def run_blocks(
@@ -212,12 +190,11 @@ def run_blocks(
 ) -> Tensor:
     """Apply the blocks in turn; with ``recompute`` keep only their inputs for the backward pass.
 
-    With ``num_queries`` the final block spends nothing on positions before that many, which nobody
-    reads.
+    With ``num_queries`` the final block computes only that many last positions.
     """
     for number, block in enumerate(blocks, 1):
-        read = num_queries if number == len(blocks) else None
-        x = checkpoint(block, x, read, use_reentrant=False) if recompute else block(x, read)
+        queries = num_queries if number == len(blocks) else None
+        x = checkpoint(block, x, queries, use_reentrant=False) if recompute else block(x, queries)
     return _last(x, num_queries)
 
 
@@ -229,4 +206,5 @@ def init_linear(module: nn.Module) -> None:
     """Xavier-uniform weights and zero biases, as VideoMAE, MAE and HPM start from."""
     if isinstance(module, nn.Linear):
         nn.init.xavier_uniform_(module.weight)
-        nn.init.zeros_(module.bias) if module.bias is not None else None
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)

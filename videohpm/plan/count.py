@@ -11,24 +11,28 @@ import torch
 from videohpm import hpm
 from videohpm.config import PlanConfig, PretrainConfig
 from videohpm.engine.settings import deepspeed_settings
-from videohpm.models import MaskedAutoencoder
+from videohpm.models import MAEConfig, MaskedAutoencoder
 
 
 @dataclass(frozen=True)
 class BlockStack:
-    """A stack of transformer blocks: what it reads and how many positions its last block is for."""
+    """A stack of transformer blocks, of which the last may compute fewer positions."""
 
     tokens: int
     width: int
     hidden: int
     depth: int
-    read: int | None = None
+    num_queries: int | None = None
+
+    @property
+    def outputs(self) -> int:
+        """Positions that leave the last block."""
+        return self.tokens if self.num_queries is None else self.num_queries
 
     def positions(self) -> Iterator[tuple[int, int]]:
         """Positions that enter and leave each block."""
         for number in range(self.depth):
-            last = number == self.depth - 1 and self.read is not None
-            yield self.tokens, self.read if last else self.tokens
+            yield self.tokens, self.outputs if number == self.depth - 1 else self.tokens
 
     def linear(self) -> int:
         """Forward FLOPs of the linear layers."""
@@ -39,7 +43,7 @@ class BlockStack:
         """Forward FLOPs of the attention itself."""
         return sum(4 * n * r * self.width for n, r in self.positions())
 
-    def again(self) -> int:
+    def recomputed(self) -> int:
         """FLOPs of activation checkpointing: forward once more, up to the last layer's input."""
         last = sum(2 * r * self.hidden * self.width for _, r in self.positions())
         return self.linear() + self.attention() - last
@@ -75,25 +79,26 @@ class Work:
 
 def work_of(config: PretrainConfig) -> Work:
     """What a clip is made into on its way through a step."""
-    model, grid = numbers_of(config), config.model.grid()
+    model, grid = config.model_config(), config.model.grid()
     units = hpm.unit_count(grid, config.mask.unit)
     tokens_of_unit = grid.t if config.mask.unit == "tube" else 1
     masked_units = hpm.masked_count(units, config.mask.ratio)
     masked = masked_units * tokens_of_unit
     visible, decoded = grid.num_tokens - masked, _decoded(config, masked_units)
-    first = int(config.model.class_token)
-    hidden, small = int(model["dim"] * model["mlp_ratio"]), model["decoder_dim"]
+    vit, twin = model.encoder, model.decoder
+    prefix = vit.num_prefix_tokens
 
     def encoder(tokens: int) -> BlockStack:
-        return BlockStack(tokens + first, model["dim"], hidden, model["depth"])
+        return BlockStack(tokens + prefix, vit.dim, int(vit.dim * vit.mlp_ratio), vit.depth)
 
-    def decoder(tokens: int, read: int, depth: int) -> BlockStack:
-        return BlockStack(tokens + first, small, 4 * small, depth, read)
+    def decoder(tokens: int, num_queries: int, depth: int) -> BlockStack:
+        hidden = int(twin.dim * twin.mlp_ratio)
+        return BlockStack(tokens + prefix, twin.dim, hidden, depth, num_queries)
 
-    pixels = decoder(visible + decoded, decoded, model["decoder_depth"])
+    pixels = decoder(visible + decoded, decoded, twin.depth)
     if not config.hpm.enabled:
         return Work(visible, decoded, 0, 0, encoder(visible), pixels, None, None, None)
-    depth = config.hpm.predictor_depth or model["decoder_depth"]
+    depth = model.predictor_depth
     by_tube = config.hpm.predictor_unit == "tube"
     queries = masked // grid.t if by_tube else decoded
     predictor = decoder(visible + queries, queries, depth)
@@ -112,20 +117,15 @@ def work_of(config: PretrainConfig) -> Work:
 
 
 def _decoded(config: PretrainConfig, masked_units: int) -> int:
-    share, t = config.mask.decode_ratio, config.model.grid().t
+    ratio, t = config.mask.decode_ratio, config.model.grid().t
     if config.mask.unit == "tube":
-        return masked_units * max(1, round(share * t))
-    return max(1, round(share * masked_units))
-
-
-def numbers_of(config: PretrainConfig) -> dict:
-    """The model's arguments with every number filled in."""
-    return _meta_model(config).config
+        return masked_units * max(1, round(ratio * t))
+    return max(1, round(ratio * masked_units))
 
 
 def parameters_of(config: PretrainConfig) -> tuple[int, int, int]:
     """Parameters of the student, of its teacher, and of the student's largest layer."""
-    model = _meta_model(config)
+    model = _meta_model(config.model_config())
     teacher = 0
     if config.scorer == "loss_teacher":
         rest = model.decoder.parameters() if model.decoder else ()
@@ -140,23 +140,24 @@ def flops_of(config: PretrainConfig) -> dict[str, int]:
     A linear layer costs twice as much backward as forward, attention two and a half times (it
     computes its weights again); the embedding has no input to pass a gradient to.
     """
-    work, model, grid = work_of(config), numbers_of(config), config.model.grid()
-    first, small = int(config.model.class_token), model["decoder_dim"]
+    work, model, grid = work_of(config), config.model_config(), config.model.grid()
+    wide, narrow = model.encoder.dim, model.decoder.dim
 
-    def ways_in(tokens: int) -> tuple[int, int]:
-        embedding = 2 * tokens * grid.patch_dim * model["dim"]
-        return embedding, 2 * (tokens + first) * model["dim"] * small
+    def embedding_and_projection(tokens: int) -> tuple[int, int]:
+        encoded = tokens + model.encoder.num_prefix_tokens
+        return 2 * tokens * grid.patch_dim * wide, 2 * encoded * wide * narrow
 
-    embedding, projection = ways_in(work.visible)
-    linear = projection + 2 * small * (work.decoded * grid.patch_dim + work.queries)
+    embedding, projection = embedding_and_projection(work.visible)
+    linear = projection + 2 * narrow * (work.decoded * grid.patch_dim + work.queries)
     stacks = [x for x in (work.encoder, work.decoder, work.predictor) if x]
     student = 2 * embedding + 3 * (linear + sum(x.linear() for x in stacks))
     student += 7 * sum(x.attention() for x in stacks) // 2
     if config.engine.checkpoint_activations:
-        student += sum(x.again() for x in stacks)
-    if not work.teacher_encoder:
+        student += sum(x.recomputed() for x in stacks)
+    if work.teacher_encoder is None or work.teacher_predictor is None:
         return {"student": student, "teacher": 0}
-    teacher = sum(ways_in(work.teacher_tokens)) + 2 * small * work.teacher_predictor.read
+    teacher = sum(embedding_and_projection(work.teacher_tokens))
+    teacher += 2 * narrow * work.teacher_predictor.outputs
     for stack in (work.teacher_encoder, work.teacher_predictor):
         teacher += stack.linear() + stack.attention()
     return {"student": student, "teacher": teacher}
@@ -182,11 +183,11 @@ def memory_of(config: PlanConfig, stage: int) -> Memory:
     """What one GPU holds at the fullest moment of a step, under a ZeRO stage.
 
     Weights, gradients and AdamW's two moments are fp32 (bf16 is autocast's). From stage 1 on
-    DeepSpeed also keeps each GPU's share of the weights a second time, to step on.
+    DeepSpeed also keeps each GPU's share of the weights a second time, which the optimiser updates.
     """
     student, teacher, largest = parameters_of(config)
     share = 1 / config.gpus
-    whole_gradients = stage == 0 or (stage == 1 and config.engine.grad_accum_steps > 1)
+    full_gradients = stage == 0 or (stage == 1 and config.engine.grad_accum_steps > 1)
     state = 8.0 if stage == 0 else 12 * share
     buffers = 0.0
     if config.gpus > 1 or config.zero is not None or config.engine.zero_stage is not None:
@@ -203,7 +204,7 @@ def memory_of(config: PlanConfig, stage: int) -> Memory:
         buffers += 4.0 * largest * 2  # the layer at work, and the next on its way
     return Memory(
         weights=4 * student * (share if stage == 3 else 1),
-        gradients=4 * student * (1 if whole_gradients else share),
+        gradients=4 * student * (1 if full_gradients else share),
         optimiser=0.0 if config.engine.offload and stage else state * student,
         teacher=4 * teacher * (share if stage == 3 else 1),
         buffers=buffers,
@@ -249,15 +250,11 @@ def traffic_of(config: PlanConfig, stage: int) -> float:
     return around * student * (reductions * small + 4)  # and the moved fp32 weights
 
 
-def _meta_model(config: PretrainConfig) -> MaskedAutoencoder:
-    """The model without its weights' memory."""
-    return _made(tuple(config.model_arguments().items()))
-
-
 @lru_cache(maxsize=4)
-def _made(arguments: tuple[tuple[str, object], ...]) -> MaskedAutoencoder:
+def _meta_model(config: MAEConfig) -> MaskedAutoencoder:
+    """The model without memory for its weights."""
     with torch.device("meta"):
-        return MaskedAutoencoder(**dict(arguments))
+        return MaskedAutoencoder(config)
 
 
 def _count(parameters) -> int:

@@ -96,7 +96,7 @@ def inspect_videos(
             f"{path}: holds a {type(model).__name__}, which reconstructs nothing; give a "
             "pre-training run or checkpoint"
         )
-    folder, metadata = checkpoint.read_about(path)
+    folder, metadata = checkpoint.read_metadata(path)
     settings = ClipSettings.of(folder, model)
     config, grid = settings.config, model.grid
     hard_ratio = settings.hard_ratio if hard_ratio is None else hard_ratio
