@@ -43,6 +43,7 @@ TRAINING = {
     "finetune/kinetics400_base_repeated": ("dense", 4, True),
     "finetune/kinetics400_large": ("dense", 4, True),
     "finetune/linear_probe": ("dense", 4, False),
+    "finetune/published_augmentation": ("dense", 4, False),
     "finetune/ssv2_base": ("segments", 4, False),
     "finetune/ssv2_base_repeated": ("segments", 4, False),
     "finetune/ucf101_base": ("dense", 4, True),

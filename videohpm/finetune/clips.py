@@ -22,7 +22,8 @@ def training_clips(config: FinetuneConfig, manifest: Manifest, grid: TokenGrid) 
     data, size = config.data, (grid.height, grid.width)
     evaluate.check_kind(manifest, grid.frames)
     crop = training_transform(data, size)
-    transform = augmented(crop, config.augment, data.mean, data.std, data.interpolation)
+    pixels = data.mean, data.std, data.interpolation, min(size)
+    transform = augmented(crop, config.augment, *pixels)
     kind = ImageDataset if grid.frames == 1 else VideoDataset
     return kind(
         manifest, data, frames=grid.frames, size=size, seed=config.run.seed, transform=transform
@@ -40,6 +41,7 @@ def final_protocol(
         sampling=data.sampling,
         stride=data.stride,
         interpolation=data.interpolation,
+        antialias=data.antialias,
         mean=tuple(data.mean),
         std=tuple(data.std),
     )
