@@ -12,11 +12,12 @@ import math
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
-from timm.data.auto_augment import rand_augment_transform
+from timm.data.auto_augment import posterize, rand_augment_transform
 from timm.data.mixup import Mixup, mixup_target
 from timm.data.random_erasing import RandomErasing
 from torch import Tensor
@@ -65,8 +66,6 @@ class RandAugment:
 
     Args:
         mean: colour of what shifts and rotations uncover, in 0..1.
-        side: pixels that shifts are measured by, up to .45 of it; None for the frame's shorter
-            side.
     """
 
     def __init__(
@@ -74,14 +73,15 @@ class RandAugment:
         policy: str,
         mean: tuple[float, ...] = IMAGENET_MEAN,
         interpolation: str = "bilinear",
-        side: int | None = None,
     ):
-        self.policy, self.mean, self.interpolation, self.side = policy, mean, interpolation, side
+        self.policy, self.mean, self.interpolation = policy, mean, interpolation
 
     def __call__(self, clip: Tensor, rng: np.random.Generator) -> Tensor:
         seed, frames = int(rng.integers(2**32)), []
-        side = self.side or min(clip.shape[-2:])
-        augment = rand_augment_transform(self.policy, self._settings(side))
+        augment = rand_augment_transform(self.policy, self._settings(min(clip.shape[-2:])))
+        for operation in augment.ops:
+            if operation.aug_fn is posterize:
+                operation.aug_fn = _posterize
         for frame in clip.permute(0, 2, 3, 1).numpy():
             with temporary_seed(seed):
                 frames.append(np.asarray(augment(Image.fromarray(np.ascontiguousarray(frame)))))
@@ -89,10 +89,18 @@ class RandAugment:
 
     def _settings(self, side: int) -> dict:
         return {
+            # Shifts by up to .45 of the side, and what they uncover in the mean colour (timm).
             "translate_const": int(side * 0.45),
             "img_mean": tuple(min(255, round(255 * value)) for value in self.mean),
             "interpolation": getattr(Image.Resampling, self.interpolation.upper()),
         }
+
+
+def _posterize(image: Image.Image, bits: int, **settings: Any) -> Image.Image:
+    """timm's, where no bit is kept too: a black image, as PIL gave until version 13 refused it."""
+    if bits < 1:
+        return Image.new(image.mode, image.size)
+    return posterize(image, bits, **settings)
 
 
 class Erase:
@@ -135,16 +143,11 @@ def augmented(
     mean,
     std,
     interpolation: str = "bilinear",
-    side: int | None = None,
 ) -> Compose:
-    """``crop`` (and flip) with RandAugment and erasing as ``config`` says: a clip transform.
-
-    Args:
-        side: of the crop, in pixels; needed where RandAugment comes before it.
-    """
+    """``crop`` (and flip) with RandAugment and erasing as ``config`` says: a clip transform."""
     steps, policy = [crop], config.rand_augment
     if policy and config.rand_augment_input == "frame":
-        steps.insert(0, RandAugment(policy, GREY, "bicubic", side))
+        steps.insert(0, RandAugment(policy, GREY, "bicubic"))
     elif policy:
         steps.append(RandAugment(policy, tuple(mean), interpolation))
     if config.random_erasing:

@@ -22,8 +22,7 @@ def training_clips(config: FinetuneConfig, manifest: Manifest, grid: TokenGrid) 
     data, size = config.data, (grid.height, grid.width)
     evaluate.check_kind(manifest, grid.frames)
     crop = training_transform(data, size)
-    pixels = data.mean, data.std, data.interpolation, min(size)
-    transform = augmented(crop, config.augment, *pixels)
+    transform = augmented(crop, config.augment, data.mean, data.std, data.interpolation)
     kind = ImageDataset if grid.frames == 1 else VideoDataset
     return kind(
         manifest, data, frames=grid.frames, size=size, seed=config.run.seed, transform=transform
