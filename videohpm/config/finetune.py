@@ -40,7 +40,8 @@ class ClassifierConfig:
         dim: width, instead of the size's.
         depth: blocks, instead of the size's.
         heads: attention heads, instead of the size's.
-        position: sincos_1d, sincos_2d or learned.
+        position: sincos_1d, sincos_2d or learned; with init, learned also makes its fixed
+            embedding a trained one, which starts as it was (MAE and HPM fine-tune so).
         class_token: whether there is one.
         drop_path: stochastic depth of the last block; earlier ones rise to it.
         head_dropout: probability of dropping a pooled feature.
