@@ -3,28 +3,32 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 
 import torch
 from torch import nn
 
-from videohpm.config.optim import OptimConfig
-
-TOKENS = ("cls_token", "mask_token", "positions", "query")
+from videohpm.config.optim import UNDECAYED, OptimConfig
 
 
-def parameter_groups(model: nn.Module, weight_decay: float, layer_decay: float = 1.0) -> list[dict]:
+def parameter_groups(
+    model: nn.Module,
+    weight_decay: float,
+    layer_decay: float = 1.0,
+    no_weight_decay: Collection[str] = UNDECAYED,
+) -> list[dict]:
     """Groups of parameters that are treated alike: ``params``, ``weight_decay``, ``lr_scale``.
 
-    Matrices have ``weight_decay``; biases, norms and tokens have none. With ``layer_decay`` below 1
-    there are such groups for each layer (:func:`layer_of`), whose learning rates fall by that
-    factor from the head down to the embedding (BEiT, MAE, VideoMAE). Groups without parameters are
-    left out: they break schedulers.
+    Matrices have ``weight_decay``; biases, norms and what ``no_weight_decay`` names (the last part
+    of a parameter's name) have none. With ``layer_decay`` below 1 there are such groups for each
+    layer (:func:`layer_of`), whose learning rates fall by that factor from the head down to the
+    embedding (BEiT, MAE, VideoMAE). Groups without parameters are left out: they break schedulers.
     """
     named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     depth = encoder_depth(model)
     groups: dict[tuple[int, bool], dict] = {}
     for name, parameter in named:
-        is_free = parameter.ndim <= 1 or name.rpartition(".")[2] in TOKENS
+        is_free = parameter.ndim <= 1 or name.rpartition(".")[2] in no_weight_decay
         layer = depth + 1 if layer_decay == 1 else layer_of(name, depth)
         group = groups.setdefault(
             (layer, is_free),

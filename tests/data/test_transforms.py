@@ -7,6 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torchvision.transforms import v2
 
+from videohpm.config import DataConfig
+from videohpm.data import training_transform
 from videohpm.data.transforms import (
     CentreCrop,
     Compose,
@@ -112,6 +114,32 @@ def test_resizing_is_antialiased_and_bilinear():
     fine = torch.zeros(1, 3, 64, 64, dtype=torch.uint8)
     fine[..., ::2] = 255  # stripes too fine to survive: grey, not an alias
     assert (CentreCrop((16, 16))(fine)[..., 1:-1].float() - 127.5).abs().max() < 4
+
+
+def test_without_antialiasing_fine_stripes_are_sampled():
+    """Two pixels of a row are weighed, whatever lies between: at half a pixel's distance, alike."""
+    fine = torch.zeros(1, 3, 64, 64, dtype=torch.uint8)
+    fine[..., 1::4], fine[..., 2::4] = 100, 200  # the two that a quarter of the size reads
+    for plain in (
+        resize_short_side(fine, 16, antialias=False),
+        resize_to_cover(fine, (16, 16), antialias=False),
+        CentreCrop((16, 16), antialias=False)(fine),
+        MultiScaleCrop((16, 16), (1.0,), antialias=False)(fine, rng()),
+        RandomResizedCrop((16, 16), (1.0, 1.0), (1.0, 1.0), antialias=False)(fine, rng()),
+    ):
+        assert (plain == 150).all()
+    smooth = CentreCrop((16, 16))(fine)
+    assert (smooth[..., 1:-1].float() - 75).abs().max() < 2
+
+
+@pytest.mark.parametrize("crop", ["multiscale", "random_resized", "centre"])
+def test_the_config_says_whether_crops_are_antialiased(crop):
+    clip = torch.randint(0, 256, (2, 3, 64, 96), dtype=torch.uint8)
+    found = {}
+    for antialias in (True, False):
+        config = DataConfig(crop=crop, antialias=antialias)
+        found[antialias] = training_transform(config, (16, 16))(clip, rng())
+    assert not torch.equal(found[True], found[False])
 
 
 def test_flip_mirrors_about_half_of_the_clips():

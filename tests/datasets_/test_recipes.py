@@ -43,6 +43,7 @@ TRAINING = {
     "finetune/kinetics400_base_repeated": ("dense", 4, True),
     "finetune/kinetics400_large": ("dense", 4, True),
     "finetune/linear_probe": ("dense", 4, False),
+    "finetune/published_augmentation": ("dense", 4, False),
     "finetune/ssv2_base": ("segments", 4, False),
     "finetune/ssv2_base_repeated": ("segments", 4, False),
     "finetune/ucf101_base": ("dense", 4, True),
@@ -117,6 +118,56 @@ def test_recipes_repeat_nothing_of_their_dataset(file):
     for field, value in defaults.items():
         section, _, name = field.partition(".")
         assert recipe.get(section, {}).get(name) != value, field
+
+
+# What the published scripts and their defaults say, where recipes differ from one another.
+PUBLISHED_FINETUNING = {
+    "kinetics400_base": {"batch": 512, "lr": 1e-3, "epochs": 100},
+    "kinetics400_base_repeated": {"batch": 384, "lr": 5e-4, "epochs": 75, "repeats": 2},
+    "kinetics400_large": {"batch": 128, "lr": 2e-3, "epochs": 35, "repeats": 2},
+    "ssv2_base": {"batch": 512, "lr": 5e-4, "epochs": 50},
+    "ssv2_base_repeated": {"batch": 384, "lr": 5e-4, "epochs": 30, "repeats": 2},
+    "ucf101_base": {
+        "batch": 128, "lr": 5e-4, "epochs": 100, "repeats": 2, "min_lr": 1e-5,
+        "layer_decay": 0.7, "drop_path": 0.2, "head_dropout": 0.5,
+    },
+    "imagenet1k_base": {"batch": 384, "lr": 5e-4, "epochs": 100, "layer_decay": 0.8},
+    "imagenet1k_large": {"batch": 512, "lr": 5e-4, "epochs": 50, "layer_decay": 0.8},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PUBLISHED_FINETUNING)
+def test_fine_tuning_recipes_are_the_published_ones(name):
+    config, image = resolved(f"finetune/{name}"), name.startswith("imagenet")
+    wanted = {"repeats": 1, "min_lr": 1e-6, "layer_decay": 0.75, "drop_path": 0.1,
+              "head_dropout": 0.0} | PUBLISHED_FINETUNING[name]  # fmt: skip
+    optim, model = config.optim, config.model
+    if image:  # MAE and HPM do not scale the last learning rate by the batch
+        wanted["min_lr"] = pytest.approx(wanted["min_lr"] * 256 / wanted["batch"], rel=1e-4)
+    assert wanted == {
+        "batch": optim.global_batch_size, "lr": optim.base_lr, "epochs": config.run.epochs,
+        "repeats": config.data.repeats, "min_lr": optim.min_lr, "layer_decay": optim.layer_decay,
+        "drop_path": model.drop_path, "head_dropout": model.head_dropout,
+    }  # fmt: skip
+    assert (optim.warmup_peak, config.test_weights, model.position) == (
+        ("after", "best", "learned") if image else ("last", "last", None)
+    )
+
+
+@pytest.mark.parametrize("size", ["base", "large"])
+def test_image_pre_training_decays_tokens_and_warms_up_as_published(size):
+    optim = resolved(f"pretrain/imagenet1k_{size}").optim
+    assert (optim.no_weight_decay, optim.warmup_peak) == ((), "after")
+    video = resolved("pretrain/kinetics400_base").optim
+    assert "mask_token" in video.no_weight_decay and video.warmup_peak == "last"
+
+
+def test_augmentation_as_published_goes_over_a_recipe():
+    over = ("--config", str(ROOT / "configs/finetune/published_augmentation.yaml"))
+    config = resolved("finetune/kinetics400_base", *over)
+    assert (config.data.antialias, config.data.stride) == (False, 4)
+    assert config.augment.rand_augment_input == config.augment.erasing_noise == "frame"
+    assert not final_protocol(config, None, TokenGrid.of_clip(16, 224, 224, 2, 16)).antialias
 
 
 def test_what_is_given_wins(tmp_path):

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from timm.data import Mixup
 
-from videohpm.data.transforms import CentreCrop
+from videohpm.data.transforms import CentreCrop, RandomResizedCrop
 from videohpm.finetune.augment import (
     AugmentConfig,
     Erase,
@@ -102,6 +102,53 @@ def test_erasing_is_one_box_of_noise_on_all_frames(seed):
                 literal[frame, :, y, x] = out[0, :, y, x]
     assert torch.equal(out, literal)
     assert 0.01 < (bottom - top) * (right - left) / SIZE**2 < 0.45
+
+
+def test_erasing_noise_may_be_new_in_each_frame():
+    clip, boxes = moving(), 0
+    for seed in range(10):
+        same, new = (Erase(1.0, per_frame=which)(clip, generator(seed)) for which in (False, True))
+        box = (same != clip).any(1).any(0)
+        if not box.any():
+            continue
+        boxes += 1
+        for frame in range(len(clip)):
+            changed = (new[frame] != clip[frame]).any(0)
+            assert not (changed & ~box).any(), "one box, and the same one"
+            assert changed.sum() > 0.9 * box.sum()
+        inside = new[..., box].float()
+        assert not torch.equal(inside[0], inside[1])
+        # Independent: what two frames share is no more than chance.
+        pair = torch.stack([inside[0].flatten(), inside[1].flatten()])
+        assert abs(torch.corrcoef(pair)[0, 1]) < 4 / pair.shape[1] ** 0.5
+    assert boxes >= 8
+
+
+def test_rand_augment_may_come_before_the_crop():
+    """On whole frames, bicubic, with grey 128 where nothing is left."""
+    config = AugmentConfig(random_erasing=0.0, rand_augment_input="frame")
+    frames = torch.from_numpy(generator(1).integers(0, 256, (3, 3, 40, 60), dtype=np.uint8))
+    crop = RandomResizedCrop((SIZE, SIZE))
+    chain = augmented(crop, config, (0.5,) * 3, (0.2,) * 3, "bilinear")
+    whole = RandAugment(config.rand_augment, (128 / 255,) * 3, "bicubic")
+    assert whole._settings(SIZE)["img_mean"] == (128, 128, 128)
+    differs = 0
+    for seed in range(8):
+        rng = generator(seed)
+        wanted = crop(whole(frames, rng), rng)
+        assert torch.equal(chain(frames, generator(seed)), wanted)
+        after = augmented(crop, AugmentConfig(random_erasing=0.0), (0.5,) * 3, (0.2,) * 3)
+        differs += not torch.equal(after(frames, generator(seed)), wanted)
+    assert differs >= 6
+
+
+def test_posterizing_to_no_bits_is_black():
+    """As PIL did it before version 13, which refuses it: the strongest draws of a policy ask so."""
+    augment, picture = RandAugment("rand-m10-n1-inc1"), still(frames=1)
+    outs = [augment(picture, generator(seed)) for seed in range(100)]
+    assert any((out == 0).all() for out in outs)
+    weaker = RandAugment("rand-m9-mstd0.5-inc1")
+    assert all(weaker(picture, generator(seed)).shape == picture.shape for seed in range(300))
 
 
 def test_erasing_noise_is_standard_normal_where_pixels_are_normalised():
@@ -228,7 +275,9 @@ def test_an_odd_batch_cannot_be_paired():
     [
         ("rand_augment", "ran-m7"),
         ("rand_augment", "rand-zz9"),
+        ("rand_augment_input", "clip"),
         ("random_erasing", 1.5),
+        ("erasing_noise", "pixel"),
         ("mixup", -1.0),
     ],
 )

@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from videohpm.checkpoint import load_model, save_weights
+from videohpm.checkpoint import load_encoder, load_model, save_weights
 from videohpm.cli import main
 from videohpm.models import VideoViT, ViTConfig
 from videohpm.models.adapt import adapt_encoder
@@ -132,3 +132,48 @@ def test_another_length_or_size_keeps_the_weights():
         adapt_encoder(learned, image_size=64)
     with pytest.raises(ValueError, match="frames: the weights have learned positions"):
         adapt_encoder(learned, frames=8)
+
+
+@pytest.mark.parametrize("position", ["sincos_1d", "sincos_2d"])
+def test_fixed_positions_become_learned_ones_that_start_alike(position):
+    torch.manual_seed(0)
+    fixed = VideoViT(ViTConfig(frames=4, tubelet=2, position=position, **TINY)).eval()
+    learned = adapt_encoder(fixed, position="learned")
+    assert isinstance(learned.positions, torch.nn.Parameter) and learned.positions.requires_grad
+    clips = torch.randn(2, 3, 4, 32, 32)
+    assert torch.equal(learned(clips), fixed(clips))
+    # For other clips the table is computed anew, and only then becomes a parameter.
+    image = adapt_encoder(fixed, position="learned", frames=1, tubelet=1, image_size=64)
+    assert torch.equal(image.positions, adapt_encoder(fixed, frames=1, tubelet=1, image_size=64)
+                       .positions)  # fmt: skip
+    again = adapt_encoder(learned, position="learned")
+    assert torch.equal(again.positions, learned.positions)
+
+
+def test_image_fine_tuning_trains_the_position_embedding(chain, images, tmp_path):
+    """From a run with a fixed embedding, as HPM does it; and the result is a model like others."""
+    fixed = load_encoder(chain / "pre").positions
+    common = flags(
+        run__steps=3, data__workers=0, engine__device="cpu", optim__global_batch_size=8,
+        optim__warmup_steps=1, data__root=images / "train", model__init=chain / "pre",
+        validation__root=images / "validation", run__dir=tmp_path / "run",
+    )  # fmt: skip
+    assert main(["finetune", *common, "--model.position", "learned"]) == 0
+    tuned = load_model(tmp_path / "run/best").encoder
+    assert tuned.config.position == "learned"
+    moved = (tuned.positions - fixed).abs()
+    assert 0 < moved.max() < 0.1 and moved.median() > 0
+    again = flags(model=tmp_path / "run", out=tmp_path / "test", device="cpu",
+                  data__root=images / "validation", data__workers=0)  # fmt: skip
+    assert main(["evaluate", *again]) == 0
+    results = [json.loads((tmp_path / n / "evaluation.json").read_text()) for n in ("run", "test")]
+    assert results[0]["top1"] == results[1]["top1"]
+
+
+def test_learned_positions_do_not_become_fixed(chain, images, tmp_path, capsys):
+    arguments = flags(
+        data__root=images / "train", model__init=chain / "pre", model__position="sincos_1d",
+        run__dir=tmp_path, engine__device="cpu",
+    )  # fmt: skip
+    assert main(["finetune", *arguments]) == 2
+    assert "model.position: sincos_1d, but" in capsys.readouterr().err

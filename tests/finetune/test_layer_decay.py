@@ -75,6 +75,49 @@ def test_a_decoder_has_the_full_rate():
     assert found["decoder.blocks.0.norm1.weight"] == (1.0, 0.0)
 
 
+def test_tokens_are_decayed_where_asked():
+    """As MAE and HPM pre-train; biases and norms never are."""
+    model = MaskedAutoencoder(
+        frames=1, tubelet=1, image_size=32, dim=24, depth=1, heads=2, class_token=True,
+        decoder_dim=24, decoder_depth=1, decoder_heads=2, projection_bias=True,
+    )  # fmt: skip
+    found = by_name(model, parameter_groups(model, 0.05, no_weight_decay=()))
+    assert found["encoder.cls_token"] == found["mask_token"] == (1.0, 0.05)
+    assert {decay for name, (_, decay) in found.items() if name.endswith("bias")} == {0.0}
+    one = by_name(model, parameter_groups(model, 0.05, no_weight_decay=("cls_token",)))
+    assert (one["encoder.cls_token"][1], one["mask_token"][1]) == (0.0, 0.05)
+    assert by_name(model, parameter_groups(model, 0.05))["mask_token"] == (1.0, 0.0)
+    with pytest.raises(ValueError, match="optim.no_weight_decay: 'norm' is not one of cls_token"):
+        OptimConfig(no_weight_decay=("norm",))
+
+
+def test_the_engine_decays_what_the_config_says():
+    from videohpm.engine import EngineConfig, make_engine
+
+    for names, decay in (((), 0.05), (("mask_token",), 0.0)):
+        model = MaskedAutoencoder(
+            frames=4, image_size=32, dim=24, depth=1, heads=2,
+            decoder_dim=24, decoder_depth=1, decoder_heads=2,
+        )  # fmt: skip
+        optim = OptimConfig(no_weight_decay=names)
+        engine = make_engine(model, EngineConfig(device="cpu", precision="fp32"), optim)
+        assert by_name(model, engine.optimizer.param_groups)["mask_token"][1] == decay
+
+
+def test_warm_up_reaches_its_peak_at_its_last_step_or_after_it():
+    def rates(**options):
+        config = OptimConfig(
+            base_lr=1.0, min_lr=0.0, global_batch_size=256, warmup_epochs=2, **options
+        )
+        return [config.lr_at(step, 8, 2) for step in range(6)]
+
+    assert rates() == pytest.approx([0, 1 / 3, 2 / 3, 1, 1, 0.5 * (1 + 2**-0.5)])
+    assert rates(warmup_peak="after") == pytest.approx([0, 0.25, 0.5, 0.75, 1, 0.5 * (1 + 2**-0.5)])
+    assert rates(warmup_peak="after", warmup_steps=1)[:2] == [0, 1]
+    with pytest.raises(ValueError, match="optim.warmup_peak: 'never' is not one of last, after"):
+        OptimConfig(warmup_peak="never")
+
+
 def test_without_layer_decay_there_are_two_groups_of_one_rate():
     groups = parameter_groups(classifier(), 0.05)
     assert [(g["lr_scale"], g["weight_decay"]) for g in groups] == [(1.0, 0.05), (1.0, 0.0)]

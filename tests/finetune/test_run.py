@@ -99,6 +99,47 @@ def test_evaluate_says_what_the_run_said(finished, shapes, tmp_path):
     assert (tmp_path / "predictions.csv").read_text() == (finished / "predictions.csv").read_text()
 
 
+def test_the_result_says_which_weights_were_tested(finished, shapes, tmp_path, capsys):
+    """Of two runs that differ in nothing else: the best, or the last ones."""
+    summary = json.loads((finished / "evaluation.json").read_text())
+    assert summary["test_weights"] == "best" and summary["model"] == str(finished / "best")
+    outputs = {}
+    for which in ("best", "last"):
+        config = settings(shapes, tmp_path / which, steps=4, ema=0.5, test_weights=which)
+        config = replace(config, validation=replace(config.validation, every_steps=2))
+        run = Finetuning(config)
+        run.run()
+        with torch.no_grad():
+            run.average.model.head.weight.neg_()  # the last ones are told by that
+        capsys.readouterr()
+        run.test()
+        outputs[which] = capsys.readouterr().out
+        summary = json.loads((tmp_path / which / "evaluation.json").read_text())
+        assert summary["test_weights"] == which
+        rows = (tmp_path / which / "predictions.csv").read_text()
+        again = evaluate.load(tmp_path / which).classifier() if which == "best" else None
+        model = again or run.average.model
+        scores = run._score(model, run.validation, run.protocol)
+        assert f"{scores.probabilities[0].max():.6f}" in rows
+    assert "tested: the last weights (step 4)" in outputs["last"]
+    assert "tested: the best weights in validation (step " in outputs["best"]
+    assert "chosen on these samples" in outputs["best"]
+
+
+def test_the_last_weights_are_tested_again_after_a_restart(shapes, tmp_path):
+    config = settings(shapes, tmp_path, steps=3, ema=0.5, test_weights="last")
+    finetune(config)
+    first = (tmp_path / "predictions.csv").read_text()
+    (tmp_path / "predictions.csv").unlink()
+    finetune(config)
+    assert (tmp_path / "predictions.csv").read_text() == first
+
+
+def test_unknown_weights_to_test_are_refused(shapes, tmp_path):
+    with pytest.raises(ValueError, match="test_weights: 'first' is not one of best, last"):
+        settings(shapes, tmp_path, test_weights="first")
+
+
 def stop_after_step_4(run: Finetuning, save=Finetuning.save) -> None:
     save(run)
     if run.done == 4:

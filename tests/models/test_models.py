@@ -141,3 +141,62 @@ def test_an_image_is_a_clip_of_one_step():
     tubes = Mask.from_units(torch.tensor([[3, 5]]), grid)
     tokens = Mask.from_units(torch.tensor([[3, 5]]), grid, "token")
     assert torch.equal(tubes.masked, tokens.masked)
+
+
+def spread(tensor) -> tuple[float, float]:
+    """Standard deviation and largest absolute value."""
+    return tensor.detach().std().item(), tensor.detach().abs().max().item()
+
+
+def uniform(bound: float):
+    """What :func:`spread` of a uniform distribution over ±bound gives, roughly."""
+    return pytest.approx((bound / 3**0.5, bound), rel=0.03)
+
+
+@pytest.mark.parametrize("system", ["VideoMAE", "HPM"])
+def test_initial_weights_are_distributed_as_published(system):
+    """Encoder 192 wide, decoder 96, patches of 2x8x8; fan-ins and fan-outs are spelled out."""
+    torch.manual_seed(0)
+    xavier = system == "HPM"
+    model = MaskedAutoencoder.create(
+        "vit_tiny", frames=4, image_size=32, patch=8, depth=1, decoder_dim=96, decoder_depth=1,
+        patch_init="xavier" if xavier else "default", projection_bias=xavier,
+    )  # fmt: skip
+    pixels, embed = 3 * 2 * 8 * 8, model.encoder.patch_embed.proj
+    assert spread(embed.weight) == uniform((6 / (pixels + 192)) ** 0.5 if xavier else pixels**-0.5)
+    assert spread(embed.bias) == pytest.approx(((pixels * 3) ** -0.5, pixels**-0.5), rel=0.15)
+    projection = model.decoder_embed
+    assert spread(projection.weight) == uniform((6 / (192 + 96)) ** 0.5 if xavier else 192**-0.5)
+    assert (projection.bias == 0).all() if xavier else projection.bias is None
+    deviation, largest = spread(model.mask_token)
+    if xavier:
+        assert deviation == pytest.approx(0.02, rel=0.2) and largest > 0.03
+    else:  # a normal distribution of .02 within ±.02 has a deviation of .0108
+        assert deviation == pytest.approx(0.0108, rel=0.2) and largest <= 0.02
+    # Both draw all blocks alike.
+    for block in (model.encoder.blocks[0], model.decoder.blocks[0], model.predictor.blocks[0]):
+        width = block.mlp.fc1.in_features
+        assert spread(block.mlp.fc1.weight) == uniform((6 / (5 * width)) ** 0.5)
+        assert (block.mlp.fc1.bias == 0).all()
+
+
+def test_scores_of_bf16_are_told_apart():
+    """All 64 patches of a picture have scores of their own, as in fp32; so ties decide nothing."""
+    torch.manual_seed(0)
+    model = MaskedAutoencoder.create(
+        "vit_tiny", frames=1, tubelet=1, image_size=64, patch=8, dim=48, depth=2, heads=2,
+        decoder_dim=48, decoder_depth=1, decoder_heads=2, predictor_unit="token",
+    ).eval()  # fmt: skip
+    clips = torch.randn(4, 3, 1, 64, 64)
+    full = model.score(clips, read="visible")
+    with torch.autocast("cpu", torch.bfloat16):
+        scores = model.score(clips, read="visible")
+        mask = hpm.random_mask(model.grid, 0.75, hpm.random_shuffle_ids(4, 64))
+        out = model(clips, mask)
+    assert scores.dtype == out.scores.dtype == torch.float32
+    assert out.pixels.dtype == torch.bfloat16
+    assert [len(row.unique()) for row in scores] == [64] * 4
+    assert [len(row.unique()) for row in out.scores] == [48] * 4
+    assert (scores - full).abs().max() < 0.05 * full.std()
+    rounded = [len(row.unique()) for row in full.bfloat16()]
+    assert max(rounded) < 64, "bf16 would not do"

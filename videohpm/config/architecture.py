@@ -39,7 +39,9 @@ class ViTConfig:
         class_token: prepend a learned token (MAE, HPM).
         drop_path: stochastic depth of the last block; earlier ones rise to it linearly.
         final_norm: LayerNorm after the last block.
-        patch_init: ``default`` (torch's, as VideoMAE) or ``xavier`` (as MAE and HPM).
+        patch_init: initial weights of the patch embedding and, in an autoencoder, of the projection
+            to decoder width and the mask token: ``default``, torch's and a normal distribution cut
+            off at one deviation (VideoMAE), or ``xavier`` and a normal one (MAE, HPM).
         norm_eps: eps of every LayerNorm; Hugging Face's VideoMAE uses 1e-12.
     """
 

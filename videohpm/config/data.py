@@ -43,7 +43,10 @@ class DataConfig:
     crop_aspect: tuple[float, float] = (3 / 4, 4 / 3)
     """random_resized: smallest and largest width / height of the crop, before resizing."""
     interpolation: Literal["bilinear", "bicubic"] = "bilinear"
-    """How crops are resized, with antialiasing either way."""
+    """How crops are resized."""
+    antialias: bool = True
+    """Resize with antialiasing, as PIL does. VideoMAE's fine-tuning and test do without: false to
+    compare its published classifiers."""
     downscale_on_decode: bool = True
     """Scale frames down while decoding where they are much larger than any crop needs."""
     flip: bool = False

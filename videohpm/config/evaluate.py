@@ -24,6 +24,7 @@ class ViewConfig:
         sampling: dense (frames a fixed stride apart) or segments (spread over the video).
         stride: of dense sampling, in frames.
         resize: the frame's shorter side before cropping, in pixels; the model's size if left out.
+        antialias: resize with antialiasing; false to compare published classifiers of VideoMAE.
         batch: clips of one forward pass.
     """
 
@@ -32,6 +33,7 @@ class ViewConfig:
     sampling: str | None = None
     stride: int | None = None
     resize: int | None = None
+    antialias: bool | None = None
     batch: int = 16
 
     def __post_init__(self):
@@ -41,7 +43,7 @@ class ViewConfig:
 
     def given(self) -> dict:
         """The fields of the views that are set."""
-        names = ("clips", "crops", "sampling", "stride", "resize")
+        names = ("clips", "crops", "sampling", "stride", "resize", "antialias")
         return {n: getattr(self, n) for n in names if getattr(self, n) is not None}
 
 

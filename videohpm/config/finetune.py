@@ -40,7 +40,8 @@ class ClassifierConfig:
         dim: width, instead of the size's.
         depth: blocks, instead of the size's.
         heads: attention heads, instead of the size's.
-        position: sincos_1d, sincos_2d or learned.
+        position: sincos_1d, sincos_2d or learned; with init, learned also makes its fixed
+            embedding a trained one, which starts as it was (MAE and HPM fine-tune so).
         class_token: whether there is one.
         drop_path: stochastic depth of the last block; earlier ones rise to it.
         head_dropout: probability of dropping a pooled feature.
@@ -80,24 +81,33 @@ class ClassifierConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class AugmentConfig:
-    """What is done to training clips after the crop of section data.
+    """What is done to training clips besides the crop of section data.
 
     Args:
         rand_augment: timm's name of a RandAugment policy; empty for none.
+        rand_augment_input: crop, with data.interpolation and the mean colour where nothing is left
+            (timm; MAE and HPM on images), or frame: the whole frames before the crop, bicubic and
+            grey 128 (VideoMAE), which takes longer the larger the frames are.
         random_erasing: probability of erasing a box of the clip, filled with noise.
+        erasing_noise: one noise for the clip, on all of its frames, or a new one in each frame
+            (VideoMAE). As clips are bytes, it is clipped to 0..255; published it is not.
         mixup: alpha of the Beta distribution that mixup weights come from; 0 for no mixup.
         cutmix: the same for the areas of cutmix; 0 for none. With both, each is as likely.
         mix_probability: share of the steps that mix at all.
     """
 
     rand_augment: str = "rand-m7-n4-mstd0.5-inc1"
+    rand_augment_input: str = "crop"
     random_erasing: float = 0.25
+    erasing_noise: str = "clip"
     mixup: float = 0.8
     cutmix: float = 1.0
     mix_probability: float = 1.0
 
     def __post_init__(self):
         check = Section(self, "augment")
+        check.choice("rand_augment_input", ("crop", "frame"))
+        check.choice("erasing_noise", ("clip", "frame"))
         check.fraction("random_erasing", "mix_probability")
         check.at_least(0, "mixup", "cutmix")
         if self.rand_augment and not _is_policy(self.rand_augment):
@@ -208,6 +218,9 @@ class FinetuneConfig:
             are not given.
         ema: decay of a moving average of the weights, which then is what is validated, tested and
             kept as best; 0 for none.
+        test_weights: what is tested at the end: the weights that were best in validation (MAE,
+            HPM), or the last (VideoMAE). The best ones were chosen on the samples that they are
+            tested on, so their result is optimistic.
     """
 
     dataset: str | None = None
@@ -221,10 +234,13 @@ class FinetuneConfig:
     optim: OptimConfig = field(default_factory=_optim)
     engine: EngineConfig = field(default_factory=EngineConfig)
     ema: float = 0.0
+    test_weights: str = "best"
 
     def __post_init__(self):
         """What no section can see alone. Raises ConfigError naming the fields."""
-        Section(self).fraction("ema", one=False)
+        check = Section(self)
+        check.fraction("ema", one=False)
+        check.choice("test_weights", ("best", "last"))
         if self.model.scratch and self.model.freeze:
             raise ConfigError(
                 "model.freeze: a frozen encoder without weights learns nothing useful; "

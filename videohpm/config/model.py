@@ -33,7 +33,8 @@ class ModelConfig:
         position: sincos_1d over the flat token number (VideoMAE) or sincos_2d (MAE, HPM).
         class_token: put a class token before the tokens (MAE, HPM).
         projection_bias: bias in the encoder-to-decoder projection (MAE, HPM).
-        patch_init: default (VideoMAE) or xavier (MAE, HPM) weights of the embedding.
+        patch_init: initial weights of the patch embedding, the projection to decoder width and the
+            mask token: default (VideoMAE) or xavier (MAE, HPM).
         drop_path: stochastic depth of the last encoder block.
         target: pixels to predict: raw (HPM as published), per_channel (VideoMAE) or joint (MAE
             with normalised pixels).

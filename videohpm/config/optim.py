@@ -5,8 +5,12 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from videohpm.config.checks import Section
+from videohpm.config.checks import Section, choice
 from videohpm.errors import ConfigError
+
+UNDECAYED = ("cls_token", "mask_token", "positions", "query")
+"""Parameters beside biases and norms that may go without weight decay, by the end of their name."""
+WARMUP_PEAKS = ("last", "after")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,7 +23,12 @@ class OptimConfig:
         min_lr: learning rate at the end for a batch of 256; multiplied likewise.
         warmup_epochs: epochs of linear warm-up from 0.
         warmup_steps: the same in optimiser steps; wins over warmup_epochs where given.
-        weight_decay: of matrices; biases, norms and tokens have none.
+        warmup_peak: which step is the first at base_lr: the last of the W warm-up steps, so that
+            step i has i/(W-1) of it (VideoMAE), or the one after them, i/W (MAE, HPM).
+        weight_decay: of matrices; biases, norms and no_weight_decay have none.
+        no_weight_decay: which of cls_token, mask_token, positions (learned ones) and query (of
+            attentive pooling) have no weight decay. Pre-training MAE and HPM decays all of them,
+            VideoMAE none.
         layer_decay: factor on the learning rate from each encoder block to the one below it; 1 for
             the same rate everywhere.
         betas: AdamW's decay rates of the two moments.
@@ -31,7 +40,9 @@ class OptimConfig:
     min_lr: float = 1e-5
     warmup_epochs: float = 40.0
     warmup_steps: int | None = None
+    warmup_peak: str = "last"
     weight_decay: float = 0.05
+    no_weight_decay: tuple[str, ...] = UNDECAYED
     layer_decay: float = 1.0
     betas: tuple[float, float] = (0.9, 0.95)
     eps: float = 1e-8
@@ -40,6 +51,9 @@ class OptimConfig:
         check = Section(self, "optim")
         check.at_least(1, "global_batch_size")
         check.at_least(0, "base_lr", "min_lr", "warmup_epochs", "warmup_steps", "weight_decay")
+        check.choice("warmup_peak", WARMUP_PEAKS)
+        for name in self.no_weight_decay:
+            choice("optim.no_weight_decay", name, UNDECAYED)
         check.fraction("layer_decay", zero=False)
         if not all(0 <= beta < 1 for beta in self.betas):
             raise ConfigError(f"optim.betas: {self.betas}; each must lie in [0, 1)")
@@ -50,16 +64,22 @@ class OptimConfig:
         warmup = self.warmup_steps
         if warmup is None:
             warmup = round(self.warmup_epochs * steps_per_epoch)
-        scale = self.global_batch_size / 256
-        return cosine(step, steps, min(warmup, steps), self.base_lr * scale, self.min_lr * scale)
+        scale, inclusive = self.global_batch_size / 256, self.warmup_peak == "last"
+        peak, final = self.base_lr * scale, self.min_lr * scale
+        return cosine(step, steps, min(warmup, steps), peak, final, inclusive)
 
 
-def cosine(step: int, steps: int, warmup: int, peak: float, final: float) -> float:
+def cosine(
+    step: int, steps: int, warmup: int, peak: float, final: float, inclusive: bool = True
+) -> float:
     """Linear from 0 to ``peak`` over ``warmup`` steps, then half a cosine towards ``final``.
 
-    The last warm-up step and the first cosine step both stand at ``peak`` (MAE, VideoMAE).
+    Args:
+        inclusive: the last warm-up step stands at ``peak`` already, as the first of the cosine
+            does: peak·step/(warmup − 1) (VideoMAE). If not, only the latter: peak·step/warmup
+            (MAE, HPM).
     """
     if step < warmup:
-        return peak * step / max(1, warmup - 1)
+        return peak * step / max(1, warmup - inclusive)
     progress = min(1.0, (step - warmup) / max(1, steps - warmup))
     return final + 0.5 * (peak - final) * (1 + math.cos(math.pi * progress))

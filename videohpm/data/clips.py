@@ -39,13 +39,14 @@ Transform = Callable[[Tensor, np.random.Generator], Tensor]
 
 def training_transform(config: DataConfig, size: ImageSize) -> Transform:
     """The crop, and the flip, that ``config`` asks for."""
+    resize = config.interpolation, config.antialias
     if config.crop == "multiscale":
-        crop = MultiScaleCrop(size, tuple(config.crop_scales), config.interpolation)
+        crop = MultiScaleCrop(size, tuple(config.crop_scales), *resize)
     elif config.crop == "random_resized":
         (least, most), (narrow, wide) = config.crop_area, config.crop_aspect
-        crop = RandomResizedCrop(size, (least, most), (narrow, wide), config.interpolation)
+        crop = RandomResizedCrop(size, (least, most), (narrow, wide), *resize)
     else:
-        crop = CentreCrop(size, config.interpolation)
+        crop = CentreCrop(size, *resize)
     return Compose((crop, Flip())) if config.flip else crop
 
 

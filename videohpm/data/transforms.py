@@ -2,8 +2,8 @@
 
 A clip here is uint8 (T, 3, H, W); a transform is called as ``transform(clip, rng)`` and takes every
 random number from ``rng``, so that it is a function of the sample and not of a worker's state.
-Resizing is bilinear by default and always antialiased, which is what the published systems get
-from resizing with PIL.
+Resizing is bilinear and antialiased by default, as with PIL (pre-training of VideoMAE, MAE and HPM;
+everything on images). VideoMAE's fine-tuning and test are not antialiased: ``antialias=False``.
 """
 
 import math
@@ -33,10 +33,12 @@ class MultiScaleCrop:
     size: ImageSize
     scales: tuple[float, ...] = (1.0, 0.875, 0.75, 0.66)
     interpolation: str = "bilinear"
+    antialias: bool = True
 
     def __call__(self, clip: Tensor, rng: np.random.Generator) -> Tensor:
         top, left, height, width = self.box(clip.shape[-2], clip.shape[-1], rng)
-        return _crop_resize(clip, top, left, height, width, self.size, self.interpolation)
+        clip = clip[..., top : top + height, left : left + width]
+        return _resize(clip, self.size, self.interpolation, self.antialias)
 
     def box(self, height: int, width: int, rng: np.random.Generator) -> tuple[int, int, int, int]:
         """(top, left, height, width) of the crop."""
@@ -74,10 +76,12 @@ class RandomResizedCrop:
     area: tuple[float, float] = (0.2, 1.0)
     aspect: tuple[float, float] = (3 / 4, 4 / 3)
     interpolation: str = "bilinear"
+    antialias: bool = True
 
     def __call__(self, clip: Tensor, rng: np.random.Generator) -> Tensor:
         top, left, height, width = self.box(clip.shape[-2], clip.shape[-1], rng)
-        return _crop_resize(clip, top, left, height, width, self.size, self.interpolation)
+        clip = clip[..., top : top + height, left : left + width]
+        return _resize(clip, self.size, self.interpolation, self.antialias)
 
     def box(self, height: int, width: int, rng: np.random.Generator) -> tuple[int, int, int, int]:
         """(top, left, height, width) of the crop."""
@@ -103,9 +107,11 @@ class CentreCrop:
 
     size: ImageSize
     interpolation: str = "bilinear"
+    antialias: bool = True
 
     def __call__(self, clip: Tensor, rng: np.random.Generator | None = None) -> Tensor:
-        return F.center_crop(resize_to_cover(clip, self.size, self.interpolation), list(self.size))
+        clip = resize_to_cover(clip, self.size, self.interpolation, self.antialias)
+        return F.center_crop(clip, list(self.size))
 
 
 @dataclass(frozen=True)
@@ -128,12 +134,16 @@ class Compose:
         return clip
 
 
-def resize_short_side(clip: Tensor, side: int, interpolation: str = "bilinear") -> Tensor:
+def resize_short_side(
+    clip: Tensor, side: int, interpolation: str = "bilinear", antialias: bool = True
+) -> Tensor:
     """(T, 3, H, W) with its shorter side ``side`` pixels long and the same aspect ratio."""
-    return F.resize(clip, [side], InterpolationMode(interpolation), antialias=True)
+    return F.resize(clip, [side], InterpolationMode(interpolation), antialias=antialias)
 
 
-def resize_to_cover(clip: Tensor, size: ImageSize, interpolation: str = "bilinear") -> Tensor:
+def resize_to_cover(
+    clip: Tensor, size: ImageSize, interpolation: str = "bilinear", antialias: bool = True
+) -> Tensor:
     """(T, 3, H', W') with the same aspect ratio, H' and W' no smaller than ``size``, one equal.
 
     For a square ``size`` that is the shorter side resized to it.
@@ -143,9 +153,7 @@ def resize_to_cover(clip: Tensor, size: ImageSize, interpolation: str = "bilinea
         new = (size[0], max(size[1], size[0] * width // height))
     else:
         new = (max(size[0], size[1] * height // width), size[1])
-    if new == (height, width):
-        return clip
-    return F.resize(clip, list(new), InterpolationMode(interpolation), antialias=True)
+    return _resize(clip, new, interpolation, antialias)
 
 
 def normalise(
@@ -169,10 +177,7 @@ def _snap(side: int, output: int, limit: int) -> int:
     return output if abs(side - output) < 3 and output <= limit else max(side, 1)
 
 
-def _crop_resize(
-    clip: Tensor, top: int, left: int, height: int, width: int, size: ImageSize, interpolation: str
-) -> Tensor:
-    clip = clip[..., top : top + height, left : left + width]
-    if (height, width) == tuple(size):
+def _resize(clip: Tensor, size: ImageSize, interpolation: str, antialias: bool) -> Tensor:
+    if clip.shape[-2:] == tuple(size):
         return clip
-    return F.resize(clip, list(size), InterpolationMode(interpolation), antialias=True)
+    return F.resize(clip, list(size), InterpolationMode(interpolation), antialias=antialias)

@@ -45,7 +45,8 @@ class TorchEngine:
             compile_blocks(model)
         self.ema = Ema()
         self.step_applied, self.skipped = True, 0
-        groups = parameter_groups(model, optim.weight_decay, optim.layer_decay)
+        decay = optim.weight_decay, optim.layer_decay, optim.no_weight_decay
+        groups = parameter_groups(model, *decay)
         self.optimizer = adamw(groups, optim)
         self._prepare(optim)
 

@@ -87,7 +87,7 @@ def _as_trained(folder: Path) -> dict:
         return {}
     config = upgrade_config(json.loads(file.read_text())["config"])
     data = from_plain(DataConfig, config["data"], strict=False)
-    names = ("sampling", "stride", "interpolation", "mean", "std")
+    names = ("sampling", "stride", "interpolation", "antialias", "mean", "std")
     return {name: getattr(data, name) for name in names}
 
 

@@ -32,6 +32,7 @@ class EvalProtocol:
     stride: int = 4
     resize: int | None = None
     interpolation: str = "bilinear"
+    antialias: bool = True
     mean: tuple[float, ...] = IMAGENET_MEAN
     std: tuple[float, ...] = IMAGENET_STD
 
@@ -60,13 +61,13 @@ class EvalProtocol:
 
     def cut(self, frames: Tensor) -> list[Tensor]:
         """The crops of frames uint8 (T, 3, H, W), each (T, 3, h, w)."""
-        height, width = self.size
+        (height, width), how = self.size, (self.interpolation, self.antialias)
         if self.resize is not None:
-            frames = resize_short_side(frames, self.resize, self.interpolation)
+            frames = resize_short_side(frames, self.resize, *how)
         if height != width:
-            return [CentreCrop(self.size, self.interpolation)(frames)]
+            return [CentreCrop(self.size, *how)(frames)]
         if self.resize is None:
-            frames = resize_to_cover(frames, self.size, self.interpolation)
+            frames = resize_to_cover(frames, self.size, *how)
         offsets = crop_offsets(frames.shape[-2], frames.shape[-1], height, self.crops)
         return [frames[..., top : top + height, left : left + width] for top, left in offsets]
 

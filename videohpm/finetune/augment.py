@@ -12,11 +12,12 @@ import math
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
-from timm.data.auto_augment import rand_augment_transform
+from timm.data.auto_augment import posterize, rand_augment_transform
 from timm.data.mixup import Mixup, mixup_target
 from timm.data.random_erasing import RandomErasing
 from torch import Tensor
@@ -26,6 +27,7 @@ from videohpm.data.transforms import IMAGENET_MEAN, IMAGENET_STD, Compose
 from videohpm.errors import ConfigError
 
 NO_LABEL = -1
+GREY = (128 / 255,) * 3
 
 
 @contextmanager
@@ -61,6 +63,9 @@ class RandAugment:
 
     The generators are set to the same state before each frame. That gives the same operations in
     the same strength, because none of timm's draws depends on what is in the picture.
+
+    Args:
+        mean: colour of what shifts and rotations uncover, in 0..1.
     """
 
     def __init__(
@@ -74,6 +79,9 @@ class RandAugment:
     def __call__(self, clip: Tensor, rng: np.random.Generator) -> Tensor:
         seed, frames = int(rng.integers(2**32)), []
         augment = rand_augment_transform(self.policy, self._settings(min(clip.shape[-2:])))
+        for operation in augment.ops:
+            if operation.aug_fn is posterize:
+                operation.aug_fn = _posterize
         for frame in clip.permute(0, 2, 3, 1).numpy():
             with temporary_seed(seed):
                 frames.append(np.asarray(augment(Image.fromarray(np.ascontiguousarray(frame)))))
@@ -88,12 +96,21 @@ class RandAugment:
         }
 
 
+def _posterize(image: Image.Image, bits: int, **settings: Any) -> Image.Image:
+    """timm's, where no bit is kept too: a black image, as PIL gave until version 13 refused it."""
+    if bits < 1:
+        return Image.new(image.mode, image.size)
+    return posterize(image, bits, **settings)
+
+
 class Erase:
     """timm's random erasing on clips uint8 (T, 3, H, W): one box of noise, on all frames.
 
     Args:
         probability: of erasing at all.
-        mean, std: the noise is standard normal where pixels are normalised by them.
+        mean, std: the noise is standard normal where pixels are normalised by them, but for what
+            lies outside 0..255 (some 3 % of it), which is clipped.
+        per_frame: new noise in each frame (VideoMAE) instead of the same in all.
     """
 
     def __init__(
@@ -101,14 +118,17 @@ class Erase:
         probability: float,
         mean: tuple[float, ...] = IMAGENET_MEAN,
         std: tuple[float, ...] = IMAGENET_STD,
+        per_frame: bool = False,
     ):
         self.probability, self.mean, self.std = probability, mean, std
+        self.per_frame = per_frame
 
     def __call__(self, clip: Tensor, rng: np.random.Generator) -> Tensor:
-        # timm draws on an empty canvas; what it has drawn there is laid over every frame.
-        canvas = torch.full(clip.shape[1:], math.nan)
+        # timm draws one box on an empty canvas, whatever its number of channels; it is laid over
+        # the frames, or is as many frames deep.
+        canvas = torch.full((len(clip) if self.per_frame else 1, *clip.shape[1:]), math.nan)
         with temporary_seed(int(rng.integers(2**32))):
-            RandomErasing(self.probability, mode="pixel", device="cpu")(canvas)
+            RandomErasing(self.probability, mode="pixel", device="cpu")(canvas.flatten(0, 1))
         drawn = ~canvas.isnan()
         if not drawn.any():
             return clip
@@ -117,13 +137,22 @@ class Erase:
         return torch.where(drawn, colours.mul(255).round().clamp(0, 255).byte(), clip)
 
 
-def augmented(crop, config: AugmentConfig, mean, std, interpolation: str = "bilinear") -> Compose:
-    """``crop`` (and flip), then RandAugment and erasing as ``config`` says: a clip transform."""
-    steps = [crop]
-    if config.rand_augment:
-        steps.append(RandAugment(config.rand_augment, tuple(mean), interpolation))
+def augmented(
+    crop,
+    config: AugmentConfig,
+    mean,
+    std,
+    interpolation: str = "bilinear",
+) -> Compose:
+    """``crop`` (and flip) with RandAugment and erasing as ``config`` says: a clip transform."""
+    steps, policy = [crop], config.rand_augment
+    if policy and config.rand_augment_input == "frame":
+        steps.insert(0, RandAugment(policy, GREY, "bicubic"))
+    elif policy:
+        steps.append(RandAugment(policy, tuple(mean), interpolation))
     if config.random_erasing:
-        steps.append(Erase(config.random_erasing, tuple(mean), tuple(std)))
+        per_frame = config.erasing_noise == "frame"
+        steps.append(Erase(config.random_erasing, tuple(mean), tuple(std), per_frame))
     return Compose(tuple(steps))
 
 

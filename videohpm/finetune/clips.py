@@ -40,6 +40,7 @@ def final_protocol(
         sampling=data.sampling,
         stride=data.stride,
         interpolation=data.interpolation,
+        antialias=data.antialias,
         mean=tuple(data.mean),
         std=tuple(data.std),
     )

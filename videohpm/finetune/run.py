@@ -128,16 +128,23 @@ class Finetuning(TrainingRun):
         return self.task.validation_metrics(metrics)
 
     def test(self) -> dict:
-        """Test the best weights on all views of each validation video, and write the result."""
+        """Test on all views of each validation video, and write the result."""
         assert self.validation is not None, "there is nothing to test on"
-        best = checkpoint.load_model(self.folder / evaluate.BEST).to(self.engine.device)
-        scores = self._score(best, self.validation, self.protocol, "test")
+        which, best_step = self.config.test_weights, self.best.get("step")
+        if which == "best":
+            model = checkpoint.load_model(self.folder / evaluate.BEST).to(self.engine.device)
+            folder = self.folder / evaluate.BEST
+            tested = f"the best weights in validation (step {best_step}), chosen on these samples"
+        else:
+            model = self.engine.unsharded_copy(self._tested_model())
+            folder, tested = self.folder, f"the last weights (step {self.done})"
+        scores = self._score(model, self.validation, self.protocol, "test")
         source = self.config.validation.manifest or self.config.validation.root
-        metadata = {"model": str(self.folder / evaluate.BEST), "data": source}
-        metadata |= {"best_step": self.best.get("step"), "steps": self.steps}
+        metadata = {"model": str(folder), "data": source, "test_weights": which}
+        metadata |= {"best_step": best_step, "steps": self.steps}
         if self.processes.is_main:
             results = self.folder, scores, self.validation, self.protocol, metadata
-            print(self.task.write_results(*results))
+            print(f"{self.task.write_results(*results)}; tested: {tested}")
         return scores.metrics() | {"views": self.protocol.views}
 
     def save(self) -> None:

@@ -13,7 +13,7 @@ from videohpm.models import VideoClassifier, VideoClassifierConfig, VideoViT, vi
 from videohpm.models.adapt import adapt_encoder
 
 FIXED = ("patch", "dim", "depth", "heads", "position", "class_token")
-"""What weights cannot change."""
+"""What weights cannot change, but that fixed positions can become learned."""
 ENCODER = ("frames", "image_size", "tubelet", *FIXED)
 
 
@@ -59,10 +59,11 @@ def _fitting_encoder(config: ClassifierConfig, init: str, given: dict[str, Any])
     encoder = pretrained_encoder(init, config.weights)
     for name in FIXED:
         own = getattr(encoder.config, name)
-        if name in given and given[name] != own:
+        becomes_learned = name == "position" and given.get(name) == "learned"
+        if name in given and given[name] != own and not becomes_learned:
             raise UserError(f"model.{name}: {given[name]}, but {init} has {own}; leave it out")
-    sizes = {name: given.get(name) for name in ("frames", "image_size", "tubelet")}
-    return adapt_encoder(encoder, **sizes, final_norm=config.pool != "mean")
+    changes = {name: given.get(name) for name in ("frames", "image_size", "tubelet", "position")}
+    return adapt_encoder(encoder, **changes, final_norm=config.pool != "mean")
 
 
 def pretrained_encoder(path: str, weights: str = "student") -> VideoViT:

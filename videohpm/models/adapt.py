@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from videohpm.grid import TokenGrid
-from videohpm.models.vit import VideoViT
+from videohpm.models.vit import VideoViT, position_table
 
 
 def adapt_encoder(
@@ -17,6 +17,7 @@ def adapt_encoder(
     frames: int | None = None,
     image_size: int | tuple[int, int] | None = None,
     tubelet: int | None = None,
+    position: str | None = None,
     **changes: Any,
 ) -> VideoViT:
     """A copy of ``encoder`` made for other clips; what is None stays.
@@ -26,12 +27,14 @@ def adapt_encoder(
     length to see videos: either way a repeated frame is embedded as the image is.
 
     Args:
+        position: ``learned`` makes a fixed position embedding a parameter that starts as it was.
         changes: other fields of :class:`ViTConfig` that leave the weights as they are, such as
             drop_path.
 
     Raises ValueError, one line naming the field, where the weights do not fit the new clips.
     """
     wanted = {"frames": frames, "image_size": image_size, "tubelet": tubelet}
+    wanted["position"] = position
     wanted = {name: value for name, value in wanted.items() if value is not None}
     new = VideoViT(replace(encoder.config, **wanted, **changes))
     weights = encoder.state_dict()
@@ -41,7 +44,10 @@ def adapt_encoder(
     }
     key = "patch_embed.proj.weight"
     weights[key] = adapt_patch_embed(weights[key], encoder.grid, new.grid)
-    if "positions" in weights:
+    if "positions" not in weights and new.config.position == "learned":
+        dim = new.config.dim
+        weights["positions"] = position_table(encoder.config.position, new.grid, dim)
+    elif "positions" in weights:
         weights["positions"] = adapt_positions(weights["positions"], encoder.grid, new.grid)
     new.load_state_dict(weights)
     return new.train(encoder.training)

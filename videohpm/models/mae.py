@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from videohpm.config.architecture import DecoderConfig, MAEConfig, mae_config
@@ -22,6 +23,14 @@ class Output(NamedTuple):
     """Predicted hardness, of which only the order counts: (B, M/t) by tube or (B, M) by token."""
 
 
+class ScoreHead(nn.Linear):
+    """A linear layer in fp32 even under autocast: in bf16 many of the scores would be equal."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        with torch.autocast(input.device.type, enabled=False):
+            return F.linear(input.float(), self.weight.float(), self.bias.float())
+
+
 class Decoder(nn.Module):
     """Blocks, norm and a linear head of ``out`` values at the last ``num_queries`` positions."""
 
@@ -34,7 +43,7 @@ class Decoder(nn.Module):
         )
         eps = config.norm_eps if config.head_norm_eps is None else config.head_norm_eps
         self.norm = nn.LayerNorm(config.dim, eps=eps)
-        self.head = nn.Linear(config.dim, out)
+        self.head = (ScoreHead if out == 1 else nn.Linear)(config.dim, out)
         self.apply(init_linear)
 
     def forward(self, x: Tensor, num_queries: int) -> Tensor:
@@ -69,9 +78,12 @@ class MaskedAutoencoder(nn.Module):
         grid, width = self.grid, config.decoder.dim
         bias = config.decoder.projection_bias
         self.decoder_embed = nn.Linear(config.encoder.dim, width, bias=bias)
-        init_linear(self.decoder_embed)
         self.mask_token = nn.Parameter(torch.zeros(1, 1, width))
-        nn.init.normal_(self.mask_token, std=0.02)
+        if config.encoder.patch_init == "xavier":  # MAE, HPM
+            init_linear(self.decoder_embed)
+            nn.init.normal_(self.mask_token, std=0.02)
+        else:  # VideoMAE, whose projection starts as torch makes it
+            nn.init.trunc_normal_(self.mask_token, std=0.02, a=-0.02, b=0.02)
         positions = position_table(config.encoder.position, grid, width)
         self.register_buffer("decoder_positions", positions, persistent=False)
         tubes = positions.view(grid.t, grid.num_tubes, width).mean(0)

@@ -163,8 +163,7 @@ class VideoViT(nn.Module):
         self.norm = final_norm
         self.blocks.apply(init_linear)
         if config.patch_init == "xavier":
-            nn.init.xavier_uniform_(self.patch_embed.proj.weight)
-            nn.init.zeros_(self.patch_embed.proj.bias)
+            nn.init.xavier_uniform_(self.patch_embed.proj.weight)  # its bias stays torch's
         if self.cls_token is not None:
             nn.init.normal_(self.cls_token, std=0.02)
 

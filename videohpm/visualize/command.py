@@ -151,7 +151,7 @@ def read_clip(path: str, model: MaskedAutoencoder, data: DataConfig, stride: int
     except DecodeError as error:
         raise UserError(f"{error}; give a file that can be read") from error
     size = (model.grid.height, model.grid.width)
-    return CentreCrop(size, data.interpolation)(frames).transpose(0, 1)
+    return CentreCrop(size, data.interpolation, data.antialias)(frames).transpose(0, 1)
 
 
 @dataclass(frozen=True)
