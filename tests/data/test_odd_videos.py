@@ -16,6 +16,7 @@ needs_decord = pytest.mark.skipif(
 )
 X264 = {"x264-params": "keyint=12:min-keyint=12:scenecut=0:threads=1"}
 X265 = {"x265-params": "keyint=12:log-level=none:pools=none:frame-threads=1:open-gop=0"}
+X265_NO_B = {"x265-params": X265["x265-params"] + ":bframes=0"}
 
 
 def rewrite(source, target, change=None, *, more=(), options=None):
@@ -52,6 +53,10 @@ LYING = {
     "h264_fragments.mp4": ("libx264", X264, {"movflags": "frag_custom+empty_moov"}),
     "h264.mkv": ("libx264", X264, {}),
     "hevc.mp4": ("libx265", X265, {}),
+    "hevc_no_b.mp4": ("libx265", X265_NO_B, {}),
+    "hevc_no_b.mkv": ("libx265", X265_NO_B, {}),
+    "vp9.mp4": ("libvpx-vp9", {"deadline": "realtime", "cpu-used": "8"}, {}),
+    "vp9.webm": ("libvpx-vp9", {"deadline": "realtime", "cpu-used": "8"}, {}),
     "hevc.mkv": ("libx265", X265, {}),
 }
 
@@ -70,7 +75,7 @@ def test_containers_that_call_every_frame_a_key_frame(tmp_path, name):
 
 
 @needs_decord
-@pytest.mark.parametrize("name", ["h264.mp4", "hevc.mp4"])
+@pytest.mark.parametrize("name", ["h264.mp4", "hevc.mp4", "hevc_no_b.mp4", "vp9.mp4"])
 def test_a_table_of_key_frames_that_is_absent(tmp_path, name):
     codec, options, _ = LYING[name]
     path = encode(tmp_path / name, codec, 40, options=options)
@@ -246,6 +251,35 @@ def test_pixel_aspect_ratios_are_not_applied_by_any_reader(tmp_path):
     assert (info.height, info.width) == (HEIGHT, WIDTH)
     for reader in READERS:
         assert read_frames(path, [3], reader=reader).shape == (1, HEIGHT, WIDTH, 3)
+
+
+@pytest.mark.parametrize("codec", ["libx264", "mjpeg", "libvpx-vp9"])
+def test_numbers_stay_those_of_the_frames_behind_damage(tmp_path, codec):
+    """A scan ends the video at damage; unscanned, what lies behind keeps its number or fails."""
+
+    def emptied(i, packet):
+        import av
+
+        if i != 17:
+            return None
+        new = av.Packet(bytes(len(bytes(packet))))
+        new.pts, new.dts, new.time_base = packet.pts, packet.dts, packet.time_base
+        return new
+
+    options = {"libx264": X264, "libvpx-vp9": {"deadline": "realtime", "cpu-used": "8"}}
+    pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
+    good = encode(tmp_path / "g.mp4", codec, 40, options=options.get(codec), pix_fmt=pix_fmt)
+    path = rewrite(good, tmp_path / "a.mp4", emptied)
+    info, damage = verify(path)
+    assert damage and info.reader == "pyav" and info.frames == len(decode_all(path)) < 40
+    assert numbers(read_frames(path, range(10))) == [*range(10)]
+    for i in range(info.frames, 40):
+        try:
+            (number,) = numbers(read_frames(path, [i]))
+        except DecodeError as error:
+            assert "decoding ends" in error.reason
+        else:
+            assert number == i
 
 
 # --- what a reader raises ------------------------------------------------------------------------

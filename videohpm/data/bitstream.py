@@ -211,7 +211,8 @@ def _vp9_size(frame: bytes) -> tuple[bool, bytes | None]:
     """Whether a frame is a key frame, and the size that it states itself (VP9, 6.2)."""
     bits = _Bits(frame)
     try:
-        bits.read(2)
+        if bits.read(2) != 2:
+            return False, None  # no VP9
         profile = bits.read(1) | bits.read(1) << 1
         if profile == 3:
             bits.read(1)

@@ -102,8 +102,8 @@ def _is_cover(stream: VideoStream) -> bool:
 def decoded(path: str) -> Iterator[VideoFrame]:
     """Every frame, as PyAV gives them, before the end, an error or a change of geometry.
 
-    That is the rule for damage too: a video ends at its first packet that does not decode. Not
-    turned upright. Raises DecodeError where the file cannot be opened.
+    That is the rule for damage: a video ends at its first packet that does not decode. Not turned
+    upright. Raises DecodeError where the file cannot be opened.
     """
     first = None
     for frame in decoded_of_any_size(path):
@@ -114,15 +114,19 @@ def decoded(path: str) -> Iterator[VideoFrame]:
         yield frame
 
 
-def decoded_of_any_size(path: str) -> Iterator[VideoFrame]:
-    """As ``decoded``, also after a change of picture size or orientation."""
+def decoded_of_any_size(path: str, errors: list[Exception] | None = None) -> Iterator[VideoFrame]:
+    """As ``decoded``, also after a change of picture size or orientation.
+
+    ``errors`` takes what ended decoding before the end of the file.
+    """
     av = import_av()
     with open_video(path) as container:
         stream = best_stream(path, container)
         try:
             yield from container.decode(stream)
-        except av.FFmpegError:
-            return
+        except av.FFmpegError as error:
+            if errors is not None:
+                errors.append(error)
 
 
 def file_identity(path: str) -> tuple[int, int]:

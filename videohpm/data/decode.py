@@ -2,14 +2,16 @@
 
 For every undamaged file the frames are those of a sequential PyAV decode of the chosen stream, in
 the same order and number, turned upright, in stored pixels: a pixel aspect ratio is not applied
-(``geometry.py``). A video ends at its first packet that does not decode, and where the size or
-orientation of its pictures changes.
+(``geometry.py``). A video ends where decoding fails, and where the size or orientation of its
+pictures changes.
 
 Several readers could return them, at different speeds, and some return other frames for some files
 without an error. So a file is demuxed once (``index.py``), and the first reader reads it that may
 (``readers/``). What that one cannot read PyAV does.
 
-Damage inside the pictures shows in no packet; ``verify`` finds it by decoding the whole file.
+Damage inside the pictures shows in no packet; ``verify`` finds it by decoding the whole file, and
+the video ends there. Without a scan, frames behind the damage are still found by their time stamps,
+under the same numbers; the damaged ones raise DecodeError.
 """
 
 from __future__ import annotations
@@ -128,7 +130,8 @@ def verify(path: str | os.PathLike[str]) -> tuple[VideoInfo, str | None]:
 def _verify(path: str) -> tuple[VideoInfo, str | None]:
     index, frames, corrupt = video_index(path), 0, 0
     first, changes = None, False
-    for frame in decoded_of_any_size(path):
+    errors: list[Exception] = []
+    for frame in decoded_of_any_size(path, errors):
         found = geometry(frame)
         first = first or found
         if found != first:
@@ -145,6 +148,8 @@ def _verify(path: str) -> tuple[VideoInfo, str | None]:
         damage = f"{corrupt} of {frames} frames are corrupt"
     elif index.pts is not None and len(index.pts) != frames:
         damage = f"decoding ends after {frames} of {len(index.pts)} frames"
+    elif errors and not index.broken:
+        damage = f"decoding ends after {frames} frames"
     elif index.broken:
         damage = f"the file breaks off after {frames} frames"
     return _info(index, frames, FALLBACK if damage else choose_reader(index)), damage

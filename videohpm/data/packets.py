@@ -32,9 +32,15 @@ class Row(NamedTuple):
 
 
 def row(codec: str, packet, length_bytes: int) -> Row:
-    fresh = bitstream.starts_afresh(codec, memoryview(packet), length_bytes)
-    fresh = packet.is_keyframe if fresh is None else fresh
-    return Row(packet.pts, packet.is_keyframe, packet.is_discard, fresh, packet.dts)
+    key, fresh = (
+        packet.is_keyframe,
+        bitstream.starts_afresh(codec, memoryview(packet), length_bytes),
+    )
+    if fresh is None:
+        fresh = key
+    elif codec != "h264":
+        key = fresh  # H.264 has others: from a recovery point the pictures are right after a while
+    return Row(packet.pts, key, packet.is_discard, fresh, packet.dts)
 
 
 def shows_frame(codec: str, packet) -> bool:
@@ -45,6 +51,8 @@ def shows_frame(codec: str, packet) -> bool:
     """
     if codec == "mpeg4":
         return packet.size >= 16
+    if codec == "vp9":
+        return memoryview(packet)[0] >> 6 == 2  # else damage, for which decord repeats a frame
     return codec != "vp8" or bool(bytes(packet)[0] & 0x10)
 
 
