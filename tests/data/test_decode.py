@@ -11,6 +11,7 @@ from painted import copy_packets, decode_all, encode, numbers, painted_frame
 
 from videohpm.data import decode, readers
 from videohpm.data.decode import DecodeError, read_frames, read_video_info, verify
+from videohpm.data.geometry import UPRIGHT, Orientation
 from videohpm.data.index import VideoIndex
 from videohpm.data.packets import MP4
 from videohpm.data.readers import decord, pyav
@@ -368,7 +369,8 @@ def index_of(**changes) -> VideoIndex:
     times = np.arange(4)
     found = VideoIndex(
         pts=times, keys=times[:1], closed_groups=True, container=MP4, codec="h264",
-        video_streams=1, height=48, width=96, rotation=0, bits=8, fps=30.0, broken=False,
+        video_streams=1, height=48, width=96, stored=(48, 96), orientation=UPRIGHT,
+        interlaced=False, bits=8, fps=30.0, broken=False,
     )  # fmt: skip
     return replace(found, **changes)
 
@@ -380,7 +382,8 @@ def test_decord_may_read_only_what_it_was_seen_to_read_right():
         {"codec": "mpeg4"},
         {"closed_groups": False},
         {"video_streams": 2},
-        {"rotation": 180},
+        {"orientation": Orientation(flip_rows=True)},
+        {"interlaced": True},
         {"width": 95},
         {"height": 47},
         {"bits": 10},

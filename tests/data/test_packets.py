@@ -3,7 +3,8 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from videohpm.data.packets import Row, frame_times, groups_are_closed, is_idr, nal_length
+from videohpm.data.bitstream import is_idr, nal_length
+from videohpm.data.packets import Row, frame_times, groups_are_closed
 
 
 @st.composite

@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, cast
+
+from videohpm.data.geometry import geometry
 
 if TYPE_CHECKING:
     from av.container import InputContainer
@@ -28,6 +31,24 @@ class DecodeError(Exception):
 
     def __str__(self) -> str:
         return f"{self.path}: {self.reason}"
+
+
+@contextmanager
+def errors_as_decode_error(path: str) -> Iterator[None]:
+    """Whatever is raised inside, while one file is read, becomes a DecodeError of that file.
+
+    Decoders and converters raise errors of many kinds about what a file holds; a run must lose the
+    file and nothing else.
+    """
+    try:
+        yield
+    except DecodeError:
+        raise
+    except MemoryError:
+        raise DecodeError(path, "reading it takes more memory than there is") from None
+    except Exception as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise DecodeError(path, f"cannot be read ({type(error).__name__}: {reason})") from error
 
 
 def import_av() -> Any:
@@ -55,6 +76,12 @@ def best_stream(path: str, container: InputContainer) -> VideoStream:
     Raises DecodeError where there is none, or its pictures are too large.
     """
     stream = cast("VideoStream | None", container.streams.best("video"))
+    if stream is not None and _is_cover(stream):
+        # A still picture that goes with sound; a moving one beside it is the video.
+        others = [other for other in container.streams.video if not _is_cover(other)]
+        if not others:
+            raise DecodeError(path, "no video stream but a cover picture")
+        stream = others[0]
     if stream is None or stream.codec_context is None:
         raise DecodeError(path, "no video stream that can be decoded")
     # Frame threads can hang when reading stops early; the workers are the parallelism here.
@@ -68,18 +95,38 @@ def best_stream(path: str, container: InputContainer) -> VideoStream:
     return stream
 
 
-def decoded(path: str) -> Iterator[VideoFrame]:
-    """Every frame, as PyAV gives them, that decodes before the end or the first error.
+def _is_cover(stream: VideoStream) -> bool:
+    return "attached_pic" in stream.disposition.name if stream.disposition else False
 
-    Not turned upright. Raises DecodeError where the file cannot be opened.
+
+def decoded(path: str) -> Iterator[VideoFrame]:
+    """Every frame, as PyAV gives them, before the end, an error or a change of geometry.
+
+    That is the rule for damage: a video ends at its first packet that does not decode. Not turned
+    upright. Raises DecodeError where the file cannot be opened.
+    """
+    first = None
+    for frame in decoded_of_any_size(path):
+        found = geometry(frame)
+        first = first or found
+        if found != first:
+            return
+        yield frame
+
+
+def decoded_of_any_size(path: str, errors: list[Exception] | None = None) -> Iterator[VideoFrame]:
+    """As ``decoded``, also after a change of picture size or orientation.
+
+    ``errors`` takes what ended decoding before the end of the file.
     """
     av = import_av()
     with open_video(path) as container:
         stream = best_stream(path, container)
         try:
             yield from container.decode(stream)
-        except av.FFmpegError:
-            return
+        except av.FFmpegError as error:
+            if errors is not None:
+                errors.append(error)
 
 
 def file_identity(path: str) -> tuple[int, int]:

@@ -1,14 +1,17 @@
 """Frames of a video by position, what a video holds, and whether all of it decodes.
 
 For every undamaged file the frames are those of a sequential PyAV decode of the chosen stream, in
-the same order and number, turned upright where the file says so (rotation metadata in steps of
-90 degrees is applied, as players do).
+the same order and number, turned upright, in stored pixels: a pixel aspect ratio is not applied
+(``geometry.py``). A video ends where decoding fails, and where the size or orientation of its
+pictures changes.
 
 Several readers could return them, at different speeds, and some return other frames for some files
 without an error. So a file is demuxed once (``index.py``), and the first reader reads it that may
 (``readers/``). What that one cannot read PyAV does.
 
-Damage inside the pictures shows in no packet; ``verify`` finds it by decoding the whole file.
+Damage inside the pictures shows in no packet; ``verify`` finds it by decoding the whole file, and
+the video ends there. Without a scan, frames behind the damage are still found by their time stamps,
+under the same numbers; the damaged ones raise DecodeError.
 """
 
 from __future__ import annotations
@@ -20,7 +23,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from videohpm.data.container import DecodeError, decoded
+from videohpm.data.container import DecodeError, decoded_of_any_size, errors_as_decode_error
+from videohpm.data.geometry import geometry
 from videohpm.data.index import VideoIndex, decoded_count, video_index
 from videohpm.data.readers import FALLBACK, READERS, choose_reader
 from videohpm.data.sampling import reduced_size
@@ -31,7 +35,7 @@ MAX_CLIP_BYTES = 2**32
 
 @dataclass(frozen=True)
 class VideoInfo:
-    """What a file holds. ``frames`` is the number that decodes; height and width as displayed."""
+    """What a file holds. ``frames`` is the number that decodes; height and width upright."""
 
     frames: int
     height: int
@@ -67,6 +71,18 @@ def read_frames(
         raise DecodeError(path, f"frame {min(wanted)} asked for; frames count from 0")
     if reader is not None and reader not in READERS:
         raise ValueError(f"reader: {reader!r} is not one of {', '.join(READERS)}")
+    with errors_as_decode_error(path):
+        return _read(path, wanted, reader, size, min_side)
+
+
+def _read(
+    path: str,
+    wanted: list[int],
+    reader: str | None,
+    size: tuple[int, int] | None,
+    min_side: int | None,
+) -> np.ndarray:
+    """``read_frames`` of checked arguments."""
     if reader is not None and READERS[reader].available() is not None:
         reader = FALLBACK
     if reader in (None, FALLBACK) or (size is None and min_side is not None):
@@ -92,11 +108,12 @@ def read_video_info(path: str | os.PathLike[str]) -> VideoInfo:
     Raises DecodeError where nothing decodes.
     """
     path = os.fspath(path)
-    index = video_index(path)
-    frames = len(index.pts) if index.pts is not None else decoded_count(path)
-    if frames == 0:
-        raise DecodeError(path, "no frame decodes")
-    return _info(index, frames, choose_reader(index))
+    with errors_as_decode_error(path):
+        index = video_index(path)
+        frames = len(index.pts) if index.pts is not None else decoded_count(path)
+        if frames == 0:
+            raise DecodeError(path, "no frame decodes")
+        return _info(index, frames, choose_reader(index))
 
 
 def verify(path: str | os.PathLike[str]) -> tuple[VideoInfo, str | None]:
@@ -106,18 +123,33 @@ def verify(path: str | os.PathLike[str]) -> tuple[VideoInfo, str | None]:
     damaged file ``frames`` is where decoding ends and ``reader`` is "pyav", because other readers
     hide damage by shifting or repeating frames. Raises DecodeError where nothing decodes.
     """
-    path = os.fspath(path)
+    with errors_as_decode_error(os.fspath(path)):
+        return _verify(os.fspath(path))
+
+
+def _verify(path: str) -> tuple[VideoInfo, str | None]:
     index, frames, corrupt = video_index(path), 0, 0
-    for frame in decoded(path):
+    first, changes = None, False
+    errors: list[Exception] = []
+    for frame in decoded_of_any_size(path, errors):
+        found = geometry(frame)
+        first = first or found
+        if found != first:
+            changes = True
+            break
         frames += 1
         corrupt += frame.is_corrupt
     if frames == 0:
         raise DecodeError(path, "no frame decodes")
     damage = None
-    if corrupt:
+    if changes:
+        damage = f"the picture's size or orientation changes after {frames} frames"
+    elif corrupt:
         damage = f"{corrupt} of {frames} frames are corrupt"
     elif index.pts is not None and len(index.pts) != frames:
         damage = f"decoding ends after {frames} of {len(index.pts)} frames"
+    elif errors and not index.broken:
+        damage = f"decoding ends after {frames} frames"
     elif index.broken:
         damage = f"the file breaks off after {frames} frames"
     return _info(index, frames, FALLBACK if damage else choose_reader(index)), damage

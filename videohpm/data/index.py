@@ -7,11 +7,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 
-from videohpm.data import packets
-from videohpm.data.container import best_stream, decoded, file_identity, import_av, open_video
+from videohpm.data import bitstream, packets
+from videohpm.data.container import (
+    DecodeError,
+    best_stream,
+    decoded,
+    file_identity,
+    import_av,
+    open_video,
+)
+from videohpm.data.geometry import UPRIGHT, Orientation, orientation
 
 
 @dataclass(frozen=True)
@@ -24,17 +33,21 @@ class VideoIndex:
     keys: np.ndarray | None
     """Display times of the key frames, ascending; None where ``pts`` is."""
     closed_groups: bool
-    """Whether frames are stored so that every key frame starts afresh: see
-    :func:`videohpm.data.packets.groups_are_closed`."""
+    """Whether every key frame starts afresh, and the container's table names just these: see
+    :func:`videohpm.data.packets.groups_are_closed` and ``table_names_key_frames``."""
     container: str
     """FFmpeg's name of the format, such as "mov,mp4,m4a,3gp,3g2,mj2"."""
     codec: str
     video_streams: int
     height: int
-    """As displayed, like ``width``."""
+    """Upright, in stored pixels, like ``width``."""
     width: int
-    rotation: int
-    """Anticlockwise degrees that display the first frame upright."""
+    stored: tuple[int, int]
+    """Height and width of the first frame before it is displayed."""
+    orientation: Orientation
+    """How stored pictures are displayed."""
+    interlaced: bool
+    """Pictures may be of two fields."""
     bits: int
     """Of every channel of the first frame; 0 where they differ, or no frame decodes."""
     fps: float
@@ -60,43 +73,90 @@ def _demux(path: str, size: int, changed: int) -> VideoIndex:
     with open_video(path) as container:
         stream = best_stream(path, container)
         context, codec = stream.codec_context, stream.codec_context.codec.canonical_name
-        nal_length = packets.nal_length(context.extradata)
+        name, streams = container.format.name, len(container.streams.video)
+        nameable &= packets.stamps_name_frames(name, codec, context.has_b_frames)
+        headers = Headers(codec, context.extradata)
         try:
             for packet in container.demux(stream):
                 if not packet.size:
                     continue
                 broken |= packet.is_corrupt
-                nameable &= packets.shows_frame(codec, packet)
-                rows.append(packets.row(codec, packet, nal_length))
+                if nameable:  # else the packets decide nothing
+                    nameable = packets.shows_frame(codec, packet)
+                    rows.append(packets.row(codec, packet, headers.nal_length))
+                    headers.add(packet)
                 if first is None:
                     first = next(iter(packet.decode()), None)
             if first is None:
                 first = next(iter(context.decode(None)), None)
         except av.FFmpegError:
             broken = True
-        name, streams = container.format.name, len(container.streams.video)
-        nameable &= packets.stamps_name_frames(name, codec, context.has_b_frames)
+        closed = packets.table_names_key_frames(name, stream.index_entries, rows)
         fps = float(stream.average_rate or stream.guessed_rate or 0)
         width, height = (first or context).width, (first or context).height
-    pts, keys = packets.frame_times(rows) if nameable and not broken and first else (None, None)
-    rotation = first.rotation if first is not None else 0
-    depths = {part.bits for part in first.format.components} if first is not None else set()
-    if rotation % 180:
+    # Where the pictures' size may change only decoding tells where.
+    nameable &= not headers.changes and not broken and first is not None
+    pts, keys = packets.frame_times(rows) if nameable else (None, None)
+    turn, bits = _picture(path, first)
+    stored = height, width
+    if turn.transpose:
         width, height = height, width
     return VideoIndex(
         pts=pts,
         keys=keys,
-        closed_groups=pts is not None and packets.groups_are_closed(rows),
+        closed_groups=pts is not None and closed and packets.groups_are_closed(rows),
         container=name,
         codec=codec,
         video_streams=streams,
         height=height,
         width=width,
-        rotation=rotation,
-        bits=depths.pop() if len(depths) == 1 else 0,
+        stored=stored,
+        orientation=turn,
+        interlaced=headers.interlaced or (first is not None and first.interlaced_frame),
+        bits=bits,
         fps=fps,
         broken=broken,
     )
+
+
+class Headers:
+    """What the headers inside the packets say: whether size or orientation change, and fields."""
+
+    def __init__(self, codec: str, extradata: bytes | None):
+        self.codec, self.extradata = codec, extradata or b""
+        self.nal_length = bitstream.nal_length(extradata, codec)
+        stored = bitstream.extradata_sps(extradata) if codec == "h264" else []
+        self.interlaced = any(map(bitstream.may_be_interlaced, stored))
+        self.changes = len(stored) > 1
+        self._known: set[bytes] = set()
+
+    def add(self, packet) -> None:
+        data = memoryview(packet)
+        for found in bitstream.picture_parameters(self.codec, data, self.nal_length):
+            if found in self._known:
+                continue
+            self._known.add(found)
+            stored = self.codec in ("h264", "hevc") and self.extradata
+            self.changes |= found not in self.extradata if stored else len(self._known) > 1
+            self.interlaced |= self.codec == "h264" and bitstream.may_be_interlaced(found)
+        self.changes |= bitstream.has_orientation(self.codec, data, self.nal_length)
+        self.changes |= packet.has_sidedata("new_extradata")
+
+
+def _picture(path: str, first: Any) -> tuple[Orientation, int]:
+    """How the first frame is displayed, and its bits. DecodeError where no reader displays it."""
+    if first is None:
+        return UPRIGHT, 0
+    turn = orientation(first)
+    if turn is None:
+        raise DecodeError(path, "turned by an angle that is no quarter turn")
+    try:
+        first.reformat(width=16, height=16, format="rgb24")
+    except (ValueError, OSError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise DecodeError(path, f"its colours cannot be converted to RGB ({reason})") from None
+    depths = {part.bits for part in first.format.components}
+    return turn, depths.pop() if len(depths) == 1 else 0
 
 
 @lru_cache(maxsize=4096)

@@ -10,6 +10,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from videohpm.data import bitstream
+
 MP4, MATROSKA = "mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"  # as FFmpeg names them
 # Containers whose time stamps belong to one packet each and that seek exactly.
 _SEEKABLE = (MP4, MATROSKA, "avi", "flv")
@@ -25,12 +27,20 @@ class Row(NamedTuple):
     pts: int | None  # display time
     key: bool
     discarded: bool  # an edit list leaves it out
-    fresh: bool  # a key frame that refers to nothing before it
+    fresh: bool  # refers to nothing before it, as its own bytes say
+    dts: int | None = None  # decoding time
 
 
 def row(codec: str, packet, length_bytes: int) -> Row:
-    fresh = packet.is_keyframe and (codec != "h264" or is_idr(bytes(packet), length_bytes))
-    return Row(packet.pts, packet.is_keyframe, packet.is_discard, fresh)
+    key, fresh = (
+        packet.is_keyframe,
+        bitstream.starts_afresh(codec, memoryview(packet), length_bytes),
+    )
+    if fresh is None:
+        fresh = key
+    elif codec != "h264":
+        key = fresh  # H.264 has others: from a recovery point the pictures are right after a while
+    return Row(packet.pts, key, packet.is_discard, fresh, packet.dts)
 
 
 def shows_frame(codec: str, packet) -> bool:
@@ -41,6 +51,8 @@ def shows_frame(codec: str, packet) -> bool:
     """
     if codec == "mpeg4":
         return packet.size >= 16
+    if codec == "vp9":
+        return memoryview(packet)[0] >> 6 == 2  # else damage, for which decord repeats a frame
     return codec != "vp8" or bool(bytes(packet)[0] & 0x10)
 
 
@@ -67,6 +79,19 @@ def frame_times(rows: Sequence[Row]) -> tuple[np.ndarray | None, np.ndarray | No
     return np.array(shown, dtype=np.int64), np.array(keys, dtype=np.int64)
 
 
+def table_names_key_frames(container: str, entries, rows: Sequence[Row]) -> bool:
+    """Whether the container's own table of key frames is that of the packets.
+
+    Readers seek by the table, but FFmpeg corrects the key flags of packets by looking into them: a
+    table that is absent (all samples count as key frames) or wrong shows only here. ``entries`` are
+    the stream's index entries after the demux pass, by decoding time in MP4 and else by display
+    time.
+    """
+    by_dts = container == MP4
+    named = {entry.timestamp for entry in entries if entry.is_keyframe}
+    return named == {packet.dts if by_dts else packet.pts for packet in rows if packet.key}
+
+
 def groups_are_closed(rows: Sequence[Row]) -> bool:
     """Whether storage order and display order agree at every key frame.
 
@@ -85,22 +110,3 @@ def groups_are_closed(rows: Sequence[Row]) -> bool:
     keys = np.flatnonzero([packet.key for packet in rows])
     closed_before = latest_so_far[keys] == times[keys]
     return bool((closed_before & (earliest_from_here[keys] == times[keys])).all())
-
-
-def nal_length(extradata: bytes | None) -> int:
-    """Bytes of a NAL unit's length in H.264 of MP4 and Matroska; 0 where start codes part them."""
-    return (extradata[4] & 3) + 1 if extradata and len(extradata) > 4 and extradata[0] == 1 else 0
-
-
-def is_idr(data: bytes, length_bytes: int) -> bool:
-    """Whether an H.264 packet holds a slice of an IDR picture (NAL unit type 5)."""
-    if not length_bytes:
-        return any(unit and unit[0] & 31 == 5 for unit in data.split(b"\0\0\1")[1:])
-    at = 0
-    while at + length_bytes < len(data):
-        length = int.from_bytes(data[at : at + length_bytes], "big")
-        at += length_bytes
-        if data[at] & 31 == 5:
-            return True
-        at += length
-    return False

@@ -49,13 +49,14 @@ def scan(
     kept = [
         row
         for row, name in enumerate(columns["path"])
-        if by_name[name]["reason"] is None and not (damaged == "drop" and by_name[name]["note"])
+        if by_name[name]["reason"] is None
+        and not (damaged == "drop" and _is_damaged(by_name[name]))
     ]
     # Where the new manifest lies elsewhere, its paths still start from the same folder.
     moved = base if target.parent.resolve() != Path(base).resolve() and root is None else ""
     _write_manifest(target, columns, by_name, kept, moved)
     bad = _write_quarantine(target, columns, by_name, set(kept), base)
-    partly = sum(bool(by_name[columns["path"][row]]["note"]) for row in kept)
+    partly = sum(_is_damaged(by_name[columns["path"][row]]) for row in kept)
     print(f"{target}: {len(kept)} of {len(columns['path'])} readable, {partly} of them in part")
     if bad:
         print(f"{bad}: the other {len(columns['path']) - len(kept)}, with reasons")
@@ -112,18 +113,34 @@ def check(path: str) -> dict[str, Any]:
     if os.path.splitext(path)[1].lower() in IMAGE_SUFFIXES:
         return check_image(path)
     try:
-        info, note = verify(path)
+        info, damage = verify(path)
     except DecodeError as error:
         return {"reason": error.reason}
-    reader = info.reader
+    reader, note = info.reader, damage
     if reader != FALLBACK:
         step = max(info.frames // COMPARED, 1)
         some = [min(i * step + i % 3, info.frames - 1) for i in range(COMPARED)]
-        by_reader = read_frames(path, some, reader=reader)
-        if (by_reader != read_frames(path, some, reader=FALLBACK)).any():
+        if not _reads_right(path, some, reader):
             reader, note = FALLBACK, f"{reader} reads other frames"
     found = {name: getattr(info, name) for name in ("frames", "fps", "height", "width", "codec")}
-    return found | {"reader": reader, "note": note, "reason": None}
+    found |= {"reader": reader, "note": note, "damaged": damage is not None}
+    return found | {"reason": None}
+
+
+def _reads_right(path: str, positions: list[int], reader: str) -> bool:
+    """Whether ``reader`` returns PyAV's frames, together and each by itself.
+
+    A reader that seeks to the wrong place may still be right where it decodes on from frame 0, as
+    in a read of ascending positions.
+    """
+    right = read_frames(path, positions, reader=FALLBACK)
+    if (read_frames(path, positions, reader=reader) != right).any():
+        return False
+    single = list(enumerate(positions))[1::2]
+    return not any(
+        (read_frames(path, [position], reader=reader)[0] != right[i]).any()
+        for i, position in reversed(single)
+    )
 
 
 def check_image(path: str) -> dict[str, Any]:
@@ -168,6 +185,11 @@ def _results(
             shown.advance(unreadable=bad)
             yield path, entry
     shown.close()
+
+
+def _is_damaged(entry: dict) -> bool:
+    """Whether a file is readable in part only. A note may also say why a reader is not used."""
+    return bool(entry.get("damaged", entry["note"]))
 
 
 class Progress:

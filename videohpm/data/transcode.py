@@ -14,8 +14,10 @@ from pathlib import Path
 
 import numpy as np
 
-from videohpm.data.container import DecodeError, decoded
+from videohpm.data.container import DecodeError, decoded_of_any_size
 from videohpm.data.decode import read_video_info
+from videohpm.data.geometry import UPRIGHT, geometry
+from videohpm.data.index import VideoIndex, video_index
 from videohpm.data.killable_pool import Failed, run_killable
 from videohpm.data.manifest_parser import VIDEO_SUFFIXES
 from videohpm.data.scan import FOUND, Progress, list_samples, write_table
@@ -81,23 +83,25 @@ def encode(pair: tuple[str, str], recipe: Recipe) -> None:
     partial_file.parent.mkdir(parents=True, exist_ok=True)
     params = f"keyint={recipe.group}:min-keyint={recipe.group}:scenecut=0:open-gop=0:bframes=0"
     options = {"preset": "medium", "crf": str(recipe.quality), "x264-params": f"{params}:threads=1"}
+    index = video_index(source)
     rate = Fraction(read_video_info(source).fps or 25).limit_denominator(1001)
-    count, stream, last = 0, None, -1
+    count, stream, last, first = 0, None, -1, None
     with av.open(str(partial_file), "w", format="mp4", options={"movflags": "faststart"}) as file:
-        for frame in decoded(source):
+        for frame in decoded_of_any_size(source):
+            first = first or geometry(frame)
+            if geometry(frame) != first:
+                raise DecodeError(source, "the frame size or orientation changes within the video")
             ticks = last + int(TICKS / rate)
             if frame.pts is not None and frame.time_base is not None:
                 ticks = round(frame.pts * frame.time_base * TICKS)
             last = max(ticks, last + 1)
-            picture = fitted(frame, recipe.short_side)
+            picture = fitted(frame, index, recipe.short_side)
             if stream is None:
                 stream = file.add_stream("libx264", rate=rate, options=options)
                 stream.height, stream.width, stream.pix_fmt = picture.height, picture.width, PIXELS
                 stream.codec_context.color_range = picture.color_range
                 stream.codec_context.colorspace = picture.colorspace
                 stream.codec_context.time_base = Fraction(1, TICKS)
-            if (picture.height, picture.width) != (stream.height, stream.width):
-                raise DecodeError(source, "the frame size changes within the video")
             picture.pts, picture.time_base = last, Fraction(1, TICKS)
             picture.pict_type = 0  # else the source's key frames would be key frames here too
             file.mux(stream.encode(picture))
@@ -110,15 +114,15 @@ def encode(pair: tuple[str, str], recipe: Recipe) -> None:
     partial_file.replace(target)
 
 
-def fitted(frame, short_side: int):
+def fitted(frame, index: VideoIndex, short_side: int):
     """The frame upright, no larger than asked for, with even sides, in 8-bit limited-range YUV."""
     import av
 
-    if frame.rotation:
-        upright = np.rot90(frame.to_ndarray(format="rgb24"), round(frame.rotation / 90))
+    if index.orientation != UPRIGHT:
+        upright = index.orientation.turn(frame.to_ndarray(format="rgb24"))
         frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(upright), format="rgb24")
-    scale = min(short_side / min(frame.height, frame.width), 1)
-    height, width = (max(round(side * scale / 2) * 2, 2) for side in (frame.height, frame.width))
+    scale = min(short_side / min(index.height, index.width), 1)
+    height, width = (max(round(side * scale / 2) * 2, 2) for side in (index.height, index.width))
     return frame.reformat(width, height, PIXELS, interpolation="AREA", dst_color_range="MPEG")
 
 

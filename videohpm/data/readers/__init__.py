@@ -33,7 +33,7 @@ class Reader(Protocol):
 
         Args:
             positions: ascending and distinct, from 0, in display order.
-            target: (height, width) of the frames, as displayed, to scale to; None: as they are.
+            target: (height, width) of the upright frames to scale to; None: as they are.
 
         Raises DecodeError.
         """

@@ -12,6 +12,7 @@ from importlib.util import find_spec
 
 import numpy as np
 
+from videohpm.data.geometry import UPRIGHT
 from videohpm.data.index import VideoIndex
 from videohpm.data.packets import MATROSKA, MP4
 
@@ -31,14 +32,16 @@ def available() -> str | None:
 def can_read(index: VideoIndex) -> bool:
     """Whether decord returns the frames of a sequential decode.
 
-    It reads one upright 8-bit stream as PyAV does; others it turns, dithers or confuses.
+    It reads one upright 8-bit stream as PyAV does; others it turns, dithers or confuses, and the
+    chroma of interlaced pictures it converts as if they were not.
     """
     return (
         index.closed_groups
         and index.codec in CODECS
         and index.container in CONTAINERS
         and index.video_streams == 1
-        and index.rotation == 0
+        and index.orientation == UPRIGHT
+        and not index.interlaced
         and index.width % 2 == 0
         and index.height % 2 == 0
         and index.bits == 8

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from videohpm.data.container import DecodeError, best_stream, decoded, import_av, open_video
+from videohpm.data.geometry import Orientation, geometry
 from videohpm.data.index import VideoIndex, video_index
 
 if TYPE_CHECKING:
@@ -37,15 +38,16 @@ def can_read(index: VideoIndex) -> bool:
 def read(path: str, positions: list[int], target: tuple[int, int] | None) -> np.ndarray:
     """Frames as uint8 (n, H, W, 3), upright, scaled to ``target``. Raises DecodeError."""
     index = video_index(path)
+    size = target or (index.height, index.width)
     if index.pts is not None and index.keys is not None:
         if positions[-1] >= len(index.pts):
             raise DecodeError(path, f"frame {positions[-1]} asked for of {len(index.pts)}")
         times = index.pts[positions].tolist()
         try:
-            return _stack(path, target, _seek_frames(path, index.keys.tolist(), times))
+            return _stack(index, size, _seek_frames(path, index.keys.tolist(), times))
         except _StampsLie:
             pass
-    return _stack(path, target, _first_frames(path, positions))
+    return _stack(index, size, _first_frames(path, positions))
 
 
 def _seek_frames(path: str, keys: list[int], times: list[int]) -> Iterator[VideoFrame]:
@@ -104,21 +106,17 @@ def _first_frames(path: str, positions: list[int]) -> Iterator[VideoFrame]:
     raise DecodeError(path, f"frame {positions[-1]} asked for; decoding ends after {position + 1}")
 
 
-def _rgb(frame: VideoFrame, target: tuple[int, int] | None) -> np.ndarray:
-    """(H, W, 3), upright. FFmpeg's rotation is the anticlockwise turn that displays the frame."""
-    height, width = target or (None, None)
-    if frame.rotation % 180:
-        height, width = width, height
-    pixels = frame.to_ndarray(format="rgb24", width=width, height=height)
-    return np.rot90(pixels, round(frame.rotation / 90))
+def _rgb(frame: VideoFrame, size: tuple[int, int], turn: Orientation) -> np.ndarray:
+    """(H, W, 3) of ``size``, upright."""
+    height, width = size[::-1] if turn.transpose else size
+    return turn.turn(frame.to_ndarray(format="rgb24", width=width, height=height))
 
 
-def _stack(path: str, target: tuple[int, int] | None, frames: Iterable[VideoFrame]) -> np.ndarray:
-    """Decoded frames as one array, scaled to ``target``."""
-    pixels, shape = [], None
+def _stack(index: VideoIndex, size: tuple[int, int], frames: Iterable[VideoFrame]) -> np.ndarray:
+    """Decoded frames as one array, scaled to ``size``. Raises _StampsLie where geometry changes."""
+    pixels = []
     for frame in frames:
-        shape = shape or (frame.height, frame.width)
-        if (frame.height, frame.width) != shape:
-            raise DecodeError(path, "the frame size changes within the video")
-        pixels.append(_rgb(frame, target))
+        if geometry(frame) != (*index.stored, index.orientation):
+            raise _StampsLie
+        pixels.append(_rgb(frame, size, index.orientation))
     return np.stack(pixels)
