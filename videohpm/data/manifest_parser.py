@@ -6,6 +6,7 @@ import logging
 import os
 from pathlib import Path
 
+from videohpm.data.class_labels import LINE
 from videohpm.data.readers import READERS
 from videohpm.errors import UserError
 
@@ -17,13 +18,12 @@ IMAGE_SUFFIXES = frozenset(
     [".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm"]
 )
 _COLUMNS = ("path", "label", "frames", "reader", "height", "width")
-_LINE = "\0line"  # the line numbers of the rows, beside the columns: no header has this name
 _log = logging.getLogger(__name__)
 
 
 def read_columns(file: Path) -> dict[str, list[str]]:
     """The columns of a manifest file as text, also those that reading samples has no use for."""
-    return {name: column for name, column in read_rows(file).items() if name != _LINE}
+    return {name: column for name, column in read_rows(file).items() if name != LINE}
 
 
 def read_rows(file: Path) -> dict[str, list]:
@@ -56,7 +56,7 @@ def _comma_rows(file: Path, header: list[str], numbered: list) -> dict[str, list
         near = difflib.get_close_matches(name, _COLUMNS, 1, cutoff=0.75)
         if near and name not in _COLUMNS:
             raise UserError(f"data.manifest: {file}: column {name!r}; rename it to {near[0]!r}")
-    rows: dict[str, list] = {name: [] for name in header} | {_LINE: []}
+    rows: dict[str, list] = {name: [] for name in header} | {LINE: []}
     for number, line in numbered[1:]:
         fields = next(csv.reader([line]))
         if len(fields) != len(header):
@@ -66,8 +66,8 @@ def _comma_rows(file: Path, header: list[str], numbered: list) -> dict[str, list
             )
         for name, field in zip(header, fields, strict=True):
             rows[name].append(field.strip())
-        rows[_LINE].append(number)
-    if not rows[_LINE]:
+        rows[LINE].append(number)
+    if not rows[LINE]:
         raise UserError(f"data.manifest: {file} has a header and no rows")
     return rows
 
@@ -81,7 +81,7 @@ def _space_rows(file: Path, numbered: list) -> dict[str, list]:
         names = ("path",)
     else:
         names = ("path", "label")
-    rows: dict[str, list] = {name: [] for name in names} | {_LINE: []}
+    rows: dict[str, list] = {name: [] for name in names} | {LINE: []}
     for number, line in numbered:
         if names == ("path",):
             _refuse_label(file, number, line)
@@ -93,7 +93,7 @@ def _space_rows(file: Path, numbered: list) -> dict[str, list]:
             )
         for name, field in zip(names, fields, strict=True):
             rows[name].append(field)
-        rows[_LINE].append(number)
+        rows[LINE].append(number)
     return rows
 
 
@@ -118,20 +118,20 @@ def check_rows(where: str, base: Path, rows: dict[str, list]) -> None:
     labels = rows.get("label")
     for row, path in enumerate(rows["path"]):
         if not path:
-            raise UserError(f"{where} line {rows[_LINE][row]}: the path is empty")
+            raise UserError(f"{where} line {rows[LINE][row]}: the path is empty")
         before = first.setdefault(path, row)
         if before != row:
             repeated.append(row)
             if labels and labels[before] != labels[row]:
                 here, there = (labels[i] or "none" for i in (row, before))
                 raise UserError(
-                    f"{where} line {rows[_LINE][row]}: {path} has label {here} here and {there} on "
-                    f"line {rows[_LINE][before]}; keep one"
+                    f"{where} line {rows[LINE][row]}: {path} has label {here} here and {there} on "
+                    f"line {rows[LINE][before]}; keep one"
                 )
     if repeated:
         _log.warning(
             "%s: %d rows repeat an earlier one (first: line %d, %s); each counts as a sample",
-            *(where, len(repeated), rows[_LINE][repeated[0]], rows["path"][repeated[0]]),
+            *(where, len(repeated), rows[LINE][repeated[0]], rows["path"][repeated[0]]),
         )
     # A few files stand for all: asking for every one of a million on a network disk takes minutes.
     some = rows["path"][:: max(1, len(rows["path"]) // 8)][:9]
@@ -146,7 +146,7 @@ def positive_integers(rows: dict[str, list], name: str, where: str) -> list[int]
     if name not in rows:
         return None
     numbers = []
-    for line, field in zip(rows[_LINE], rows[name], strict=True):
+    for line, field in zip(rows[LINE], rows[name], strict=True):
         if field and not (field.isdecimal() and 0 < int(field) < 2**31):
             raise UserError(f"{where} line {line}: {name} {field!r} is not a whole number over 0")
         numbers.append(int(field) if field else 0)
@@ -154,73 +154,9 @@ def positive_integers(rows: dict[str, list], name: str, where: str) -> list[int]
 
 
 def reader_names(rows: dict[str, list], where: str) -> list[str | None] | None:
-    for number, field in zip(rows[_LINE], rows.get("reader", ()), strict=False):
+    for number, field in zip(rows[LINE], rows.get("reader", ()), strict=False):
         if field and field not in READERS:
             raise UserError(
                 f"{where} line {number}: reader {field!r} is not {' or '.join(READERS)}"
             )
     return rows.get("reader")
-
-
-def number_labels(
-    rows: dict[str, list], classes: list[str] | None, where: str, *, required: bool
-) -> tuple[list[int | None] | None, list[str] | None]:
-    """The class number of each row, and the names of the classes where labels are names.
-
-    A blank label is an error that names the row where labels are ``required``; else its row is
-    unlabelled (None), which is reported once. Without any label both results are None.
-    """
-    lines, fields = rows[_LINE], rows["label"]
-    blank = [row for row, field in enumerate(fields) if not field]
-    if blank and required:
-        raise UserError(f"{where} line {lines[blank[0]]}: the label is empty{_others(blank)}")
-    labelled = [row for row, field in enumerate(fields) if field]
-    if not labelled:
-        return None, None
-    report_unlabelled(rows, where)
-    names, lines = [fields[row] for row in labelled], [lines[row] for row in labelled]
-    if all(name.isdecimal() for name in names):
-        numbers = [int(name) for name in names]
-        limit = len(classes) if classes is not None else 2**31
-        for line, number in zip(lines, numbers, strict=True):
-            if number >= limit:
-                raise UserError(f"{where} line {line}: label {number} of {limit} classes (from 0)")
-    else:
-        odd = next(i for i, name in enumerate(names) if not name.isdecimal())
-        if classes is None and sum(name.isdecimal() for name in names) * 2 > len(names):
-            raise UserError(
-                f"{where} line {lines[odd]}: label {names[odd]!r} is not a whole number from 0, as "
-                "most others are"
-            )
-        numbers, classes = number_names(names, classes, where, lines)
-    labels: list[int | None] = [None] * len(fields)
-    for row, number in zip(labelled, numbers, strict=True):
-        labels[row] = number
-    return labels, classes
-
-
-def report_unlabelled(rows: dict[str, list], where: str) -> None:
-    """Warns, once, of rows with a blank label among labelled ones."""
-    fields = rows.get("label", ())
-    blank = [row for row, field in enumerate(fields) if not field]
-    if 0 < len(blank) < len(fields):
-        _log.warning(
-            "%s: %d of %d rows have no label (first: line %d, %s); they count as unlabelled",
-            *(where, len(blank), len(fields), rows[_LINE][blank[0]], rows["path"][blank[0]]),
-        )
-
-
-def _others(rows: list[int]) -> str:
-    return f" (and {len(rows) - 1} more)" if len(rows) > 1 else ""
-
-
-def number_names(
-    names: list[str], classes: list[str] | None, where: str, lines: list[int] | None = None
-) -> tuple[list[int], list[str]]:
-    classes = sorted(set(names)) if classes is None else list(classes)
-    number = {name: i for i, name in enumerate(classes)}
-    for row, name in enumerate(names):
-        if name not in number:
-            at = f" line {lines[row]}" if lines else ""
-            raise UserError(f"{where}{at}: class {name!r} is not among the {len(classes)} known")
-    return [number[name] for name in names], classes
