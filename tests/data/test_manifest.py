@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from videohpm.data import scan as scanning
 from videohpm.data.manifest import Manifest, Sample, find_samples
 from videohpm.errors import UserError
 
@@ -174,6 +175,60 @@ def test_other_mistakes(tree):
     assert "'run'" in error(tree, labels=True, classes=["walk"])
     file = write(tree, "path,label\nwalk/a.mp4,3\n")
     assert "label 3 of 3 classes" in error(tree, file, labels=True, classes=["a", "b", "c"])
+
+
+@pytest.mark.parametrize(
+    ("line", "label", "frames"),
+    [
+        ("walk/a.mp4, 3", 3, None),
+        ("walk/a.mp4,3", 3, None),
+        ("walk/a.mp4, 70, 3", 3, 70),
+        ("walk/a.mp4 0 -1", None, None),
+        ("walk/a.mp4, 0, -1", None, None),
+    ],
+)
+def test_lists_without_a_header(tree, line, label, frames):
+    found = find_samples(tree, write(tree, f"{line}\n"), labels="optional")
+    assert rows(found) == [("walk/a.mp4", label, frames, None)]
+
+
+def test_names_after_a_comma(tree):
+    found = find_samples(
+        tree, write(tree, "walk/a.mp4, Walk fast\nwalk/B.AVI, Jump\n"), labels=True
+    )
+    assert found.classes == ["Jump", "Walk fast"] and found.labels.tolist() == [1, 0]
+
+
+def test_what_lists_may_not_hold(tree):
+    assert "3 fields after the path" in error(tree, write(tree, "walk/a.mp4 1 5 7\n"))
+    assert "3 fields after the path" in error(tree, write(tree, "walk/a.mp4, 1, 5, 7\n"))
+    for text in ("walk 70 3\n", "walk, 70, 3\n", "path,label\nwalk,3\n"):
+        assert "walk is a folder; lists of folders of frames" in error(tree, write(tree, text))
+
+
+def test_a_second_label_is_not_taken_for_a_length_in_silence(tree, caplog):
+    find_samples(tree, write(tree, "walk/a.mp4 3 5\nwalk/B.AVI 1 2\n"), labels=True)
+    assert "taken for the number of frames (no more than 3)" in caplog.text
+
+
+ODD = ["two\nlines.mp4", "u\u2028.mp4", "\x85n.mp4", "caf\udce9.mp4", 'q"u.mp4', "c,d.mp4"]
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_any_name_of_a_file_can_be_listed_and_read_back(tree, name):
+    (tree / name).write_bytes(b"")
+    scanning.write_table(tree / "list.csv", ["path", "label"], [[name, "1"], ["walk/a.mp4", "2"]])
+    found = find_samples(tree, tree / "list.csv", labels=True)
+    assert [found.name(i) for i in range(2)] == [name, "walk/a.mp4"]
+    assert found.labels.tolist() == [1, 2] and os.path.exists(found[0].path)
+
+
+def test_a_colon_makes_no_address(tree, monkeypatch):
+    monkeypatch.chdir(tree)
+    (tree / "cam1:2024.mp4").write_bytes(b"")
+    assert Manifest(["cam1:2024.mp4"])[0].path == "./cam1:2024.mp4"
+    assert Manifest(["cam1:2024.mp4"]).name(0) == "cam1:2024.mp4"
+    assert Manifest(["a:b/c.mp4"], base="/x")[0].path == "/x/a:b/c.mp4"
 
 
 BLANKS = "path,label\nwalk/a.mp4,jump\nwalk/B.AVI,\nrun/deep/c d.webm,run\n"

@@ -14,6 +14,7 @@ from videohpm.data.clips import (
     training_transform,
 )
 from videohpm.data.decode import DecodeError, VideoInfo, read_frames, read_video_info, verify
+from videohpm.data.images import read_image
 from videohpm.data.loader import make_loader
 from videohpm.data.manifest import Manifest, Sample, find_samples
 from videohpm.data.transforms import normalise
@@ -41,6 +42,7 @@ __all__ = [
     "normalise",
     "read_video_info",
     "read_frames",
+    "read_image",
     "training_transform",
     "verify",
 ]

@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from videohpm.config import DataConfig
 from videohpm.data.bad_files import BadFile
 from videohpm.data.decode import DecodeError, read_frames, read_video_info
+from videohpm.data.images import read_image
 from videohpm.data.manifest import Manifest, Sample, find_samples
 from videohpm.data.sampling import dense_indices, segment_indices
 from videohpm.data.timeout import call_with_timeout
@@ -84,12 +84,8 @@ def load_clip(sample: Sample, indices: np.ndarray, min_side: int | None = None) 
 
 
 def load_image(sample: Sample) -> Tensor:
-    """An image file as uint8 (1, 3, H, W). Raises DecodeError."""
-    try:
-        with Image.open(sample.path) as image:
-            pixels = np.array(image.convert("RGB"))
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise DecodeError(sample.path, f"not readable as an image ({error})") from None
+    """An image file as uint8 (1, 3, H, W), as ``read_image`` has it. Raises DecodeError."""
+    pixels = read_image(sample.path)
     return torch.from_numpy(pixels)[None].permute(0, 3, 1, 2)
 
 

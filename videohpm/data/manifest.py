@@ -15,16 +15,19 @@ from typing import Literal
 import numpy as np
 
 from videohpm.config.data import KINDS
+from videohpm.data.class_labels import (
+    number_labels,
+    number_names,
+    number_only,
+    report_unlabelled,
+)
 from videohpm.data.manifest_parser import (
     IMAGE_SUFFIXES,
     VIDEO_SUFFIXES,
     check_rows,
-    number_labels,
-    number_names,
     positive_integers,
     read_rows,
     reader_names,
-    report_unlabelled,
 )
 from videohpm.data.readers import READERS
 from videohpm.errors import UserError
@@ -89,7 +92,7 @@ class Manifest:
         label, frames = int(self._labels[index]), int(self._frames[index])
         size = int(self._heights[index]), int(self._widths[index])
         return Sample(
-            path=os.path.join(self.base, self.name(index)),
+            path=_as_file(os.path.join(self.base, self.name(index))),
             label=label if label >= 0 else None,
             frames=frames if frames > 0 else None,
             reader=_READERS[self._readers[index]],
@@ -106,6 +109,19 @@ class Manifest:
     def labels(self) -> np.ndarray:
         """(len,) int32, -1 where there is none."""
         return self._labels
+
+    def renumbered(self, classes: list[str]) -> "Manifest":
+        """The same samples, their labels numbered as in ``classes``: all the names, in any order.
+
+        Without class names: KeyError, as for a name that is not there.
+        """
+        if self.classes is None:
+            raise KeyError("the labels of this manifest have no names")
+        position = {name: i for i, name in enumerate(classes)}
+        numbers = np.array([position[name] for name in self.classes] + [-1], np.int32)
+        table = self.subset(np.arange(len(self)))
+        table._labels, table.classes = numbers[self._labels], list(classes)  # -1: the last
+        return table
 
     def subset(self, indices: Iterable[int] | np.ndarray) -> "Manifest":
         """The rows ``indices`` (or where a bool array is True), sharing this table's text."""
@@ -126,6 +142,7 @@ def find_samples(
     labels: Labels = False,
     kind: str = "auto",
     classes: list[str] | None = None,
+    numbered: bool = False,
 ) -> Manifest:
     """The samples under the folder ``root``, or those that a manifest file lists.
 
@@ -138,8 +155,13 @@ def find_samples(
     A manifest is a CSV file with a header (``path`` and optionally ``label``, ``frames``,
     ``reader``, ``height``, ``width``; other columns are left alone), or lines of ``path label`` or
     ``path frames label`` separated by spaces (``path`` alone without labels). Relative paths belong
-    to ``root``, or else to the manifest's folder. Labels are numbers from 0, or names; with
-    ``classes`` (names in order) both are checked against it.
+    to ``root``, or else to the manifest's folder.
+
+    Labels are numbers from 0, or names. With ``classes`` (names in order, of a model or of the
+    training data) names are looked up there, and numbers are positions there, unless names of
+    classes are numbers: then numbers are names too. ``numbered`` is for classes known by number
+    only: class folders and labels must be those numbers. Which numbers there are is then for the
+    caller to check.
 
     ``kind`` is the sort of file, by the suffix where "auto". Raises UserError.
     """
@@ -154,16 +176,18 @@ def find_samples(
     if file is not None:
         if not file.is_file():
             raise UserError(f"data.manifest: {file} does not exist; check the path")
-        return _from_file(file, folder or file.parent, labels, kind, classes)
+        return _from_file(file, folder or file.parent, labels, kind, classes, numbered)
     if folder is None:
         raise UserError("data.root: neither a folder nor a manifest is given; set one of them")
-    return _from_folder(folder, labels, kind, classes)
+    return _from_folder(folder, labels, kind, classes, numbered)
 
 
 # --- folders -------------------------------------------------------------------------------------
 
 
-def _from_folder(root: Path, labels: Labels, kind: str, classes: list[str] | None) -> Manifest:
+def _from_folder(
+    root: Path, labels: Labels, kind: str, classes: list[str] | None, numbered: bool
+) -> Manifest:
     suffixes = {"video": VIDEO_SUFFIXES, "image": IMAGE_SUFFIXES}.get(
         kind, VIDEO_SUFFIXES | IMAGE_SUFFIXES
     )
@@ -186,7 +210,10 @@ def _from_folder(root: Path, labels: Labels, kind: str, classes: list[str] | Non
             *(len(paths) - len(inside), len(paths), root, stray),
         )
     names = [path.split(os.sep, 1)[0] for path in inside]
-    numbers, classes = number_names(names, classes, f"data.root: {root}")
+    if numbered:
+        numbers, classes = number_only(names, f"data.root: {root}"), None
+    else:
+        numbers, classes = number_names(names, classes, f"data.root: {root}")
     numbered = iter(numbers)
     found = [next(numbered) if os.sep in path else None for path in paths]
     return Manifest(paths, base=root, labels=found, classes=classes, kind=kind)
@@ -220,7 +247,12 @@ def _kind_of(paths: Sequence[str], kind: str, where: str) -> str:
 
 
 def _from_file(
-    file: Path, base: Path, labels: Labels, kind: str, classes: list[str] | None
+    file: Path,
+    base: Path,
+    labels: Labels,
+    kind: str,
+    classes: list[str] | None,
+    numbered: bool,
 ) -> Manifest:
     rows = read_rows(file)
     if labels is True and "label" not in rows:
@@ -229,7 +261,9 @@ def _from_file(
     check_rows(where, base, rows)
     numbers = None
     if labels and "label" in rows:
-        numbers, classes = number_labels(rows, classes, where, required=labels is True)
+        numbers, classes = number_labels(
+            rows, classes, where, required=labels is True, numbered=numbered
+        )
     else:
         report_unlabelled(rows, where)
     return Manifest(
@@ -243,6 +277,11 @@ def _from_file(
         classes=classes if numbers is not None else None,
         kind=_kind_of(paths, kind, where),
     )
+
+
+def _as_file(path: str) -> str:
+    """The path, written so that libraries do not take cam1:2024.mp4 for an address."""
+    return os.path.join(os.curdir, path) if ":" in path.partition(os.sep)[0] else path
 
 
 def _column(values: Sequence | None, length: int, missing: int, dtype) -> np.ndarray:

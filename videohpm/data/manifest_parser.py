@@ -2,10 +2,14 @@
 
 import csv
 import difflib
+import io
 import logging
 import os
+import re
+from itertools import takewhile
 from pathlib import Path
 
+from videohpm.data.class_labels import LINE
 from videohpm.data.readers import READERS
 from videohpm.errors import UserError
 
@@ -17,13 +21,14 @@ IMAGE_SUFFIXES = frozenset(
     [".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm"]
 )
 _COLUMNS = ("path", "label", "frames", "reader", "height", "width")
-_LINE = "\0line"  # the line numbers of the rows, beside the columns: no header has this name
+FEW_FRAMES = 16
+"""Where all videos of a list without a header seem to be shorter, this is reported."""
 _log = logging.getLogger(__name__)
 
 
 def read_columns(file: Path) -> dict[str, list[str]]:
     """The columns of a manifest file as text, also those that reading samples has no use for."""
-    return {name: column for name, column in read_rows(file).items() if name != _LINE}
+    return {name: column for name, column in read_rows(file).items() if name != LINE}
 
 
 def read_rows(file: Path) -> dict[str, list]:
@@ -32,22 +37,53 @@ def read_rows(file: Path) -> dict[str, list]:
     Of a CSV file all columns, also those that reading samples has no use for. Raises UserError.
     """
     try:
-        lines = file.read_text(encoding="utf-8-sig", errors="surrogateescape").splitlines()
+        # Line ends stay: a quoted field may hold them, as names of files do.
+        with file.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as opened:
+            text = opened.read()
     except OSError as error:
         raise UserError(f"data.manifest: {file} cannot be read ({error.strerror})") from None
+    # Not splitlines: U+2028 and the like end no line, and are legal in names of files.
+    lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
     numbered = [(number, line) for number, line in enumerate(lines, 1) if line.strip()]
     if not numbered:
         raise UserError(f"data.manifest: {file} is empty")
-    header = [field.strip().lower() for field in next(csv.reader([numbered[0][1]]))]
-    if "path" in header or ("," in numbered[0][1] and not numbered[0][1].split()[-1].isdigit()):
-        return _comma_rows(file, header, numbered)
+    first = numbered[0][1]
+    header = [field.strip().lower() for field in next(csv.reader([first]))]
+    if "path" in header:
+        return _comma_rows(file, header, _records(file, text))
+    if _is_plain_list(first):
+        return _listed_rows(file, [(number, fields) for number, fields in _records(file, text)])
+    if "," in first and not re.split(r"[ \t]+", first.rstrip())[-1].isdigit():
+        return _comma_rows(file, header, _records(file, text))
     return _space_rows(file, numbered)
 
 
-def _comma_rows(file: Path, header: list[str], numbered: list) -> dict[str, list]:
+def _records(file: Path, text: str) -> list[tuple[int, list[str]]]:
+    """The rows of a CSV text, each with the number of its first line; blank ones are left out."""
+    reader = csv.reader(io.StringIO(text, newline=""))
+    records, before = [], 0
+    try:
+        for fields in reader:
+            if any(field.strip() for field in fields) or len(fields) > 1:
+                records.append((before + 1, [field.strip(" \t") for field in fields]))
+            before = reader.line_num
+    except csv.Error as error:
+        raise UserError(f"data.manifest: {file} line {reader.line_num}: {error}") from None
+    return records
+
+
+def _is_plain_list(line: str) -> bool:
+    """Whether a line is of the form ``path, label``, in a file without a header."""
+    path, *more = next(csv.reader([line]))
+    numbers = all(re.fullmatch(r"-?\d+(\.0*)?", field.strip()) for field in more)
+    media = _has_media_suffix(path) and not any(_has_media_suffix(field) for field in more)
+    return bool(more) and bool(path.strip()) and (numbers or media)
+
+
+def _comma_rows(file: Path, header: list[str], records: list) -> dict[str, list]:
     if "path" not in header:
         raise UserError(
-            f"data.manifest: {file} line {numbered[0][0]}: a comma-separated file starts with a "
+            f"data.manifest: {file} line {records[0][0]}: a comma-separated file starts with a "
             f"header that has a column path; this has {', '.join(header)}"
         )
     for name in header:
@@ -56,45 +92,78 @@ def _comma_rows(file: Path, header: list[str], numbered: list) -> dict[str, list
         near = difflib.get_close_matches(name, _COLUMNS, 1, cutoff=0.75)
         if near and name not in _COLUMNS:
             raise UserError(f"data.manifest: {file}: column {name!r}; rename it to {near[0]!r}")
-    rows: dict[str, list] = {name: [] for name in header} | {_LINE: []}
-    for number, line in numbered[1:]:
-        fields = next(csv.reader([line]))
-        if len(fields) != len(header):
+    return _by_column(file, tuple(header), records[1:], "the header")
+
+
+def _listed_rows(file: Path, records: list) -> dict[str, list]:
+    """Rows without a header: ``path``, ``path label`` or ``path frames label``.
+
+    ``path 0 -1`` is a list of whole videos for pre-training, without labels.
+    """
+    line, (_, *more) = records[0]
+    if more == ["0", "-1"]:
+        rows = _by_column(file, ("path", *more), records, "the first line")
+        if set(rows["0"]) == {"0"} and set(rows["-1"]) == {"-1"}:
+            return {"path": rows["path"], LINE: rows[LINE]}
+    numbers = sum(re.fullmatch(r"-?\d+", field) is not None for field in more)
+    if len(more) > 2 or (len(more) == 2 and (not more[0].isdigit() or more[1].startswith("-"))):
+        raise UserError(
+            f"data.manifest: {file} line {line}: {len(more)} fields after the path, {numbers} of "
+            "them numbers; a list holds path, path label or path frames label: keep one label, or "
+            "name the columns in a header (path,label,frames)"
+        )
+    names = {0: ("path",), 1: ("path", "label"), 2: ("path", "frames", "label")}[len(more)]
+    rows = _by_column(file, names, records, "the first line")
+    counts = [int(field) for field in rows.get("frames", ()) if field.isdecimal()]
+    if counts and max(counts) < FEW_FRAMES:
+        _log.warning(
+            "data.manifest: %s: the column after the path is taken for the number of frames (no "
+            "more than %d); if it is a label, write a header: path,label",
+            *(file, max(counts)),
+        )
+    return rows
+
+
+def _by_column(file: Path, names: tuple[str, ...], records: list, model: str) -> dict[str, list]:
+    rows: dict[str, list] = {name: [] for name in names} | {LINE: []}
+    for number, fields in records:
+        if len(fields) != len(names):
+            separator = ", " if model == "the header" else " "
             raise UserError(
-                f"data.manifest: {file} line {number}: {len(fields)} fields, the header has "
-                f"{len(header)} ({', '.join(header)})"
+                f"data.manifest: {file} line {number}: {len(fields)} fields, {model} has "
+                f"{len(names)} ({separator.join(names)})"
             )
-        for name, field in zip(header, fields, strict=True):
-            rows[name].append(field.strip())
-        rows[_LINE].append(number)
-    if not rows[_LINE]:
+        for name, field in zip(names, fields, strict=True):
+            rows[name].append(field)
+        rows[LINE].append(number)
+    if not rows[LINE]:
         raise UserError(f"data.manifest: {file} has a header and no rows")
     return rows
 
 
 def _space_rows(file: Path, numbered: list) -> dict[str, list]:
-    """``path``, ``path label`` or ``path frames label``; a path may hold spaces itself."""
-    first = numbered[0][1].split()
-    if len(first) > 2 and first[-2].isdigit():
-        names = ("path", "frames", "label")
-    elif len(first) == 1 or _has_media_suffix(numbered[0][1]):
-        names = ("path",)
-    else:
-        names = ("path", "label")
-    rows: dict[str, list] = {name: [] for name in names} | {_LINE: []}
-    for number, line in numbered:
-        if names == ("path",):
+    """As :func:`_listed_rows`, separated by spaces; a path may hold spaces itself."""
+    first = _words(numbered[0][1], -1)
+    values = 0
+    if len(first) > 1 and not _has_media_suffix(numbered[0][1]):
+        numbers = list(takewhile(re.compile(r"-?\d+").fullmatch, reversed(first[1:])))
+        suffixed = _has_media_suffix(" ".join(first[: len(first) - len(numbers)]))
+        # A path of several words without a suffix may end in a number itself.
+        values = len(numbers) if suffixed else min(len(numbers), 2)
+        values = max(values, 1)
+    if values == 0:
+        for number, line in numbered:
             _refuse_label(file, number, line)
-        fields = line.strip().rsplit(maxsplit=len(names) - 1) if len(names) > 1 else [line.strip()]
-        if len(fields) != len(names):
-            raise UserError(
-                f"data.manifest: {file} line {number}: {len(fields)} fields, the first line has "
-                f"{len(names)} ({' '.join(names)})"
-            )
-        for name, field in zip(names, fields, strict=True):
-            rows[name].append(field)
-        rows[_LINE].append(number)
-    return rows
+        return _by_column(file, ("path",), [(n, [line.strip(" \t")]) for n, line in numbered],
+                          "the first line")  # fmt: skip
+    return _listed_rows(file, [(number, _words(line, values)) for number, line in numbered])
+
+
+def _words(line: str, most: int) -> list[str]:
+    """A line cut at ``most`` of its last spaces (-1: all); other white space belongs to a path."""
+    words = re.split(r"([ \t]+)", line.strip(" \t"))
+    cut = max(len(words) - 2 * most, 1) if most >= 0 else 1
+    return ["".join(words[:cut]), *words[cut + 1 :: 2]]
 
 
 def _refuse_label(file: Path, number: int, line: str) -> None:
@@ -118,23 +187,29 @@ def check_rows(where: str, base: Path, rows: dict[str, list]) -> None:
     labels = rows.get("label")
     for row, path in enumerate(rows["path"]):
         if not path:
-            raise UserError(f"{where} line {rows[_LINE][row]}: the path is empty")
+            raise UserError(f"{where} line {rows[LINE][row]}: the path is empty")
         before = first.setdefault(path, row)
         if before != row:
             repeated.append(row)
             if labels and labels[before] != labels[row]:
                 here, there = (labels[i] or "none" for i in (row, before))
                 raise UserError(
-                    f"{where} line {rows[_LINE][row]}: {path} has label {here} here and {there} on "
-                    f"line {rows[_LINE][before]}; keep one"
+                    f"{where} line {rows[LINE][row]}: {path} has label {here} here and {there} on "
+                    f"line {rows[LINE][before]}; keep one"
                 )
     if repeated:
         _log.warning(
             "%s: %d rows repeat an earlier one (first: line %d, %s); each counts as a sample",
-            *(where, len(repeated), rows[_LINE][repeated[0]], rows["path"][repeated[0]]),
+            *(where, len(repeated), rows[LINE][repeated[0]], rows["path"][repeated[0]]),
         )
     # A few files stand for all: asking for every one of a million on a network disk takes minutes.
     some = rows["path"][:: max(1, len(rows["path"]) // 8)][:9]
+    folder = next((path for path in some if (base / path).is_dir()), None)
+    if folder is not None:
+        raise UserError(
+            f"{where}: {folder} is a folder; lists of folders of frames are not read: make a video "
+            "of each (ffmpeg -i FOLDER/%05d.jpg), or list the pictures"
+        )
     if not any((base / path).exists() for path in some):
         raise UserError(
             f"{where}: none of its files is found, such as {base / some[0]}; set root to the "
@@ -146,7 +221,7 @@ def positive_integers(rows: dict[str, list], name: str, where: str) -> list[int]
     if name not in rows:
         return None
     numbers = []
-    for line, field in zip(rows[_LINE], rows[name], strict=True):
+    for line, field in zip(rows[LINE], rows[name], strict=True):
         if field and not (field.isdecimal() and 0 < int(field) < 2**31):
             raise UserError(f"{where} line {line}: {name} {field!r} is not a whole number over 0")
         numbers.append(int(field) if field else 0)
@@ -154,73 +229,9 @@ def positive_integers(rows: dict[str, list], name: str, where: str) -> list[int]
 
 
 def reader_names(rows: dict[str, list], where: str) -> list[str | None] | None:
-    for number, field in zip(rows[_LINE], rows.get("reader", ()), strict=False):
+    for number, field in zip(rows[LINE], rows.get("reader", ()), strict=False):
         if field and field not in READERS:
             raise UserError(
                 f"{where} line {number}: reader {field!r} is not {' or '.join(READERS)}"
             )
     return rows.get("reader")
-
-
-def number_labels(
-    rows: dict[str, list], classes: list[str] | None, where: str, *, required: bool
-) -> tuple[list[int | None] | None, list[str] | None]:
-    """The class number of each row, and the names of the classes where labels are names.
-
-    A blank label is an error that names the row where labels are ``required``; else its row is
-    unlabelled (None), which is reported once. Without any label both results are None.
-    """
-    lines, fields = rows[_LINE], rows["label"]
-    blank = [row for row, field in enumerate(fields) if not field]
-    if blank and required:
-        raise UserError(f"{where} line {lines[blank[0]]}: the label is empty{_others(blank)}")
-    labelled = [row for row, field in enumerate(fields) if field]
-    if not labelled:
-        return None, None
-    report_unlabelled(rows, where)
-    names, lines = [fields[row] for row in labelled], [lines[row] for row in labelled]
-    if all(name.isdecimal() for name in names):
-        numbers = [int(name) for name in names]
-        limit = len(classes) if classes is not None else 2**31
-        for line, number in zip(lines, numbers, strict=True):
-            if number >= limit:
-                raise UserError(f"{where} line {line}: label {number} of {limit} classes (from 0)")
-    else:
-        odd = next(i for i, name in enumerate(names) if not name.isdecimal())
-        if classes is None and sum(name.isdecimal() for name in names) * 2 > len(names):
-            raise UserError(
-                f"{where} line {lines[odd]}: label {names[odd]!r} is not a whole number from 0, as "
-                "most others are"
-            )
-        numbers, classes = number_names(names, classes, where, lines)
-    labels: list[int | None] = [None] * len(fields)
-    for row, number in zip(labelled, numbers, strict=True):
-        labels[row] = number
-    return labels, classes
-
-
-def report_unlabelled(rows: dict[str, list], where: str) -> None:
-    """Warns, once, of rows with a blank label among labelled ones."""
-    fields = rows.get("label", ())
-    blank = [row for row, field in enumerate(fields) if not field]
-    if 0 < len(blank) < len(fields):
-        _log.warning(
-            "%s: %d of %d rows have no label (first: line %d, %s); they count as unlabelled",
-            *(where, len(blank), len(fields), rows[_LINE][blank[0]], rows["path"][blank[0]]),
-        )
-
-
-def _others(rows: list[int]) -> str:
-    return f" (and {len(rows) - 1} more)" if len(rows) > 1 else ""
-
-
-def number_names(
-    names: list[str], classes: list[str] | None, where: str, lines: list[int] | None = None
-) -> tuple[list[int], list[str]]:
-    classes = sorted(set(names)) if classes is None else list(classes)
-    number = {name: i for i, name in enumerate(classes)}
-    for row, name in enumerate(names):
-        if name not in number:
-            at = f" line {lines[row]}" if lines else ""
-            raise UserError(f"{where}{at}: class {name!r} is not among the {len(classes)} known")
-    return [number[name] for name in names], classes

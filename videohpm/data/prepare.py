@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 import yaml
 
+from videohpm.data.class_labels import whole_number
 from videohpm.data.manifest import walk
 from videohpm.data.manifest_parser import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 from videohpm.errors import UserError
@@ -142,7 +143,9 @@ def write_splits(root: Path, out: Path, annotations: Annotations) -> Report:
     """
     files, same_key = _find_files(root, annotations)
     report = Report({}, [], same_key)
-    number = {name: str(i) for i, name in enumerate(annotations.classes)}
+    numbered = all(whole_number(name) is None for name in annotations.classes)
+    # Where names of classes are numbers, readers take a number for a name.
+    number = {name: str(i) if numbered else name for i, name in enumerate(annotations.classes)}
     used: dict[str, set[str]] = defaultdict(set)  # by fold
     rows = {}
     for name, entries in annotations.splits.items():

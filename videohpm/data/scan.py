@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from videohpm.data.decode import DecodeError, read_frames, verify
+from videohpm.data.images import read_image_and_format
 from videohpm.data.killable_pool import Failed, run_killable
 from videohpm.data.manifest import find_samples
 from videohpm.data.manifest_parser import IMAGE_SUFFIXES, read_columns
@@ -145,15 +146,12 @@ def _reads_right(path: str, positions: list[int], reader: str) -> bool:
 
 def check_image(path: str) -> dict[str, Any]:
     """As ``check``, for an image."""
-    from PIL import Image
-
     try:
-        with Image.open(path) as image:
-            image.load()
-            size, codec = image.size, (image.format or "").lower()
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        return {"reason": f"not readable as an image ({error})"}
-    return {"frames": 1, "height": size[1], "width": size[0], "codec": codec, "reason": None}
+        pixels, codec = read_image_and_format(path)
+    except DecodeError as error:
+        return {"reason": error.reason}
+    height, width = pixels.shape[:2]
+    return {"frames": 1, "height": height, "width": width, "codec": codec, "reason": None}
 
 
 def _results(

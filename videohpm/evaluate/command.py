@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import torch
@@ -19,6 +20,8 @@ from videohpm.evaluate.multiview import score
 from videohpm.evaluate.processes import init_eval_processes
 from videohpm.evaluate.results import UNREADABLE, sentence, write_results
 
+_log = logging.getLogger(__name__)
+
 
 def evaluate(config: EvaluateConfig) -> int:
     """Score a classifier; returns 0, or 3 where some of the videos could not be read."""
@@ -26,9 +29,7 @@ def evaluate(config: EvaluateConfig) -> int:
     loaded = load(config.model)
     model = loaded.classifier()
     info = read_dataset_info(config.dataset) if config.dataset else None
-    manifest = labelled_samples(
-        config.data, loaded, info.classes if info and not loaded.labels else None
-    )
+    manifest = labelled_samples(config.data, loaded, info.classes if info else None)
     protocol = loaded.protocol.changed(info, config.test.given())
     check_kind(manifest, protocol.frames)
     check_writable(out, "out")
@@ -58,17 +59,46 @@ def evaluate(config: EvaluateConfig) -> int:
 def labelled_samples(
     data: SamplesConfig, loaded: Loaded, classes: list[str] | None = None
 ) -> Manifest:
-    """The samples with labels that are the model's classes. Raises UserError."""
+    """The samples with labels that are the model's classes. Raises UserError.
+
+    ``classes`` are the data set's, in the order of its numbers: what a number means where the model
+    has the same classes in another order, or knows no names.
+    """
+    count, names = loaded.classifier().config.classes, loaded.labels or classes
+    if names is not None and len(names) != count:
+        owner = "model" if loaded.labels else "dataset"
+        raise UserError(f"{owner}: {len(names)} class names for a model of {count} classes")
+    reordered = names != classes and same_names(names, classes)
     manifest = find_samples(
-        data.root, data.manifest, labels=True, kind=data.kind, classes=loaded.labels or classes
+        data.root,
+        data.manifest,
+        labels=True,
+        kind=data.kind,
+        classes=classes if reordered else names,
+        numbered=names is None,
     )
-    count, highest = loaded.classifier().config.classes, int(manifest.labels.max())
+    if reordered and classes is not None and names is not None:
+        manifest = manifest.renumbered(names)
+    elif loaded.labels and classes is not None and names != classes:
+        _log.warning(
+            "dataset: its class names are not those of the model, such as %r; labels are taken for "
+            "the model's classes",
+            next(iter(set(classes) - set(loaded.labels)), loaded.labels[0]),
+        )
+    highest = int(manifest.labels.max())
     if highest >= count:
         raise UserError(
             f"data: label {highest}, but the model knows {count} classes (0 to {count - 1}); give "
             "the data set that it was fine-tuned on"
         )
     return manifest
+
+
+def same_names(first: list[str] | None, second: list[str] | None) -> bool:
+    """Whether two lists hold the same names, each once, in any order."""
+    if first is None or second is None or len(first) != len(second):
+        return False
+    return len(set(first)) == len(first) and set(first) == set(second)
 
 
 def check_kind(manifest: Manifest, frames: int) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -36,8 +37,10 @@ def probe(config: ProbeConfig) -> int:
     loaded = load(config.model)
     if config.random:
         loaded.model = random_copy(loaded.model, config.seed)
-    train = _samples(config.train, config.root, None)
-    validation = _samples(config.validation, config.root, train.classes)
+    train = _samples(config.train, config.root)
+    validation = _samples(
+        config.validation, config.root, classes=train.classes, numbered=train.classes is None
+    )
     protocol = loaded.protocol.changed(None, {"clips": 1, "crops": 1} | config.test.given())
     for manifest in (train, validation):
         check_kind(manifest, protocol.frames)
@@ -67,6 +70,9 @@ def probe(config: ProbeConfig) -> int:
         )
     if processes.is_main:
         found = {n: read_features(out / f"{n}-features") for n in ("train", "validation")}
+        for name, manifest in (("train", train), ("validation", validation)):
+            # The cache may be older than the numbers that labels have today.
+            found[name].labels = manifest.labels[found[name].index].astype(np.int64)
         result = run_probes(config, found, classes, loaded.encoder.config.heads, device)
         write_probe(out, config, protocol, loaded, weights, result, found)
     processes.destroy_process_group()
@@ -148,7 +154,7 @@ def write_probe(
             print(f"  could not be read: {reason}")
 
 
-def _samples(path: str, root: str | None, classes: list[str] | None) -> Manifest:
+def _samples(path: str, root: str | None, **known: Any) -> Manifest:
     if Path(path).is_dir():
-        return find_samples(path, labels=True, classes=classes)
-    return find_samples(root, path, labels=True, classes=classes)
+        return find_samples(path, labels=True, **known)
+    return find_samples(root, path, labels=True, **known)

@@ -48,10 +48,18 @@ def final_protocol(
 
 
 def validation_samples(config: FinetuneConfig, names: list[str] | None) -> Manifest | None:
-    """The samples of section validation, if it names any."""
+    """The samples of section validation, if it names any.
+
+    ``names`` are the classes of the training data; None: they are known by number only.
+    """
     given = config.validation
     if not given.given:
         return None
     return find_samples(
-        given.root, given.manifest, labels=True, kind=config.data.kind, classes=names
+        given.root,
+        given.manifest,
+        labels=True,
+        kind=config.data.kind,
+        classes=names,
+        numbered=names is None,
     )

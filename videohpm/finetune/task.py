@@ -17,7 +17,7 @@ from videohpm.config.dataset_info import DatasetInfo
 from videohpm.data import Manifest
 from videohpm.errors import UserError
 from videohpm.finetune.augment import mix
-from videohpm.finetune.labels import class_weights, count_classes
+from videohpm.finetune.labels import class_weights, count_classes, warn_of_labels
 
 
 class Task(Protocol):
@@ -78,6 +78,7 @@ class Classification:
     def __init__(self, config: FinetuneConfig, manifest: Manifest, info: DatasetInfo | None):
         self.config, self.names = config, manifest.classes
         self.outputs = count_classes(manifest.labels, info, self.names)
+        warn_of_labels(manifest.labels, self.outputs, self.names)
         self.weights = class_weights(config.loss.class_weights, manifest.labels, self.outputs)
 
     def check(self, samples: Manifest) -> None:
