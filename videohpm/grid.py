@@ -125,7 +125,7 @@ class TokenGrid:
         return (step[:, None] + tubes[:, None, :]).flatten(1)
 
     def staggered_tokens(self, count: int, device: torch.device | None = None) -> Tensor:
-        """Numbers of the tokens seen by looking at each tube at ``count`` of its t steps.
+        """Numbers of the tokens seen by sampling each tube at ``count`` of its t steps.
 
         A tube's looks are spread evenly over time, and neighbours are looked at at different steps,
         so that one look at each still shows all steps somewhere: for t = 8 steps 0, 1, 2, … along

@@ -55,16 +55,16 @@ class Watch:
         self.schedules: list[dict[str, float]] = []
         self.spoilt: dict[str, bool] = {}
 
-    def __call__(self, engine, teacher, target, batches, config, **schedule):
+    def __call__(self, engine, teacher, target, batches, config, *, mining, **schedule):
         self.look(engine, teacher)
         self.schedules.append(schedule)
         if len(self.schedules) != SPOILT:
-            return train_step(engine, teacher, target, batches, config, **schedule)
+            return train_step(engine, teacher, target, batches, config, **schedule, mining=mining)
         if engine.rank == engine.world - 1:
             backward = engine.backward
             engine.backward = lambda loss: backward(loss * float("inf"))
         before = all_weights(engine, teacher)
-        said = train_step(engine, teacher, target, batches, config, **schedule)
+        said = train_step(engine, teacher, target, batches, config, **schedule, mining=mining)
         engine.__dict__.pop("backward", None)
         same = map(torch.equal, before, all_weights(engine, teacher))
         self.spoilt = {"moved": engine.step_applied, "same": all(same)}

@@ -77,7 +77,7 @@ def test_a_decoder_has_the_full_rate():
 
 def test_tokens_are_decayed_where_asked():
     """As MAE and HPM pre-train; biases and norms never are."""
-    model = MaskedAutoencoder(
+    model = MaskedAutoencoder.create(
         frames=1, tubelet=1, image_size=32, dim=24, depth=1, heads=2, class_token=True,
         decoder_dim=24, decoder_depth=1, decoder_heads=2, projection_bias=True,
     )  # fmt: skip
@@ -95,7 +95,7 @@ def test_the_engine_decays_what_the_config_says():
     from videohpm.engine import EngineConfig, make_engine
 
     for names, decay in (((), 0.05), (("mask_token",), 0.0)):
-        model = MaskedAutoencoder(
+        model = MaskedAutoencoder.create(
             frames=4, image_size=32, dim=24, depth=1, heads=2,
             decoder_dim=24, decoder_depth=1, decoder_heads=2,
         )  # fmt: skip

@@ -82,7 +82,7 @@ def frame_times(rows: Sequence[Row]) -> tuple[np.ndarray | None, np.ndarray | No
 def table_names_key_frames(container: str, entries, rows: Sequence[Row]) -> bool:
     """Whether the container's own table of key frames is that of the packets.
 
-    Readers seek by the table, but FFmpeg corrects the key flags of packets by looking into them: a
+    Readers seek by the table, but FFmpeg corrects the key flags of packets by parsing them: a
     table that is absent (all samples count as key frames) or wrong shows only here. ``entries`` are
     the stream's index entries after the demux pass, by decoding time in MP4 and else by display
     time.

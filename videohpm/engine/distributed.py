@@ -13,6 +13,7 @@ with the gradients' collectives.
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
@@ -25,6 +26,9 @@ from torch.distributed import distributed_c10d
 
 from videohpm.config.engine import launched_world_size
 from videohpm.errors import RunError, UserError
+
+LAST_WORD = 2.0
+"""Seconds that rank 0 waits for the others to ask whether they should report an error."""
 
 
 class _Group:
@@ -186,11 +190,18 @@ def timeout() -> float:
 def first_to_report() -> bool:
     """Whether this process should print why the run ends: true once over all ranks.
 
-    Before they have joined, the first process of each machine prints.
+    Before they have joined, the first process of each machine prints. Rank 0, which may hold the
+    store, waits a moment for the others to ask: once it has ended nobody can tell them.
     """
     if _Group.store is None:
         return local_rank() == 0
     try:
-        return _Group.store.add("reported", 1) == 1
+        asked = _Group.store.add("reported", 1)
+        deadline = time.monotonic() + LAST_WORD
+        while rank() == 0 and _Group.store.add("reported", 0) < world_size():
+            if time.monotonic() > deadline:
+                break
+            time.sleep(0.05)
+        return asked == 1
     except Exception:  # the process that held the store is gone: better twice than never
         return True
