@@ -32,7 +32,7 @@ REQUIRES = [
     "rich>=13.7",
     "tensorboard>=2.16.2",  # before, 2.16 brought a nightly TensorFlow along
     "matplotlib>=3.8",
-    "pillow>=10.0",
+    "pillow>=11.0",
     "torchmetrics>=1.4",
     "PyYAML>=6.0.1",
 ]

@@ -16,7 +16,7 @@ from videohpm.errors import UserError
 from videohpm.evaluate.command import labelled_samples
 from videohpm.finetune.clips import validation_samples
 from videohpm.finetune.labels import count_classes, warn_of_labels
-from videohpm.models import VideoClassifier, VideoViT
+from videohpm.models import VideoClassifier, VideoViT, ViTConfig
 
 TINY = {"frames": 1, "tubelet": 1, "image_size": 16, "patch": 8, "dim": 12, "depth": 1, "heads": 2}
 TEXT_ORDER = ["0", "1", "10", "11", *(str(i) for i in range(2, 10))]
@@ -43,7 +43,7 @@ def colours(tmp_path_factory):
 
 def loaded(labels, classes=12):
     protocol = evaluate.EvalProtocol(frames=1, size=(16, 16), sampling="dense", stride=1)
-    return evaluate.Loaded(VideoClassifier(classes=classes, **TINY), "m", protocol, labels)
+    return evaluate.Loaded(VideoClassifier.create(classes=classes, **TINY), "m", protocol, labels)
 
 
 @pytest.mark.parametrize("names", [None, TEXT_ORDER])
@@ -92,7 +92,7 @@ def accuracies(model, colours, validation, out):
 
 def test_probes_match_classes_as_well(colours, tmp_path):
     torch.manual_seed(0)
-    save_weights(tmp_path / "model", VideoViT(**TINY))
+    save_weights(tmp_path / "model", VideoViT(ViTConfig(**TINY)))
     by_list = accuracies(tmp_path / "model", colours, colours / "validation.txt", tmp_path / "a")
     by_folder = accuracies(tmp_path / "model", colours, colours / "validation", tmp_path / "b")
     assert by_folder == by_list > 80
@@ -100,7 +100,7 @@ def test_probes_match_classes_as_well(colours, tmp_path):
 
 def test_cached_features_do_not_keep_old_labels(colours, tmp_path):
     torch.manual_seed(0)
-    save_weights(tmp_path / "model", VideoViT(**TINY))
+    save_weights(tmp_path / "model", VideoViT(ViTConfig(**TINY)))
     listing = colours / "changing.txt"
     lines = (colours / "validation.txt").read_text().splitlines()
     listing.write_text("\n".join(lines) + "\n")
