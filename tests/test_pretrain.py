@@ -93,13 +93,12 @@ def test_a_run_learns_and_leaves_all_that_is_promised(finished):
 
 
 def test_the_predictor_learns_what_is_hard(shapes_module, tmp_path):
-    """In clips whose left half is empty and whose right half is new colours in every frame."""
+    """In clips of new colours in every frame, which are the stronger the further to the right."""
     random = np.random.default_rng(0)
     (tmp_path / "train").mkdir()
     for clip in range(32):
-        frames = np.full((8, 32, 32, 3), 90, np.uint8)
-        colours = random.integers(0, 256, (8, 4, 4, 3), np.uint8)
-        frames[:, :, 16:] = colours.repeat(8, 1).repeat(4, 2)
+        colours = random.uniform(-1, 1, (8, 4, 4, 3)) * np.array([0, 30, 60, 120])[:, None]
+        frames = (128 + colours).astype(np.uint8).repeat(8, 1).repeat(8, 2)
         shapes_module.write_video(tmp_path / "train" / f"{clip}.mp4", frames)
     pretrain(settings(tmp_path, tmp_path / "run", steps=40, optim=LEARNS))
     logged = metrics(tmp_path / "run")
