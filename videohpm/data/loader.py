@@ -4,6 +4,7 @@ torch's DataLoader ends the run when a worker dies. Batches are a function of th
 so it can be made again from the first batch not delivered yet, and only time is lost.
 """
 
+import gc
 import logging
 import multiprocessing
 import os
@@ -109,8 +110,14 @@ class Loader:
             persistent_workers=self.workers > 0,
         )
         self._kept = loader if first == 0 else None
+        if self.workers:
+            # Workers are forked. A decoder that is freed there would wait for threads that only
+            # this process has: garbage goes now, and what remains is not theirs to collect.
+            gc.collect()
+            gc.freeze()
         batches = iter(loader)
         if self.workers:
+            gc.unfreeze()
             _ignore_deaths()
         return batches
 
