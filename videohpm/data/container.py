@@ -96,7 +96,8 @@ def best_stream(path: str, container: InputContainer) -> VideoStream:
 
 
 def _is_cover(stream: VideoStream) -> bool:
-    return "attached_pic" in stream.disposition.name if stream.disposition else False
+    # By its bit: before Python 3.11 a flag of several bits has no name.
+    return bool(stream.disposition & type(stream.disposition).attached_pic)
 
 
 def decoded(path: str) -> Iterator[VideoFrame]:

@@ -131,7 +131,7 @@ class Headers:
         self._known: set[bytes] = set()
 
     def add(self, packet) -> None:
-        data = memoryview(packet)
+        data = bytes(packet)
         for found in bitstream.picture_parameters(self.codec, data, self.nal_length):
             if found in self._known:
                 continue

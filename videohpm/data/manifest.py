@@ -214,8 +214,8 @@ def _from_folder(
         numbers, classes = number_only(names, f"data.root: {root}"), None
     else:
         numbers, classes = number_names(names, classes, f"data.root: {root}")
-    numbered = iter(numbers)
-    found = [next(numbered) if os.sep in path else None for path in paths]
+    ordered = iter(numbers)
+    found = [next(ordered) if os.sep in path else None for path in paths]
     return Manifest(paths, base=root, labels=found, classes=classes, kind=kind)
 
 

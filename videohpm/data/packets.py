@@ -34,7 +34,7 @@ class Row(NamedTuple):
 def row(codec: str, packet, length_bytes: int) -> Row:
     key, fresh = (
         packet.is_keyframe,
-        bitstream.starts_afresh(codec, memoryview(packet), length_bytes),
+        bitstream.starts_afresh(codec, bytes(packet), length_bytes),
     )
     if fresh is None:
         fresh = key
@@ -52,7 +52,7 @@ def shows_frame(codec: str, packet) -> bool:
     if codec == "mpeg4":
         return packet.size >= 16
     if codec == "vp9":
-        return memoryview(packet)[0] >> 6 == 2  # else damage, for which decord repeats a frame
+        return bytes(packet)[0] >> 6 == 2  # else damage, for which decord repeats a frame
     return codec != "vp8" or bool(bytes(packet)[0] & 0x10)
 
 
