@@ -112,7 +112,7 @@ class Loader:
         self._kept = loader if first == 0 else None
         if self.workers:
             # Workers are forked. A decoder that is freed there would wait for threads that only
-            # this process has: garbage goes now, and what remains is not theirs to collect.
+            # this process has: garbage goes now, and what remains is not for them to collect.
             gc.collect()
             gc.freeze()
         batches = iter(loader)
