@@ -12,6 +12,7 @@ published      ours with mining the published way: the predictor asks for each t
 from __future__ import annotations
 
 import copy
+import functools
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
@@ -28,9 +29,14 @@ from videohpm.models import MaskedAutoencoder
 from videohpm.pretrain import train_step
 
 PARTS = ("teacher", "mask", "forward", "losses", "backward", "optimiser")
+SCORED = ("student", "change", "motion", "noise", "attention")
+"""Arms named by what scores their tubes."""
 HARD_RATIO = 0.25
 """As half-way through a run."""
-PUBLISHED = HPMConfig(predictor_unit="token", teacher_samples_per_tube=0, score_readout="visible")
+PUBLISHED = HPMConfig(
+    predictor_unit="token", predictor_depth=None, teacher_samples_per_tube=0,
+    score_readout="visible",
+)  # fmt: skip
 
 
 def make_batch(config: PretrainConfig, seed: int = 0) -> Batch:
@@ -57,13 +63,11 @@ class Ours:
         self.config = config
         model = MaskedAutoencoder(config.model_config(), config.engine.checkpoint_activations)
         self.clock = Clock(torch_device(config.engine.device), kind)
-        self.teacher = self.scorer = None
-        if config.hpm.enabled:
-            teacher_class = PixelTeacher if pixel_teacher else LossTeacher
-            self.teacher = teacher_class(
-                model, config.hpm.teacher_samples_per_tube or None, config.hpm.score_readout
-            )
-            self.scorer = MarkedScorer(self.teacher, self.clock)
+        scorer = hpm.SCORERS[config.scorer](model, config)
+        if pixel_teacher:
+            scorer = PixelTeacher(model, config.teacher_samples, config.hpm.score_readout)
+        self.teacher = scorer if isinstance(scorer, LossTeacher) else None
+        self.scorer = None if scorer is None else MarkedScorer(scorer, self.clock)
         self.target = hpm.TARGETS[config.model.target](model.grid, config)
         self.engine = MarkedEngine(model, config.engine, config.optim)
         self.engine.clock = self.clock
@@ -113,9 +117,9 @@ class MarkedScorer(Scorer):
     def __init__(self, scorer: Scorer, clock: Clock):
         self.scorer, self.clock = scorer, clock
 
-    def __call__(self, clips: Tensor) -> Tensor:
+    def __call__(self, clips: Tensor, shuffle_ids: Tensor) -> Tensor:
         self.clock.mark("mask")
-        scores = self.scorer(clips)
+        scores = self.scorer(clips, shuffle_ids)
         self.clock.mark("teacher")
         return scores
 
@@ -131,7 +135,7 @@ class PixelTeacher(LossTeacher):
         self.decoder = copy.deepcopy(student.decoder).requires_grad_(False)
 
     @torch.no_grad()
-    def forward(self, clips: Tensor) -> Tensor:
+    def forward(self, clips: Tensor, shuffle_ids: Tensor | None = None) -> Tensor:
         grid = self.model.grid
         tokens = torch.arange(grid.num_tokens, device=clips.device).expand(len(clips), -1)
         context = self.model._context(clips, tokens)
@@ -233,4 +237,9 @@ def make_arms(config: PretrainConfig, names: list[str], kind: str) -> dict[str, 
         "hpm": lambda: Ours(config, kind),
         "published": lambda: Ours(replace(config, hpm=PUBLISHED), kind, pixel_teacher=True),
     }
+    for name in SCORED:
+        # Without the student's predictor where the scorer does not need one.
+        section = config.hpm if name == "student" else plain.hpm
+        scored = replace(config, hpm=section, mask=replace(config.mask, scorer=name))
+        made[name] = functools.partial(Ours, scored, kind)
     return {name: made[name]() for name in names}

@@ -104,7 +104,7 @@ def run(name: str, seed: int, data: dict[str, Clips], args: argparse.Namespace) 
         "seed": seed,
         "settings": {key: getattr(args, key) for key in SETTINGS},
         "top1": found,
-        "diagnostics": diagnose(trained, arm, data["validation"], config),
+        "diagnostics": diagnose(trained, data["validation"], config),
         "curve": trained.curve,
         "seconds": {"training": trained.seconds, "judging": time.perf_counter() - begun},
         "machine": {"device": _device(args), "threads": args.threads, "torch": torch.__version__},

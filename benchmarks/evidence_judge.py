@@ -6,8 +6,7 @@ from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
-from evidence_arms import Arm
-from evidence_train import MOTIONS, STRIDE, Clips, Trained
+from evidence_train import MOTIONS, STRIDE, Clips, Trained, random_part
 from hardness import true_hardness
 from torch import Tensor, nn
 
@@ -140,7 +139,6 @@ def fine_tuned(
 @torch.no_grad()
 def diagnose(
     trained: Trained,
-    arm: Arm,
     clips: Clips,
     config: PretrainConfig,
     count: int = 64,
@@ -158,7 +156,7 @@ def diagnose(
     truth = true_hardness(trained.model, seen, masks, 0.75, target, generator)
     cover = cover_per_token(clips, rows, config)
     object_share = cover.view(len(rows), grid.t, -1).mean(1)
-    found = object_left(trained, arm, seen, cover, config) | {
+    found = object_left(trained, seen, cover, config) | {
         "validation loss": float(truth.mean()),
         "object in hard": lift(object_share, truth),
         "hard over mean loss": lift(truth, truth),
@@ -186,10 +184,10 @@ def diagnose(
 
 
 def object_left(
-    trained: Trained, arm: Arm, seen: Tensor, cover: Tensor, config: PretrainConfig
+    trained: Trained, seen: Tensor, cover: Tensor, config: PretrainConfig
 ) -> dict[str, float]:
     """How much of the object the masks of the arm's last step leave to the encoder."""
-    shuffle_ids = arm.draw(len(seen), config, torch.Generator().manual_seed(1))
+    shuffle_ids = random_part(len(seen), config, torch.Generator().manual_seed(1))
     grid, end = config.model.grid(), config.hpm.hard_ratio_end
     mask = hpm.draw_mask(trained.scorer, seen, shuffle_ids, grid, config.mask, end, decode_all=True)
     visible = 1 - cover.gather(1, mask.masked).sum(1) / cover.sum(1)

@@ -86,8 +86,8 @@ def _decode(path: Path) -> Tensor:
     return torch.from_numpy(np.stack(frames)).permute(3, 0, 1, 2)
 
 
-def make_batch(clips: Clips, config: PretrainConfig, arm: Arm, seed: int, step: int) -> Batch:
-    """The batch of a step: the same clips and cuts for every arm, its own mask shuffle ids."""
+def make_batch(clips: Clips, config: PretrainConfig, seed: int, step: int) -> Batch:
+    """The batch of a step: the same clips, cuts and random part of the masks for every arm."""
     count, batch = len(clips.frames), config.optim.global_batch_size
     epoch, first = divmod(step * batch, count)
     order = torch.randperm(count, generator=_random(seed, 1, epoch))
@@ -98,7 +98,7 @@ def make_batch(clips: Clips, config: PretrainConfig, arm: Arm, seed: int, step: 
     start = torch.randint(last, (len(rows),), generator=generator)
     return Batch(
         clips=cropped(clips.at(rows, start, frames), generator),
-        shuffle_ids=arm.draw(len(rows), config, generator),
+        shuffle_ids=random_part(len(rows), config, generator),
         labels=clips.labels["both"][rows],
         index=rows,
         bad=[],
@@ -121,6 +121,12 @@ def cropped(clips: Tensor, generator: torch.Generator) -> Tensor:
             resized = F.interpolate(frames, (side, side), mode="bilinear", antialias=True)
             out[index] = resized.round().clamp(0, 255).to(clips.dtype).transpose(0, 1)
     return out
+
+
+def random_part(count: int, config: PretrainConfig, generator: torch.Generator) -> Tensor:
+    """The shuffle_ids of so many clips."""
+    units = hpm.unit_count(config.model.grid(), config.mask.unit)
+    return hpm.random_shuffle_ids(count, units, generator)
 
 
 def _random(*key: int) -> torch.Generator:
@@ -154,7 +160,7 @@ class Trained:
         if teacher is not None:  # files of before hold "now.*" too, the student's weights again
             weights = kept["teacher"].items()
             teacher.load_state_dict({k: v for k, v in weights if not k.startswith("now.")})
-        scorer = make_scorer(arm, model, teacher)
+        scorer = make_scorer(arm, config, model, teacher)
         return cls(model.eval(), teacher, scorer, kept["curve"], kept["seconds"])
 
 
@@ -163,14 +169,17 @@ def make_models(config: PretrainConfig) -> tuple[MaskedAutoencoder, LossTeacher 
     model = MaskedAutoencoder(config.model_config(), config.engine.checkpoint_activations)
     teacher = None
     if config.hpm.enabled:
-        steps = config.hpm.teacher_samples_per_tube or None
-        teacher = LossTeacher(model, steps, config.hpm.score_readout)
+        teacher = LossTeacher(model, config.teacher_samples, config.hpm.score_readout)
     return model, teacher
 
 
-def make_scorer(arm: Arm, model: MaskedAutoencoder, teacher: LossTeacher | None) -> Scorer | None:
-    """What chooses an arm's hard tubes; without a teacher all are random."""
-    return None if teacher is None else arm.scorer(teacher, model)
+def make_scorer(
+    arm: Arm, config: PretrainConfig, model: MaskedAutoencoder, teacher: LossTeacher | None
+) -> Scorer | None:
+    """What chooses an arm's hard tubes; ``config`` is the arm's own."""
+    if teacher is None or config.scorer != "loss_teacher":
+        return hpm.SCORERS[config.scorer](model, config)
+    return teacher if arm.scorer is None else arm.scorer(teacher, model)
 
 
 def train(arm: Arm, common: PretrainConfig, clips: Clips, seed: int, steps: int) -> Trained:
@@ -181,11 +190,11 @@ def train(arm: Arm, common: PretrainConfig, clips: Clips, seed: int, steps: int)
     engine = TorchEngine(model, config.engine, config.optim)
     if teacher is not None:
         engine.attach_ema(teacher)
-    scorer = make_scorer(arm, model, teacher)
+    scorer = make_scorer(arm, config, model, teacher)
     target = hpm.TARGETS[config.model.target](model.grid, config)
     every, curve, recent = max(1, steps // 40), [], []
     for step in range(steps):
-        batch = make_batch(clips, config, arm, seed, step)
+        batch = make_batch(clips, config, seed, step)
         now = schedule(config, step, steps, len(clips.frames) / config.optim.global_batch_size)
         recent.append(train_step(engine, scorer, target, [batch], config, **now))
         if (step + 1) % every == 0 or step + 1 == steps:

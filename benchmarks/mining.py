@@ -98,8 +98,8 @@ def compare(halves: tuple[Tensor, Tensor], told: dict[str, Tensor]) -> dict[str,
 
 
 def read_clips(model: MaskedAutoencoder, as_trained: DataConfig, args: argparse.Namespace):
-    """uint8 (n, 3, T, H, W), centre crops: a clip of each of ``args.clips`` files spread evenly over
-    the list; of fewer videos, several of each, from random moments."""
+    """uint8 (n, 3, T, H, W), centre crops: a clip of each of ``args.clips`` files spread evenly
+    over the list; of fewer videos, several of each, from random moments."""
     grid = model.grid
     data = DataConfig(
         root=args.root, manifest=args.manifest, crop="centre", sampling=as_trained.sampling,

@@ -26,13 +26,17 @@ CASES = {
     "losses predicted, masks random": {"mask": MaskConfig(scorer="none")},
     "published": {
         "hpm": HPMConfig(
-            predictor_unit="token", teacher_samples_per_tube=0, score_readout="visible"
-        )
+            predictor_unit="token",
+            predictor_depth=None,
+            teacher_samples_per_tube=0,
+            score_readout="visible",
+        )  # fmt: skip
     },
     "tokens": {
         "hpm": HPMConfig(predictor_unit="token", teacher_samples_per_tube=0),
         "mask": MaskConfig(ratio=0.6, unit="token"),
     },
+    "the student scores": {"mask": MaskConfig(scorer="student")},
     "shallow": {"hpm": HPMConfig(predictor_depth=1, teacher_samples_per_tube=2)},
     "half decoded": {"mask": MaskConfig(decode_ratio=0.5)},
     "image": {"model": ModelConfig(**IMAGE), "mask": MaskConfig(ratio=0.75)},
@@ -69,7 +73,8 @@ def real(request):
 
 def test_parameters_are_those_of_the_model_and_its_teacher(real):
     config, engine, teacher, _ = real
-    theirs = sum(p.numel() for p in teacher.parameters()) if teacher else 0
+    is_copy = isinstance(teacher, hpm.LossTeacher)
+    theirs = sum(p.numel() for p in teacher.parameters()) if is_copy else 0
     assert parameters_of(config)[:2] == (sum(p.numel() for p in engine.model.parameters()), theirs)
 
 

@@ -132,28 +132,32 @@ class TokenGrid:
         a row of tubes, and the row below begins three later.
 
         Args:
-            samples: of each tube, at most t. Below 1 so many of the tubes have one, evenly spread
-                along each row, and the rows are shifted against each other: 0.5 is a chessboard.
+            samples: of each tube, at most t. Below 1 it is the share of the tubes that have one:
+                every k-th, or all but every k-th, whichever is nearest, counted along rows that
+                are shifted against each other. 1/2 is a chessboard, 1/3 are diagonals; each tube
+                that has none lies beside one that has.
 
         Returns:
-            (round(samples·L),), sample by sample, the tubes row by row in each.
+            (about samples·L,), sample by sample, the tubes in order in each. Making it may wait for
+            the device: make it once.
         """
         import torch
 
-        seen = max(1, round(min(1.0, samples) * self.num_tubes))
-        number = torch.arange(seen, device=device)
-        row = number * self.h // seen
-        within = number - (row * seen + self.h - 1) // self.h  # among those seen in its row
-        column = within * self.num_tubes // seen
-        if seen < self.num_tubes:
-            column = (column + row * _row_shift(self.num_tubes / seen)) % self.w
-        first = within + row * _row_shift(self.t)
-        apart = torch.arange(max(1, int(samples)), device=device) * self.t // max(1, int(samples))
-        step = (first + apart[:, None]) % self.t
-        return (step * self.num_tubes + row * self.w + column).flatten()
+        tube = torch.arange(self.num_tubes, device=device)
+        row, number = tube // self.w, tube % self.w
+        if samples < 1:
+            every = max(2, round(1 / min(samples, 1 - samples)))
+            chosen = (number + row * _row_shift(every)) % every == 0
+            chosen = chosen if samples <= 0.5 else ~chosen
+            number = (chosen.view(self.h, self.w).cumsum(1).flatten() - 1)[chosen]  # in its row
+            tube, row = tube[chosen], row[chosen]
+        count = max(1, int(samples))
+        first = number + row * _row_shift(self.t)
+        apart = torch.arange(count, device=device)[:, None] * self.t // count
+        return ((first + apart) % self.t * self.num_tubes + tube).flatten()
 
 
-def _row_shift(period: float) -> int:
+def _row_shift(period: int) -> int:
     """By how much what repeats along a row starts later in the next: the golden section of it."""
     return max(1, round(0.382 * period))  # rows do not line up soon
 

@@ -184,8 +184,9 @@ class Pretraining(TrainingRun):
                 scorer, clips, shuffle_ids, grid, config.mask, hard_ratio, decode_all=True
             )
             inspection = visualize.inspect(
-                self.model, clips, mask, scorer, target, mean=mean, std=std, hard_ratio=hard_ratio
-            )
+                self.model, clips, mask, scorer, target, shuffle_ids,
+                mean=mean, std=std, hard_ratio=hard_ratio,
+            )  # fmt: skip
         if isinstance(scorer, nn.Module):
             scorer.train()
         if self.engine.rank > 0:  # it was needed only where the weights are divided

@@ -72,7 +72,7 @@ def test_the_arms_do_what_they_are_said_to(result):
     assert flops[1] < flops[2] < flops[3]
     count = {name: arms[name]["parameters"] for name in names}
     assert count["transformers"] == pytest.approx(count["plain"], rel=0.01)
-    assert count["hpm"] == count["published"] > count["plain"]
+    assert count["published"] > count["hpm"] > count["plain"]  # a predictor as deep as the decoder
 
 
 def test_the_published_teacher_answers_as_ours_would_and_decodes_besides(tools):

@@ -46,7 +46,7 @@ class Easiest:
     def __init__(self, teacher, engine, momentum):
         self.teacher, self.after_step = teacher, teacher.after_step
 
-    def __call__(self, clips):
+    def __call__(self, clips, shuffle_ids):
         return -self.teacher(clips)
 
 
@@ -56,7 +56,7 @@ class BeforeTheOptimiser:
     def __init__(self, teacher, engine, momentum):
         self.teacher, self.engine, self.momentum = teacher, engine, momentum
 
-    def __call__(self, clips):
+    def __call__(self, clips, shuffle_ids):
         scores = self.teacher(clips)
         self.teacher.after_step(self.engine.model, self.momentum)
         return scores

@@ -24,7 +24,7 @@ class Fixed:
     def __init__(self, scores):
         self.scores, self.calls = scores, 0
 
-    def __call__(self, clips):
+    def __call__(self, clips, shuffle_ids):
         self.calls += 1
         return self.scores
 
@@ -117,7 +117,9 @@ def test_the_configuration_knows_the_scorers():
 
 
 def test_a_scorer_that_does_not_exist_is_refused():
-    with pytest.raises(ValueError, match=r"mask\.scorer: 'guess' is not one of loss_teacher, none"):
+    with pytest.raises(
+        ValueError, match=r"mask\.scorer: 'guess' is not one of loss_teacher, student"
+    ):
         MaskConfig(scorer="guess")
 
 
@@ -128,7 +130,7 @@ def steps_of(scorer, parts):
         found.append([])
         for batch in batches:
             scorer.scorer.scores = batch
-            found[-1].append(scorer(torch.zeros(len(batch), 3, 4, 6, 8)))
+            found[-1].append(scorer(torch.zeros(len(batch), 3, 4, 6, 8), None))
         scorer.after_step(torch.nn.Identity(), 0.9)
     return found
 
@@ -163,7 +165,7 @@ def test_the_center_is_the_literal_running_mean_of_global_batches(steps, micro, 
 
 def test_scores_for_pictures_do_not_move_the_center():
     scorer = hpm.CenteredScorer(Following(torch.ones(2, 5)))
-    scorer.eval()(torch.zeros(2, 3, 4, 6, 8))
+    scorer.eval()(torch.zeros(2, 3, 4, 6, 8), None)
     scorer.train().after_step(torch.nn.Identity(), 0.9)
     assert scorer.center is None
 

@@ -21,7 +21,8 @@ class HPMConfig:
     Args:
         enabled: false is VideoMAE (in image mode MAE): no predictor and no teacher.
         predictor_unit: one score a tube, or one a token (as published).
-        predictor_depth: blocks of the predictor; empty for as many as the pixel decoder.
+        predictor_depth: blocks of the predictor; null for as many as the pixel decoder (as
+            published).
         predictor_detach: stop the predictor's gradient before the encoder (the paper does not).
         objective: relative (which of two is harder) or absolute (how hard).
         hardness: what makes a tube hard: loss, its reconstruction loss; pixels, the error of the
@@ -30,9 +31,10 @@ class HPMConfig:
         hard_ratio_start: share of the masked units that mask.scorer chooses, at the start.
         hard_ratio_end: the same at the end; linear in between.
         teacher_samples_per_tube: at how many of its time steps the teacher sees each tube; 0 for
-            all of them (as published). Below 1 it sees so many of the tubes, at one step each: 0.5
-            every other one, as on a chessboard, and tells the hardness of all. In images 0.25 sees
-            a quarter of the patches.
+            all of them (as published). Below 1 it is the share of the tubes (in images, of the
+            patches) that it sees at all, at one step each: every k-th or all but every k-th, and it
+            tells the hardness of all by those around. Empty: 2/3 for clips, 1/3 for images; 1 where
+            score_readout is visible, all where tokens are masked singly.
         score_readout: scores read at a mask query for each tube, or at its visible tokens (as
             published).
         ema_horizon_start: how far the teacher's moving average looks back at the start, 1/(1 - m)
@@ -52,14 +54,14 @@ class HPMConfig:
 
     enabled: bool = True
     predictor_unit: str = "tube"
-    predictor_depth: int | None = None
+    predictor_depth: int | None = 1
     predictor_detach: bool = False
     objective: str = "relative"
     hardness: str = "loss"
     weight: float = 1.0
     hard_ratio_start: float = 0.0
     hard_ratio_end: float = 0.5
-    teacher_samples_per_tube: float = 1
+    teacher_samples_per_tube: float | None = None
     score_readout: str = "query"
     ema_horizon_start: float = 0.008
     ema_horizon_end: float = 0.08

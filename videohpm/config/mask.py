@@ -8,7 +8,10 @@ from videohpm.config.checks import Section
 from videohpm.grid import TokenGrid
 
 UNITS = ("tube", "token")
-SCORERS = ("loss_teacher", "none")
+SCORERS = (
+    "loss_teacher", "student", "change", "motion", "noise", "attention", "none",
+)  # fmt: skip
+CHOICES = ("hardest", "easiest", "drawn", "skip_hardest")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,18 +25,26 @@ class MaskConfig:
             time steps (VideoMAEv2: 0.5). Below 1 steps are faster.
         scorer: what ranks the units (how many of the hardest are masked: hpm.hard_ratio_start and
             hard_ratio_end): loss_teacher, the moving average of the model's own loss predictor
-            (random masks where hpm.enabled is false), or none (random masks).
+            (random masks where hpm.enabled is false); student, that predictor itself; change, how
+            much a tube's pixels differ between neighbouring time steps; motion, how far its edges
+            move; noise, a smooth random field; attention of the class token, or of the mean token,
+            in the encoder's last block; none (random masks).
+        choice: which of the ranked units are hidden: hardest, easiest, drawn (by chance, e times
+            as often for each standard deviation of score), skip_hardest (all but the hardest
+            eighth).
     """
 
     ratio: float = 0.9
     unit: str = "tube"
     decode_ratio: float = 1.0
     scorer: str = "loss_teacher"
+    choice: str = "hardest"
 
     def __post_init__(self):
         check = Section(self, "mask")
         check.choice("unit", UNITS)
         check.choice("scorer", SCORERS)
+        check.choice("choice", CHOICES)
         check.fraction("ratio", zero=False, one=False)
         check.fraction("decode_ratio", zero=False)
 

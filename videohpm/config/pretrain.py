@@ -53,14 +53,14 @@ class PretrainConfig:
                 "hpm.predictor_unit: a score a tube cannot choose tokens; with mask.unit token set "
                 "hpm.predictor_unit token"
             )
-        part = 0 < hpm.teacher_samples_per_tube < 1
-        if part and hpm.enabled and hpm.score_readout == "visible":
+        samples = self.teacher_samples
+        if samples and samples < 1 and hpm.enabled and hpm.score_readout == "visible":
             raise ConfigError(
                 "hpm.teacher_samples_per_tube: below 1 some tubes are not seen, and scores can be "
                 "read at visible tubes only; set hpm.score_readout query"
             )
         by_teacher = by_token and self.scorer == "loss_teacher"
-        if by_teacher and 0 < hpm.teacher_samples_per_tube < grid.t:
+        if by_teacher and samples and samples < grid.t:
             raise ConfigError(
                 "hpm.teacher_samples_per_tube: with mask.unit token the teacher must see "
                 "every time step; set hpm.teacher_samples_per_tube 0"
@@ -76,6 +76,17 @@ class PretrainConfig:
         """The scorer of the masks: there is no loss teacher without a loss predictor."""
         without = self.mask.scorer == "loss_teacher" and not self.hpm.enabled
         return "none" if without else self.mask.scorer
+
+    @property
+    def teacher_samples(self) -> float | None:
+        """At how many of its time steps the teacher sees each tube, below 1 the share of the tubes
+        that it sees; None for all steps. See :meth:`videohpm.grid.TokenGrid.staggered_tokens`."""
+        given, t = self.hpm.teacher_samples_per_tube, self.model.grid().t
+        if given is None:
+            if self.mask.unit == "token" and t > 1:
+                return None
+            return 1 if self.hpm.score_readout == "visible" else (1 / 3 if t == 1 else 2 / 3)
+        return given or None
 
     def model_config(self, target_dim: int | None = None) -> MAEConfig:
         """The architecture, for :class:`videohpm.MaskedAutoencoder`.

@@ -5,6 +5,7 @@ in the paper                                    here
 ==============================================  ==========================================
 how hard each patch is                          :class:`Scorer`, chosen by :data:`SCORERS`
 hard in this clip, not at this position         :class:`CenteredScorer`
+which of the ranked patches                     :data:`CHOICES`
 the mask of a step                              :func:`draw_mask`
 random masking                                  :func:`random_mask`
 hard patches: masked units by predicted loss    :func:`hard_mask`
@@ -36,6 +37,8 @@ from videohpm.hpm.losses import (
     token_losses,
 )
 from videohpm.hpm.masking import (
+    CHOICES,
+    draw_mask,
     hard_count,
     hard_mask,
     masked_count,
@@ -43,14 +46,16 @@ from videohpm.hpm.masking import (
     random_shuffle_ids,
     subsample_decoded,
     unit_count,
+    unit_scores,
 )
 from videohpm.hpm.mining import MiningStatistics, mining_metrics
 from videohpm.hpm.schedule import hard_ratio, teacher_momentum
-from videohpm.hpm.scorers import SCORERS, CenteredScorer, Scorer, draw_mask
+from videohpm.hpm.scorers import SCORERS, CenteredScorer, Scorer
 from videohpm.hpm.targets import TARGETS, PixelTarget, Target, pixel_targets
 from videohpm.hpm.teacher import LossTeacher
 
 __all__ = [
+    "CHOICES",
     "OBJECTIVES",
     "SCORERS",
     "TARGETS",
@@ -80,4 +85,5 @@ __all__ = [
     "teacher_momentum",
     "token_losses",
     "unit_count",
+    "unit_scores",
 ]

@@ -1,14 +1,55 @@
-"""Which tubes (or tokens) to hide: at random, or the hardest first (HPM, section 3.3)."""
+"""Which tubes (or tokens) to hide: at random, or by how hard they are (HPM, section 3.3)."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from videohpm.config.mask import masked_count, unit_count
+from videohpm.config.mask import MaskConfig, masked_count, unit_count
 from videohpm.grid import Mask, TokenGrid
+from videohpm.hpm.scorers import Scorer
+
+# --- which units, of all that are ranked -----------------------------------------------------
+
+
+def _hardest(scores: Tensor, shuffle_ids: Tensor) -> Tensor:
+    return scores
+
+
+def _easiest(scores: Tensor, shuffle_ids: Tensor) -> Tensor:
+    return -scores
+
+
+def _drawn(scores: Tensor, shuffle_ids: Tensor) -> Tensor:
+    """Standardised scores plus Gumbel noise: the highest k of these are k draws without
+    replacement with chances as exp(score), so that one deviation more is taken e times as often."""
+    scores = scores.float()
+    scores = (scores - scores.mean(1, keepdim=True)) / scores.std(1, keepdim=True).clamp(min=1e-12)
+    # A permutation applied to itself: the permutation as it is chooses what is hidden at random.
+    uniform = (shuffle_ids.gather(1, shuffle_ids) + 0.5) / shuffle_ids.shape[1]
+    return scores - (-uniform.log()).log()
+
+
+def _skip_hardest(scores: Tensor, shuffle_ids: Tensor) -> Tensor:
+    """The hardest eighth comes last: what is hardest of all may be what cannot be inferred."""
+    hardest = scores.topk(scores.shape[1] // 8, dim=1).indices
+    return scores.scatter(1, hardest, float("-inf"))
+
+
+CHOICES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "hardest": _hardest,
+    "easiest": _easiest,
+    "drawn": _drawn,
+    "skip_hardest": _skip_hardest,
+}
+"""By ``mask.choice``: from scores (B, units) and shuffle_ids (B, units), what the highest are
+taken of."""
+
+
+# --- masks -----------------------------------------------------------------------------------
 
 
 def random_shuffle_ids(batch: int, units: int, generator: torch.Generator | None = None) -> Tensor:
@@ -45,16 +86,26 @@ def hard_mask(
         shuffle_ids: (B, units) permutations; drawn here when None.
     """
     units = unit_count(grid, unit)
-    if unit == "tube" and scores.shape[1] != grid.num_tubes:
-        scores = scores.view(-1, grid.t, grid.num_tubes).mean(1)
-    if scores.shape[1] != units:
-        raise ValueError(f"scores: {scores.shape[1]} of a sample, where there are {units} {unit}s")
+    scores = unit_scores(scores, grid, unit)
     if shuffle_ids is None:
         shuffle_ids = random_shuffle_ids(len(scores), units).to(scores.device)
     hard = hard_count(masked_count(units, ratio), hard_ratio)
     hardest = scores.topk(hard, dim=1).indices
     mask = random_mask(grid, ratio, shuffle_ids.scatter(1, hardest, units), unit)
     return replace(mask, scores=scores) if hard else mask
+
+
+def unit_scores(scores: Tensor, grid: TokenGrid, unit: str = "tube") -> Tensor:
+    """Scores (B, units) of what a mask is made of: those of tokens are averaged over a tube's time.
+
+    Raises ValueError where there is none for each unit.
+    """
+    units = unit_count(grid, unit)
+    if unit == "tube" and scores.shape[1] != units and scores.shape[1] == grid.num_tokens:
+        scores = scores.view(-1, grid.t, grid.num_tubes).mean(1)
+    if scores.shape[1] != units:
+        raise ValueError(f"scores: {scores.shape[1]} of a sample, where there are {units} {unit}s")
+    return scores
 
 
 def subsample_decoded(mask: Mask, grid: TokenGrid, share: float, shuffle_ids: Tensor) -> Mask:
@@ -82,3 +133,41 @@ def subsample_decoded(mask: Mask, grid: TokenGrid, share: float, shuffle_ids: Te
 def hard_count(masked: int, hard_ratio: float) -> int:
     """int(hard_ratio·masked): how many of the masked units are chosen by their scores."""
     return int(hard_ratio * masked)
+
+
+def draw_mask(
+    scorer: Scorer | None,
+    clips: Tensor,
+    shuffle_ids: Tensor,
+    grid: TokenGrid,
+    config: MaskConfig,
+    hard_ratio: float,
+    *,
+    decode_all: bool = False,
+) -> Mask:
+    """Hide the ``hard_ratio`` of masked units that are chosen by their scores, and random ones.
+
+    Without a scorer, or where the hard share is less than one unit (then it is not called), all
+    are random: VideoMAE's masks. (HPM, section 3.3; the decoded part: VideoMAEv2.)
+
+    Args:
+        clips: (B, 3, T, H, W), normalised.
+        shuffle_ids: (B, units) permutations, the random part; see :func:`random_shuffle_ids`.
+        config: how much is hidden, how it is chosen, and how much of it is reconstructed.
+        hard_ratio: α, the share of the masked units that the scorer chooses.
+        decode_all: reconstruct all that is masked, whatever ``decode_ratio``: for pictures.
+    """
+    ratio, unit = config.ratio, config.unit
+    shuffle_ids = shuffle_ids.to(clips.device, non_blocking=True)
+    hard = hard_count(masked_count(unit_count(grid, unit), ratio), hard_ratio)
+    if scorer is None or hard == 0:
+        mask = random_mask(grid, ratio, shuffle_ids, unit)
+    else:
+        with torch.no_grad():
+            scores = unit_scores(scorer(clips, shuffle_ids), grid, unit)
+            chosen = CHOICES[config.choice](scores, shuffle_ids)
+        mask = hard_mask(chosen, grid, ratio, hard_ratio, shuffle_ids, unit)
+        mask = replace(mask, scores=scores)
+    if decode_all:
+        return mask
+    return subsample_decoded(mask, grid, config.decode_ratio, shuffle_ids)

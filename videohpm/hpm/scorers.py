@@ -1,4 +1,4 @@
-"""Where masks come from: how hard is each tube, and the mask that follows from it.
+"""How hard is each tube? What training may hide first.
 
 A scorer that is not here yet: CONTRIBUTING.md, "How to add a scorer".
 """
@@ -9,18 +9,12 @@ from collections.abc import Callable
 from typing import Protocol
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from videohpm.config import MaskConfig, PretrainConfig
-from videohpm.grid import Mask, TokenGrid
-from videohpm.hpm.masking import (
-    hard_count,
-    hard_mask,
-    masked_count,
-    random_mask,
-    subsample_decoded,
-    unit_count,
-)
+from videohpm.config import PretrainConfig
+from videohpm.errors import ConfigError
+from videohpm.grid import TokenGrid
 from videohpm.hpm.teacher import LossTeacher
 from videohpm.models import MaskedAutoencoder
 
@@ -32,11 +26,13 @@ class Scorer(Protocol):
     :class:`torch.nn.Module` is moved to the device of the model.
     """
 
-    def __call__(self, clips: Tensor) -> Tensor:
+    def __call__(self, clips: Tensor, shuffle_ids: Tensor) -> Tensor:
         """Hardness, larger = harder, of which only the order counts. Called without gradient.
 
         Args:
             clips: (B, 3, T, H, W), normalised.
+            shuffle_ids: (B, units) permutations, the random part of the masks: for scorers that
+                draw, so that a resumed run and any number of processes draw the same.
 
         Returns:
             (B, L) by tube, or (B, N) by token: then tubes are ranked by their mean over time.
@@ -78,12 +74,12 @@ class CenteredScorer(nn.Module):
         self.center: Tensor | None = None
         self._sums: Tensor | None = None  # of the step's scores; the last one counts the clips
 
-    def forward(self, clips: Tensor) -> Tensor:
+    def forward(self, clips: Tensor, shuffle_ids: Tensor) -> Tensor:
         """Scores less their center; within a step all batches have the same.
 
         In evaluation mode, as for pictures, the scores do not enter the running mean.
         """
-        scores = self.scorer(clips).float()
+        scores = self.scorer(clips, shuffle_ids).float()
         if self.training:
             sums = torch.cat([scores.sum(0), scores.new_full((1,), len(scores))])
             self._sums = sums if self._sums is None else self._sums + sums
@@ -100,54 +96,151 @@ class CenteredScorer(nn.Module):
         self.center, self._sums = before.lerp(mean, 1 - self.momentum), None
 
 
-def draw_mask(
-    scorer: Scorer | None,
-    clips: Tensor,
-    shuffle_ids: Tensor,
-    grid: TokenGrid,
-    config: MaskConfig,
-    hard_ratio: float,
-    *,
-    decode_all: bool = False,
-) -> Mask:
-    """Hide the ``hard_ratio`` of masked units that the scorer finds hardest, and random ones.
-
-    Without a scorer, or where the hard share is less than one unit (then it is not called), all
-    are random: VideoMAE's masks. (HPM, section 3.3; the decoded part: VideoMAEv2.)
+class StudentScorer(Scorer):
+    """The student's own loss predictor as it is now, with nothing masked: a teacher without a copy.
 
     Args:
-        clips: (B, 3, T, H, W), normalised.
-        shuffle_ids: (B, units) permutations, the random part; see :func:`random_shuffle_ids`.
-        config: how much is hidden, and of that reconstructed.
-        hard_ratio: α, the share of the masked units that the scorer chooses.
-        decode_all: reconstruct all that is masked, whatever ``decode_ratio``: for pictures.
+        student: the model in training; it must have a loss predictor.
+        steps, read: as for :class:`videohpm.hpm.LossTeacher`.
     """
-    ratio, unit = config.ratio, config.unit
-    shuffle_ids = shuffle_ids.to(clips.device, non_blocking=True)
-    hard = hard_count(masked_count(unit_count(grid, unit), ratio), hard_ratio)
-    if scorer is None or hard == 0:
-        mask = random_mask(grid, ratio, shuffle_ids, unit)
-    else:
-        with torch.no_grad():
-            scores = scorer(clips)
-        mask = hard_mask(scores, grid, ratio, hard_ratio, shuffle_ids, unit)
-    if decode_all:
-        return mask
-    return subsample_decoded(mask, grid, config.decode_ratio, shuffle_ids)
+
+    def __init__(self, student: MaskedAutoencoder, steps: float | None = None, read: str = "query"):
+        if student.predictor is None:
+            raise ConfigError(
+                "mask.scorer: student asks the loss predictor; set hpm.enabled true, or another "
+                "scorer"
+            )
+        self.student, self.steps, self.read = student, steps, read
+
+    def __call__(self, clips: Tensor, shuffle_ids: Tensor) -> Tensor:
+        return self.student.score(clips, self.steps, self.read)
 
 
-def _loss_teacher(student: MaskedAutoencoder, config: PretrainConfig) -> LossTeacher:
-    return LossTeacher(
-        student, config.hpm.teacher_samples_per_tube or None, config.hpm.score_readout
-    )
+class ChangeScorer(Scorer):
+    """How much a token differs from the one before it in time: the mean squared difference of their
+    pixels, of clips as the model gets them. The first is compared with the second.
+
+    The signal of EVEREST (ICML 2024, arXiv 2211.10636), there taken of embedded tokens.
+    """
+
+    def __init__(self, grid: TokenGrid):
+        _needs_time("change", grid.t, "model.frames")
+        self.grid = grid
+
+    def __call__(self, clips: Tensor, shuffle_ids: Tensor) -> Tensor:
+        grid, (batch, channels) = self.grid, clips.shape[:2]
+        steps = clips.float().unflatten(2, (grid.t, grid.tubelet))
+        squares = steps.diff(dim=2).square_()
+        cells = squares.reshape(
+            batch, channels, grid.t - 1, grid.tubelet, grid.h, grid.patch, grid.w, grid.patch
+        ).mean((1, 3, 5, 7))
+        return torch.cat([cells[:, :1], cells], 1).flatten(1)
 
 
-def _no_scorer(student: MaskedAutoencoder, config: PretrainConfig) -> None:
-    return None
+class MotionScorer(Scorer):
+    """How far edges move from frame to frame: |brightness change| over |brightness gradient|.
+
+    Both are summed over a token before the division, which gives pixels a frame (normal flow, the
+    part of the motion that brightness tells), so that a faint object counts as much as a bright
+    one. ``FLOOR`` keeps flat ground still. No codec's vectors are needed, so it is the same for
+    every file and crop.
+    """
+
+    FLOOR = 0.05
+    """Added to the gradient of each pixel, in deviations of the data a pixel."""
+
+    def __init__(self, grid: TokenGrid):
+        _needs_time("motion", grid.frames, "model.frames")
+        self.grid = grid
+
+    def __call__(self, clips: Tensor, shuffle_ids: Tensor) -> Tensor:
+        bright = clips.float().mean(1)  # (B, T, H, W)
+        change = bright.diff(dim=1).abs_()
+        change = torch.cat([change[:, :1], change], 1)  # of the first frame: to the second
+        gradient = F.pad(bright.diff(dim=3).abs_(), (0, 1)) + self.FLOOR
+        gradient[:, :, :-1] += bright.diff(dim=2).abs_()
+        return self._sums(change).div_(self._sums(gradient)).flatten(1)
+
+    def _sums(self, values: Tensor) -> Tensor:
+        """(B, T, H, W) → (B, t, h, w)."""
+        grid = self.grid
+        cells = values.unflatten(3, (grid.w, grid.patch)).unflatten(2, (grid.h, grid.patch))
+        return cells.unflatten(1, (grid.t, grid.tubelet)).sum((2, 4, 6))
+
+
+class NoiseScorer(Scorer):
+    """A smooth random field: hides blobs instead of scattered units, whatever the clip shows.
+
+    White noise less its low frequencies, the difference of two Gaussian blurs of 1 and 2 units on a
+    torus: the "green" noise of ColorMAE (ECCV 2024, arXiv 2407.13036; for video 2503.16311).
+    """
+
+    def __init__(self, grid: TokenGrid, unit: str = "tube"):
+        self.shape = (1 if unit == "tube" else grid.t, grid.h, grid.w)
+
+    def __call__(self, clips: Tensor, shuffle_ids: Tensor) -> Tensor:
+        # The ranks of a permutation, turned into normal deviates, are white noise.
+        uniform = (shuffle_ids.to(clips.device) + 0.5) / shuffle_ids.shape[1]
+        field = torch.special.ndtri(uniform).view(-1, 1, *self.shape)
+        return (_blurred(field, 1.0) - _blurred(field, 2.0)).flatten(1)
+
+
+class AttentionScorer(Scorer):
+    """Attention that each place gets in the encoder's last block: of the class token, or without
+    one of the mean token. The signal of AttMask (ECCV 2022, arXiv 2203.12719), of the student.
+
+    Args:
+        student: the model in training.
+        steps: at how many of its time steps each tube is seen, at least one; None for all.
+    """
+
+    def __init__(self, student: MaskedAutoencoder, steps: float | None = None):
+        self.encoder, self.grid = student.encoder, student.grid
+        self.steps = None if steps is None else max(1, steps)
+
+    def __call__(self, clips: Tensor, shuffle_ids: Tensor) -> Tensor:
+        grid = self.grid
+        if self.steps is None or self.steps >= grid.t:
+            return self.encoder.last_attention(clips)
+        visible = grid.staggered_tokens(self.steps, clips.device).expand(len(clips), -1)
+        scores = self.encoder.last_attention(clips, visible)
+        return scores.view(len(clips), -1, grid.num_tubes).mean(1)
+
+
+def _needs_time(name: str, count: int, field: str) -> None:
+    if count < 2:
+        raise ConfigError(
+            f"mask.scorer: {name} compares moments, and there is one only; give more {field}, or "
+            "another scorer"
+        )
+
+
+def _blurred(field: Tensor, sigma: float) -> Tensor:
+    """(B, 1, t, h, w) blurred over space, and over time where there are several steps."""
+    for dim in (2, 3, 4):
+        size = field.shape[dim]
+        if size == 1:
+            continue
+        place = torch.arange(size, device=field.device)
+        apart = (place[:, None] - place).abs()
+        apart = torch.minimum(apart, size - apart).to(field.dtype)
+        weights = torch.exp(-(apart**2) / (2 * sigma**2))
+        weights /= weights.sum(1, keepdim=True)
+        field = (field.movedim(dim, -1) @ weights).movedim(-1, dim)
+    return field
+
+
+def _teacher_options(config: PretrainConfig) -> tuple[float | None, str]:
+    return config.teacher_samples, config.hpm.score_readout
 
 
 SCORERS: dict[str, Callable[[MaskedAutoencoder, PretrainConfig], Scorer | None]] = {
-    "loss_teacher": _loss_teacher,
-    "none": _no_scorer,
+    "loss_teacher": lambda student, config: LossTeacher(student, *_teacher_options(config)),
+    "student": lambda student, config: StudentScorer(student, *_teacher_options(config)),
+    "change": lambda student, config: ChangeScorer(student.grid),
+    "motion": lambda student, config: MotionScorer(student.grid),
+    "noise": lambda student, config: NoiseScorer(student.grid, config.mask.unit),
+    "attention": lambda student, config: AttentionScorer(student, _teacher_options(config)[0]),
+    "none": lambda student, config: None,
 }
 """By ``mask.scorer``: from the student and the run's configuration, the scorer; None: random."""

@@ -55,8 +55,11 @@ class LossTeacher(nn.Module):
         return super().train(False)
 
     @torch.no_grad()
-    def forward(self, clips: Tensor) -> Tensor:
-        """Predicted hardness with nothing masked: (B, L) by tube or (B, N) by token."""
+    def forward(self, clips: Tensor, shuffle_ids: Tensor | None = None) -> Tensor:
+        """Predicted hardness with nothing masked: (B, L) by tube or (B, N) by token.
+
+        ``shuffle_ids`` is what every :class:`videohpm.hpm.Scorer` gets; a teacher draws nothing.
+        """
         return self.model.score(clips, self.steps, self.read)
 
     def update(self, student: nn.Module, momentum: float) -> None:

@@ -75,6 +75,7 @@ class MaskedAutoencoder(nn.Module):
         self.config = config
         self.encoder = VideoViT(config.encoder, checkpoint_activations)
         self.target = config.target
+        self._seen_tokens: dict[tuple[float, torch.device], Tensor] = {}
         grid, width = self.grid, config.decoder.dim
         bias = config.decoder.projection_bias
         self.decoder_embed = nn.Linear(config.encoder.dim, width, bias=bias)
@@ -156,10 +157,7 @@ class MaskedAutoencoder(nn.Module):
         if self.predictor is None:
             raise ValueError("predictor: a model without one predicts no hardness")
         grid, batch = self.grid, len(clips)
-        if steps is None or steps >= grid.t:
-            visible = torch.arange(grid.num_tokens, device=clips.device)
-        else:
-            visible = grid.staggered_tokens(steps, clips.device)
+        visible = self._seen(grid.t if steps is None else min(steps, grid.t), clips.device)
         tube_level = self.predictor_unit == "tube"
         by_token = not tube_level and (grid.t == 1 or len(visible) == grid.num_tokens)
         context = self._context(clips, visible.expand(batch, -1))
@@ -170,6 +168,14 @@ class MaskedAutoencoder(nn.Module):
         queries = (self.mask_token + positions).expand(batch, -1, -1)
         scores = self.predictor(torch.cat([context, queries], 1), queries.shape[1]).squeeze(2)
         return scores if by_token or tube_level else scores.view(batch, grid.t, -1).mean(1)
+
+    def _seen(self, steps: float, device: torch.device) -> Tensor:
+        """The tokens that :meth:`score` sees; kept, because making them waits for the device."""
+        if (steps, device) not in self._seen_tokens:
+            seen = self.grid.staggered_tokens(steps) if steps < self.grid.t else None
+            seen = torch.arange(self.grid.num_tokens) if seen is None else seen
+            self._seen_tokens[steps, device] = seen.to(device)
+        return self._seen_tokens[steps, device]
 
     def _context(self, clips: Tensor, visible: Tensor) -> Tensor:
         """The visible tokens in decoder width, with their positions: (B, [1+]V, d)."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -74,6 +76,23 @@ class Attention(nn.Module):
         q, k, v = (part.transpose(1, 2) for part in (_last(q, num_queries), k, v))
         return self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
 
+    def weights(self, asks: Tensor, x: Tensor) -> Tensor:
+        """How much each of ``asks`` (B, Q, D) attends to each of ``x`` (B, K, D): (B, Q, K), the
+        mean over heads, in fp32. Their keys and queries are those of the forward pass."""
+        batch, count, dim = x.shape
+        q = (
+            self.qkv(asks)
+            .view(batch, -1, 3, self.heads, dim // self.heads)[:, :, 0]
+            .transpose(1, 2)
+        )
+        k = (
+            self.qkv(x)
+            .view(batch, count, 3, self.heads, dim // self.heads)[:, :, 1]
+            .transpose(1, 2)
+        )
+        products = (q @ k.transpose(2, 3)).float() / math.sqrt(dim // self.heads)
+        return products.softmax(-1).mean(1)
+
 
 class Mlp(nn.Module):
     """Two linear layers with GELU between."""
@@ -111,6 +130,13 @@ class Block(nn.Module):
     def forward(self, x: Tensor, num_queries: int | None = None) -> Tensor:
         x = _last(x, num_queries) + self.drop_path(self.attn(self.norm1(x), num_queries))
         return x + self.drop_path(self.mlp(self.norm2(x)))
+
+    def attention_of_first(self, x: Tensor, num_prefix_tokens: int) -> Tensor:
+        """Weights (B, K − prefix) with which the prefix token, or without one the mean of all
+        tokens, attends to the others: the mean over heads."""
+        x = self.norm1(x)
+        asks = x[:, :1] if num_prefix_tokens else x.mean(1, keepdim=True)
+        return self.attn.weights(asks, x)[:, 0, num_prefix_tokens:]
 
 
 class TubeletEmbed(nn.Module):
@@ -177,11 +203,27 @@ class VideoViT(nn.Module):
         Returns:
             (B, V, D), or (B, 1 + V, D) with a class token in front.
         """
+        x = self._embed(clips, visible)
+        return self.norm(run_blocks(self.blocks, x, self.checkpoint_activations and self.training))
+
+    def _embed(self, clips: Tensor, visible: Tensor | None) -> Tensor:
         x = self.patch_embed(self.grid.gather_patches(clips, visible))
         x = x + (self.positions if visible is None else self.positions[visible])
         if self.cls_token is not None:
             x = torch.cat([self.cls_token.expand(len(x), -1, -1), x], dim=1)
-        return self.norm(run_blocks(self.blocks, x, self.checkpoint_activations and self.training))
+        return x
+
+    def last_attention(self, clips: Tensor, visible: Tensor | None = None) -> Tensor:
+        """Attention in the last block of the class token, or without one of the mean token, to each
+        visible token: (B, V), averaged over heads.
+
+        Args:
+            clips, visible: as for :meth:`forward`.
+        """
+        x = run_blocks(self.blocks[:-1], self._embed(clips, visible))
+        last = self.blocks[-1]
+        assert isinstance(last, Block)
+        return last.attention_of_first(x, self.num_prefix_tokens)
 
 
 def run_blocks(

@@ -102,10 +102,10 @@ def work_of(config: PretrainConfig) -> Work:
     by_tube = config.hpm.predictor_unit == "tube"
     queries = masked // grid.t if by_tube else decoded
     predictor = decoder(visible + queries, queries, depth)
-    if config.scorer != "loss_teacher":
+    if config.scorer not in ("loss_teacher", "student"):
         return Work(visible, decoded, queries, 0, encoder(visible), pixels, predictor, None, None)
-    samples = config.hpm.teacher_samples_per_tube
-    seen_whole = not 0 < samples < grid.t
+    samples = config.teacher_samples or grid.t
+    seen_whole = samples >= grid.t
     teacher_tokens = grid.num_tokens if seen_whole else len(grid.staggered_tokens(samples))
     teacher_predictor = (teacher_tokens, teacher_tokens)  # positions in, scores out
     if config.hpm.score_readout == "query":

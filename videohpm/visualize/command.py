@@ -120,7 +120,9 @@ def inspect_videos(
     shuffle_ids = hpm.random_shuffle_ids(len(clips), units, generator)
     mask_config = replace(config.mask, ratio=ratio)
     mask = hpm.draw_mask(scorer, clips, shuffle_ids, grid, mask_config, hard_ratio, decode_all=True)
-    return inspect(model, clips, mask, scorer, target, **statistics, hard_ratio=hard_ratio)
+    return inspect(
+        model, clips, mask, scorer, target, shuffle_ids, **statistics, hard_ratio=hard_ratio
+    )
 
 
 def read_clip(path: str, model: MaskedAutoencoder, data: DataConfig, stride: int) -> Tensor:

@@ -61,6 +61,7 @@ def inspect(
     mask: Mask,
     scorer: Scorer | None = None,
     target: Target | None = None,
+    shuffle_ids: Tensor | None = None,
     *,
     mean: tuple[float, ...],
     std: tuple[float, ...],
@@ -73,6 +74,7 @@ def inspect(
         mask: which tokens are hidden.
         scorer: what chose the hard units, for example the teacher.
         target: what the decoder was trained to predict; None for the pixels that the model names.
+        shuffle_ids: (k, units) permutations that the mask was drawn with, for scorers that draw.
         hard_ratio: ``hard`` marks the int(hard_ratio·masked) units of the highest score. At 1 it
             marks what the scorer would hide if it chose all of the mask.
     """
@@ -94,8 +96,10 @@ def inspect(
         completed = _uint8(picture.where(hidden_pixels, truth))
     hardness = hard = None
     if scorer is not None:
-        units = mask.masked if mask.tubes is None else mask.tubes
-        ranked = _by_unit(scorer(clips), mask, grid)
+        unit, units = ("token", mask.masked) if mask.tubes is None else ("tube", mask.tubes)
+        if shuffle_ids is None:
+            shuffle_ids = hpm.random_shuffle_ids(len(clips), hpm.unit_count(grid, unit))
+        ranked = hpm.unit_scores(scorer(clips, shuffle_ids), grid, unit)
         hard = _array(_highest(ranked, hpm.hard_count(units.shape[1], hard_ratio)), grid)
         hardness = _array(ranked.float(), grid)
     return Inspection(
@@ -137,13 +141,6 @@ def _unpatchify(pixels: Tensor, mask: Mask, grid: TokenGrid) -> Tensor:
     tokens = pixels.new_full((len(pixels), grid.num_tokens, grid.patch_dim), NOT_DECODED)
     index = mask.decoded[:, :, None].expand(-1, -1, grid.patch_dim)
     return grid.unpatchify(tokens.scatter(1, index, pixels))
-
-
-def _by_unit(scores: Tensor, mask: Mask, grid: TokenGrid) -> Tensor:
-    """Scores of the unit that the mask is made of, as :func:`videohpm.hpm.hard_mask` takes them."""
-    if mask.tubes is not None and scores.shape[1] != grid.num_tubes:
-        return scores.view(-1, grid.t, grid.num_tubes).mean(1)
-    return scores
 
 
 def _highest(scores: Tensor, count: int) -> Tensor:
