@@ -175,8 +175,9 @@ def export(source: str, out: str, what: str = "encoder", weights: str = "student
     """Write the weights of a run or checkpoint to a folder of their own.
 
     Args:
-        source: run folder (its newest checkpoint) or checkpoint.
-        out: folder to write: model.safetensors and config.json.
+        source: run folder (its best weights, else its newest checkpoint) or checkpoint.
+        out: folder to write: model.safetensors and config.json, which also says how pixels are
+            normalised and, of a classifier, what its classes are called.
         what: encoder alone, or all.
         weights: student or teacher (whose encoder is a moving average of the student's).
     """
@@ -279,7 +280,8 @@ def convert(
     """Convert a checkpoint to another layout; the source's is recognised.
 
     Args:
-        source: a checkpoint file, a folder with one, or a run folder of ours.
+        source: a checkpoint file, a folder with one, or a run folder of ours (its best weights,
+            else its newest checkpoint).
         out: a folder to make; a failure leaves nothing behind.
         to: videohpm, videomae, huggingface, timm or mae.
         what: ``all``, or ``encoder``: the encoder alone.
