@@ -11,6 +11,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import inspect
+import io
 import os
 import re
 import sys
@@ -30,7 +31,7 @@ from jsonargparse import (
 from videohpm import config
 from videohpm.compat import RENAMED_FIELDS
 from videohpm.config import options
-from videohpm.errors import Preempted, RunError, UserError
+from videohpm.errors import Preempted, RunError, UserError, printable
 
 
 class Command(NamedTuple):
@@ -120,6 +121,9 @@ def main(arguments: list[str] | None = None) -> int:
     0, 1 (the run failed), 2 (wrong input) or 75 (stopped by a signal: start it again).
     """
     arguments = sys.argv[1:] if arguments is None else arguments
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # names of files may hold what it cannot encode
+            stream.reconfigure(errors="backslashreplace")
     if not arguments or arguments[0] in ("-h", "--help"):
         print(_overview())
         return 0 if arguments else 2
@@ -263,4 +267,4 @@ def _nearest(name: str, known) -> str:
 
 
 def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
+    return printable(" ".join(str(error).split()))

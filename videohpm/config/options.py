@@ -113,7 +113,8 @@ def features(
         model: run folder, checkpoint or export, of any kind.
         out: folder for the features.
         root: folder of videos or images; also the base of a manifest's paths.
-        manifest: file that lists the samples; labels in it are kept, rows may have none.
+        manifest: file that lists the samples; rows may have no label. Labels are numbered as the
+            model's classes, or else are numbers themselves; index.csv also has their names.
         what: pooled, tokens or both.
         format: safetensors or npz.
         dtype: float32 or float16.

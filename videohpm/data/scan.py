@@ -4,7 +4,6 @@ Each file goes to a worker process that may be killed, so that a hang or crash o
 that file only. Results are written file by file: a scan that was stopped continues.
 """
 
-import csv
 import json
 import os
 import sys
@@ -19,6 +18,7 @@ from videohpm.data.killable_pool import Failed, run_killable
 from videohpm.data.manifest import find_samples
 from videohpm.data.manifest_parser import IMAGE_SUFFIXES, read_columns
 from videohpm.data.readers import FALLBACK
+from videohpm.data.tables import write_table
 from videohpm.errors import UserError
 from videohpm.progress import make_screen
 
@@ -262,12 +262,3 @@ def _write_quarantine(
         return None
     write_table(path, ["path", "reason"], rows)
     return path
-
-
-def write_table(path: Path, header: list[str], rows: list[list]) -> None:
-    partial = path.with_name(f".{path.name}.partial")
-    with partial.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
-        table = csv.writer(file, lineterminator="\n")
-        table.writerow(header)
-        table.writerows(rows)
-    partial.replace(path)

@@ -14,13 +14,14 @@ from pathlib import Path
 
 import numpy as np
 
-from videohpm.data.container import DecodeError, decoded_of_any_size
+from videohpm.data.container import DecodeError, as_file, decoded_of_any_size
 from videohpm.data.decode import read_video_info
 from videohpm.data.geometry import UPRIGHT, geometry
 from videohpm.data.index import VideoIndex, video_index
 from videohpm.data.killable_pool import Failed, run_killable
 from videohpm.data.manifest_parser import VIDEO_SUFFIXES
-from videohpm.data.scan import FOUND, Progress, list_samples, write_table
+from videohpm.data.scan import FOUND, Progress, list_samples
+from videohpm.data.tables import write_table
 from videohpm.errors import UserError
 
 SETTINGS = "transcode.json"
@@ -86,7 +87,9 @@ def encode(pair: tuple[str, str], recipe: Recipe) -> None:
     index = video_index(source)
     rate = Fraction(read_video_info(source).fps or 25).limit_denominator(1001)
     count, stream, last, first = 0, None, -1, None
-    with av.open(str(partial_file), "w", format="mp4", options={"movflags": "faststart"}) as file:
+    with av.open(
+        as_file(partial_file), "w", format="mp4", options={"movflags": "faststart"}
+    ) as file:
         for frame in decoded_of_any_size(source):
             first = first or geometry(frame)
             if geometry(frame) != first:

@@ -65,7 +65,8 @@ def write_card(
         f"## Licence\n\n{LICENCE}\n",
         f"## Conversion\n\n```\n{account}\n```\n",
     ]
-    (folder / "README.md").write_text("\n".join(part for part in parts if part))
+    text = "\n".join(part for part in parts if part)
+    (folder / "README.md").write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def _classes(weights: Weights) -> str:
