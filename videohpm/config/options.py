@@ -231,6 +231,7 @@ def transcode(
     short_side: int = 320,
     group: int = 12,
     quality: int = 20,
+    square_pixels: bool = False,
     labels: bool = False,
     workers: int = 0,
     decode_timeout: float = 600.0,
@@ -248,6 +249,8 @@ def transcode(
         short_side: pixels of the shorter side; smaller videos keep their size.
         group: frames from one key frame to the next: fewer are faster to read and larger.
         quality: the encoder's constant rate factor: lower is better and larger.
+        square_pixels: apply the pixel aspect ratio, so that the copy has the displayed shape; by
+            default the stored pixels, as published models see them.
         labels: of a folder, take its first-level folders as labels.
         workers: reading and encoding processes; 0 takes one for each core.
         decode_timeout: longest time that reading and encoding one file may take, in seconds.

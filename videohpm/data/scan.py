@@ -59,6 +59,12 @@ def scan(
     bad = _write_quarantine(target, columns, by_name, set(kept), base)
     partly = sum(_is_damaged(by_name[columns["path"][row]]) for row in kept)
     print(f"{target}: {len(kept)} of {len(columns['path'])} readable, {partly} of them in part")
+    oblong = sum(by_name[name].get("pixel_aspect", 1) != 1 for name in names)
+    if oblong:
+        print(
+            f"{oblong} files have pixels that are not square: frames are read as they are stored "
+            "(data transcode --square_pixels true copies them as displayed)"
+        )
     if bad:
         print(f"{bad}: the other {len(columns['path']) - len(kept)}, with reasons")
     return 0
@@ -125,6 +131,7 @@ def check(path: str) -> dict[str, Any]:
             reader, note = FALLBACK, f"{reader} reads other frames"
     found = {name: getattr(info, name) for name in ("frames", "fps", "height", "width", "codec")}
     found |= {"reader": reader, "note": note, "damaged": damage is not None}
+    found |= {"pixel_aspect": info.pixel_aspect}
     return found | {"reason": None}
 
 
