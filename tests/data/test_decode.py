@@ -10,6 +10,7 @@ import pytest
 from painted import copy_packets, decode_all, encode, numbers, painted_frame
 
 from videohpm.data import decode, readers
+from videohpm.data.container import decoded
 from videohpm.data.decode import DecodeError, read_frames, read_video_info, verify
 from videohpm.data.geometry import UPRIGHT, Orientation
 from videohpm.data.index import VideoIndex
@@ -362,6 +363,15 @@ def test_a_clip_larger_than_memory_is_refused(make, monkeypatch):
     assert len(read_frames(make("closed.mp4"), [*range(10)])) == 10
     with pytest.raises(DecodeError, match="11 frames of 96x48"):
         read_frames(make("closed.mp4"), [*range(11)])
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/task"), reason="threads cannot be counted here")
+def test_a_conversion_starts_no_threads(make):
+    """They would be as many as cores, for each frame; a frame keeps its own as long as it lives."""
+    frame = next(decoded(str(make("closed.mp4"))))
+    before = len(os.listdir("/proc/self/task"))
+    pyav._rgb(frame, (24, 48), UPRIGHT)
+    assert len(os.listdir("/proc/self/task")) == before
 
 
 def index_of(**changes) -> VideoIndex:

@@ -20,6 +20,10 @@ if TYPE_CHECKING:
 MAX_PIXELS = 2**25
 """Of one picture, an 8K one: a larger one is refused before any memory is taken for it."""
 
+ONE_THREAD: dict[str, Any] = {"threads": 1}
+"""For every conversion of a frame. PyAV would start a thread for each core, for each frame: the
+workers are the parallelism here, and where memory is bounded threads fail to start."""
+
 
 class DecodeError(Exception):
     """A file, or one of its frames, cannot be read. ``path`` and a one-line ``reason``."""

@@ -13,6 +13,7 @@ import numpy as np
 
 from videohpm.data import bitstream, packets
 from videohpm.data.container import (
+    ONE_THREAD,
     DecodeError,
     best_stream,
     decoded,
@@ -155,7 +156,7 @@ def _picture(path: str, first: Any) -> tuple[Orientation, int]:
     if turn is None:
         raise DecodeError(path, "turned by an angle that is no quarter turn")
     try:
-        first.reformat(width=16, height=16, format="rgb24")
+        first.reformat(width=16, height=16, format="rgb24", **ONE_THREAD)
     except (ValueError, OSError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise DecodeError(path, f"its colours cannot be converted to RGB ({reason})") from None

@@ -11,10 +11,11 @@ from dataclasses import asdict, dataclass
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from videohpm.data.container import DecodeError, as_file, decoded_of_any_size
+from videohpm.data.container import ONE_THREAD, DecodeError, as_file, decoded_of_any_size
 from videohpm.data.decode import read_video_info
 from videohpm.data.geometry import UPRIGHT, geometry
 from videohpm.data.index import VideoIndex, video_index
@@ -127,12 +128,13 @@ def fitted(frame, index: VideoIndex, recipe: Recipe):
     import av
 
     if index.orientation != UPRIGHT:
-        upright = index.orientation.turn(frame.to_ndarray(format="rgb24"))
+        upright = index.orientation.turn(frame.to_ndarray(format="rgb24", **ONE_THREAD))
         frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(upright), format="rgb24")
     size = index.height, index.width * (index.pixel_aspect if recipe.square_pixels else 1)
     scale = min(recipe.short_side / min(size), 1)
     height, width = (max(round(side * scale / 2) * 2, 2) for side in size)
-    return frame.reformat(width, height, PIXELS, interpolation="AREA", dst_color_range="MPEG")
+    how: dict[str, Any] = {"interpolation": "AREA", "dst_color_range": "MPEG"}
+    return frame.reformat(width, height, PIXELS, **how, **ONE_THREAD)
 
 
 def partial_of(target: str | os.PathLike) -> Path:
