@@ -239,6 +239,21 @@ def test_lines_may_end_in_carriage_returns_alone(tree):
     assert [found.name(i) for i in range(2)] == ["walk/a.mp4", "walk/B.AVI"]
 
 
+def test_of_both_kinds_in_a_list_the_one_that_was_chosen(tree, caplog):
+    text = "path,label\nwalk/a.mp4,x\nb.png,y\nc.gif,x\n"
+    listed = write(tree, text)
+    with pytest.raises(UserError, match="holds images and videos"):
+        find_samples(tree, listed, labels=True)
+    videos = find_samples(tree, listed, labels=True, kind="video")
+    assert [videos.name(i) for i in range(len(videos))] == ["walk/a.mp4"]
+    assert "2 of 3 rows are no videos and are left out" in caplog.text
+    (tree / "b.png").write_bytes(b"")
+    images = find_samples(tree, listed, labels=True, kind="image")
+    assert images.labels.tolist() == [1, 0] and images.classes == ["x", "y"]
+    (tree / "c.gif").write_bytes(b"")  # which may be read as a video, by name
+    assert len(find_samples(tree, write(tree, "c.gif\n"), kind="video")) == 1
+
+
 BLANKS = "path,label\nwalk/a.mp4,jump\nwalk/B.AVI,\nrun/deep/c d.webm,run\n"
 
 

@@ -12,7 +12,7 @@ from typing import Literal
 
 from videohpm.config.checks import above_zero, at_least, choice, fraction
 from videohpm.config.convert import ReadOptions
-from videohpm.config.data import SAMPLINGS
+from videohpm.config.data import KINDS, SAMPLINGS
 from videohpm.config.engine import check_device
 from videohpm.errors import ConfigError
 
@@ -95,6 +95,7 @@ def features(
     out: str,
     root: str | None = None,
     manifest: str | None = None,
+    kind: str = "auto",
     what: str = "pooled",
     format: str = "safetensors",
     dtype: str = "float32",
@@ -115,6 +116,7 @@ def features(
         root: folder of videos or images; also the base of a manifest's paths.
         manifest: file that lists the samples; rows may have no label. Labels are numbered as the
             model's classes, or else are numbers themselves; index.csv also has their names.
+        kind: auto (by suffix), video or image: which of the files in a folder of both.
         what: pooled, tokens or both.
         format: safetensors or npz.
         dtype: float32 or float16.
@@ -129,6 +131,7 @@ def features(
     """
     check_features(what, dtype)
     check_shards(format, shard)
+    choice("kind", kind, KINDS)
     choice("sampling", sampling, (None, *SAMPLINGS))
     sizes = {"clips": clips, "crops": crops, "stride": stride, "batch": batch}
     for name, value in sizes.items():

@@ -15,7 +15,7 @@ from typing import Any, Literal
 from videohpm.data.decode import DecodeError, read_frames, verify
 from videohpm.data.images import read_image_and_format
 from videohpm.data.killable_pool import Failed, run_killable
-from videohpm.data.manifest import find_samples
+from videohpm.data.manifest import ANY, find_samples
 from videohpm.data.manifest_parser import IMAGE_SUFFIXES, read_columns
 from videohpm.data.readers import FALLBACK
 from videohpm.data.tables import write_table
@@ -223,13 +223,16 @@ class Progress:
 # --- what is read and written --------------------------------------------------------------------
 
 
-def list_samples(manifest: Path, root: str | None, labels: bool) -> tuple[dict[str, list], str]:
-    """The columns of the manifest, or of the listing of a folder, and where its paths start."""
+def list_samples(
+    manifest: Path, root: str | None, labels: bool, kind: str = ANY
+) -> tuple[dict[str, list], str]:
+    """The columns of the manifest, or of the listing of a folder (of one ``kind`` of files), and
+    where its paths start."""
     if not manifest.is_dir():
         if not manifest.is_file():
             raise UserError(f"manifest: {manifest} does not exist; name a file or a folder")
         return read_columns(manifest), root or str(manifest.parent)
-    found = find_samples(manifest, labels=labels)
+    found = find_samples(manifest, labels=labels, kind=kind)
     columns = {"path": [found.name(i) for i in range(len(found))]}
     if labels:
         classes = found.classes or []

@@ -59,7 +59,7 @@ def transcode(
         Recipe(short_side - short_side % 2, group, quality, square_pixels=square_pixels),
         Path(out),
     )
-    columns, base = list_samples(Path(manifest), root, labels)
+    columns, base = list_samples(Path(manifest), root, labels, "video")
     _claim(folder, recipe)
     pairs = _targets(columns["path"], base, folder)
     todo = [(source, target) for source, target in pairs.values() if not _is_done(source, target)]

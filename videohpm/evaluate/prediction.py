@@ -142,14 +142,14 @@ def _samples(paths: Sequence[str | os.PathLike], loaded: Loaded) -> Manifest:
     return manifest
 
 
-def _labelled(root: str | None, manifest: str | None, loaded: Loaded) -> Manifest:
+def _labelled(root: str | None, manifest: str | None, kind: str, loaded: Loaded) -> Manifest:
     """The samples; labels, where they have some, are the classes that the model knows.
 
     Where it knows none they are numbers, also those that folders are named by. What is neither is
     numbered in the order of the names, with a warning: that order is of these samples alone.
     """
     known = loaded.labels if isinstance(loaded.model, VideoClassifier) else None
-    options: dict[str, Any] = {"labels": "optional"}
+    options: dict[str, Any] = {"labels": "optional", "kind": kind}
     try:
         return find_samples(root, manifest, classes=known, numbered=known is None, **options)
     except UserError as error:
@@ -191,6 +191,7 @@ def features_command(
     out: str,
     root: str | None = None,
     manifest: str | None = None,
+    kind: str = "auto",
     what: str = "pooled",
     format: str = "safetensors",
     dtype: str = "float32",
@@ -209,7 +210,7 @@ def features_command(
         view = ViewConfig(clips=clips, crops=crops, sampling=sampling, stride=stride, batch=batch)
     except ValueError as error:
         raise UserError(str(error).removeprefix("test.")) from None
-    samples = _labelled(root, manifest, loaded)
+    samples = _labelled(root, manifest, kind, loaded)
     check_kind(samples, loaded.protocol.frames)
     check_writable(Path(out), "out")
     found, bf16 = resolve_device(device)
