@@ -14,6 +14,7 @@ import inspect
 import io
 import os
 import re
+import select
 import sys
 from argparse import ArgumentError
 from collections.abc import Callable
@@ -110,6 +111,8 @@ COMMANDS = {
 }
 SHORT = {"output": "-o"}
 INTERRUPTED = 130
+NO_READER = 141
+"""As of a program that SIGPIPE ended: whoever read the output, such as head, has enough."""
 EXIT_CODES = {UserError: 2, RunError: 1, Preempted: 75}
 
 set_parsing_settings(docstring_parse_attribute_docstrings=True)
@@ -120,7 +123,17 @@ def main(arguments: list[str] | None = None) -> int:
 
     0, 1 (the run failed), 2 (wrong input) or 75 (stopped by a signal: start it again).
     """
-    arguments = sys.argv[1:] if arguments is None else arguments
+    try:
+        code = _answer(sys.argv[1:] if arguments is None else arguments)
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:
+        if not _reader_is_gone():
+            raise
+        return NO_READER
+
+
+def _answer(arguments: list[str]) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # names of files may hold what it cannot encode
             stream.reconfigure(errors="backslashreplace")
@@ -203,6 +216,16 @@ def _parse(parser: ArgumentParser, command: Command, arguments: list[str]) -> Na
     elif silent == arguments:
         return parsed
     return parser.parse_args(arguments)
+
+
+def _reader_is_gone() -> bool:
+    """Whether standard output is a pipe without a reader; then what is left of it goes nowhere."""
+    asked = select.poll()
+    asked.register(sys.stdout.fileno(), 0)
+    gone = any(event & select.POLLERR for _, event in asked.poll(0))
+    if gone:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return gone
 
 
 def _target(target: str) -> Callable:

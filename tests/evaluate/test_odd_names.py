@@ -119,6 +119,23 @@ def test_odd_classes_are_converted(odd, tmp_path):
     assert evaluate.load(tmp_path / "$中 videohpm").labels == CLASSES
 
 
+@pytest.mark.parametrize(
+    ("arguments", "field"),
+    [
+        (["pretrain", "--run.dir", "r\udcff"], "run.dir"),
+        (["convert", "model", "o\udcff"], "out"),
+        (["export", "model", "o\udcff"], "out"),
+        (["features", "model", "o\udcff", "--root", "data"], "out"),
+        (["probe", "--out", "o\udcff", "--train", "data", "--validation", "data"], "out"),
+    ],
+)
+def test_weights_are_written_under_names_that_are_text(odd, monkeypatch, capsys, arguments, field):
+    monkeypatch.chdir(odd)
+    assert main(arguments) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and f"{field}: " in said and "no UTF-8 text" in said
+
+
 def test_weights_in_a_folder_whose_name_is_no_text_are_one_line(odd, tmp_path, capsys):
     """Readers of safetensors refuse such paths."""
     shutil.copytree(odd / "model", tmp_path / "caf\udce9")

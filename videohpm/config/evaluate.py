@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from videohpm.config.checks import Section, choice
+from videohpm.config.checks import Section, choice, text_path
 from videohpm.config.data import KINDS, SAMPLINGS
 from videohpm.config.engine import PRECISIONS, check_device
 from videohpm.errors import ConfigError
@@ -151,6 +151,7 @@ class ProbeConfig:
         for name in self.probes:
             choice("probes", name, PROBES)
         check.choice("kind", KINDS)
+        text_path("out", self.out)
         if not self.probes:
             raise ConfigError(f"probes: none; give some of {', '.join(PROBES)}")
         if not self.strength or min(self.strength) <= 0:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from videohpm.config.checks import above_zero, at_least, choice, fraction
+from videohpm.config.checks import above_zero, at_least, choice, fraction, text_path
 from videohpm.config.convert import ReadOptions
 from videohpm.config.data import KINDS, SAMPLINGS
 from videohpm.config.engine import check_device
@@ -132,6 +132,7 @@ def features(
     check_features(what, dtype)
     check_shards(format, shard)
     choice("kind", kind, KINDS)
+    text_path("out", out)
     choice("sampling", sampling, (None, *SAMPLINGS))
     sizes = {"clips": clips, "crops": crops, "stride": stride, "batch": batch}
     for name, value in sizes.items():
@@ -186,6 +187,7 @@ def export(source: str, out: str, what: str = "encoder", weights: str = "student
         weights: student or teacher (whose encoder is a moving average of the student's).
     """
     choice("what", what, ("encoder", "all"))
+    text_path("out", out)
     choice("weights", weights, ("student", "teacher"))
 
 
@@ -304,6 +306,7 @@ def convert(
             their initial values, or be left over.
     """
     choice("to", to, LAYOUTS)
+    text_path("out", out)
     choice("what", what, ("all", "encoder"))
     if Path(out).suffix in (".pth", ".pt", ".safetensors"):
         raise ConfigError(f"out: {out} is a file; give a folder, a model card is written beside")
