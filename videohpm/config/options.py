@@ -245,14 +245,15 @@ def transcode(
     """Copy the videos of a manifest or folder into OUT as small H.264 files for fast reading.
 
     A file appears under its name when it is complete, so a run that was stopped continues. Writes
-    OUT/manifest.csv (with frames, size and reader) and OUT/failed.csv (path, reason).
+    OUT/manifest.csv (with frames, size, reader and group) and OUT/failed.csv (path, reason).
 
     Args:
         manifest: manifest file, or a folder that is searched.
         out: folder to write to; files keep their relative paths, with the suffix .mp4.
         root: folder that the manifest's paths start from; by default the manifest's own.
         short_side: pixels of the shorter side; smaller videos keep their size.
-        group: frames from one key frame to the next: fewer are faster to read and larger.
+        group: frames from one key frame to the next: fewer are faster to read and larger. With 1,
+            the form for training, only the frames of a clip are decoded.
         quality: the encoder's constant rate factor: lower is better and larger.
         square_pixels: apply the pixel aspect ratio, so that the copy has the displayed shape; by
             default the stored pixels, as published models see them.
@@ -262,7 +263,7 @@ def transcode(
         memory: GB that one file may take (on Linux).
     """
     at_least("short_side", short_side, 2)
-    at_least("group", group, 2)
+    at_least("group", group, 1)
     if not 0 <= quality <= 51:
         raise ConfigError(f"quality: {quality}; give 0 to 51")
     at_least("workers", workers, 0)

@@ -1,8 +1,9 @@
 """``videohpm data transcode``: a smaller copy of a data set for fast random access.
 
 H.264 without B-frames in short closed groups: any frame is at most one group away from a key frame,
-and every reader decodes such files alike. Sound is dropped, rotation applied; frames keep their
-number and order, so that clips cut from the copy are those of the original.
+and every reader decodes such files alike. In groups of one every frame is a key frame, and of a
+clip only its own frames are decoded. Sound is dropped, rotation applied; frames keep their number
+and order, so that clips cut from the copy are those of the original.
 """
 
 import json
@@ -74,7 +75,7 @@ def transcode(
             partial_of(target).unlink(missing_ok=True)
         progress.advance(failed=len(failed))
     progress.close()
-    _write_lists(folder, columns, pairs, failed)
+    _write_lists(folder, columns, pairs, failed, recipe)
     print(f"{folder / 'manifest.csv'}: {len(pairs) - len(failed)} of {len(pairs)} videos")
     if failed:
         print(f"{folder / 'failed.csv'}: the other {len(failed)}, with reasons")
@@ -186,10 +187,14 @@ def _is_done(source: str, target: str) -> bool:
 
 
 def _write_lists(
-    folder: Path, columns: dict[str, list], pairs: dict[str, tuple[str, str]], failed: dict
+    folder: Path,
+    columns: dict[str, list],
+    pairs: dict[str, tuple[str, str]],
+    failed: dict,
+    recipe: Recipe,
 ) -> None:
     """manifest.csv: the rows as they were, for the copies. failed.csv, or none where all went."""
-    names = [name for name in columns if name not in FOUND]
+    names = [name for name in columns if name not in (*FOUND, "group")]
     rows, found = [], {}
     for row, name in enumerate(columns["path"]):
         source, target = pairs[name]
@@ -197,11 +202,12 @@ def _write_lists(
             continue
         if name not in found:
             info = read_video_info(target)
-            found[name] = [info.frames, info.height, info.width, info.reader]
+            found[name] = [info.frames, info.height, info.width, info.reader, recipe.group]
         fields = {key: columns[key][row] for key in names}
         fields["path"] = os.path.relpath(target, folder)
         rows.append([*fields.values(), *found[name]])
-    write_table(folder / "manifest.csv", [*names, "frames", "height", "width", "reader"], rows)
+    added = ("frames", "height", "width", "reader", "group")
+    write_table(folder / "manifest.csv", [*names, *added], rows)
     if failed:
         write_table(folder / "failed.csv", ["path", "reason"], [list(x) for x in failed.items()])
     else:

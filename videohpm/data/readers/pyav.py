@@ -113,8 +113,8 @@ def _first_frames(path: str, positions: list[int]) -> Iterator[VideoFrame]:
     raise DecodeError(path, f"frame {positions[-1]} asked for; decoding ends after {position + 1}")
 
 
-def _rgb(frame: VideoFrame, size: tuple[int, int], turn: Orientation) -> np.ndarray:
-    """(H, W, 3) of ``size``, upright."""
+def rgb(frame: VideoFrame, size: tuple[int, int], turn: Orientation) -> np.ndarray:
+    """A frame as uint8 (H, W, 3) of ``size``, upright."""
     height, width = size[::-1] if turn.transpose else size
     return turn.turn(frame.to_ndarray(format="rgb24", width=width, height=height, **ONE_THREAD))
 
@@ -125,5 +125,5 @@ def _stack(index: VideoIndex, size: tuple[int, int], frames: Iterable[VideoFrame
     for frame in frames:
         if geometry(frame) != (*index.stored, index.orientation):
             raise _StampsLie
-        pixels.append(_rgb(frame, size, index.orientation))
+        pixels.append(rgb(frame, size, index.orientation))
     return np.stack(pixels)
