@@ -57,6 +57,8 @@ def read_metadata(folder: Path) -> dict:
         return metadata
     try:
         config = upgrade_config(json.loads(file.read_text())["config"])
+        if "data" not in config:
+            return metadata
         data = from_plain(DataConfig, config["data"], strict=False)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{file}: damaged ({error!r})") from None
