@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import os
 import subprocess
 import sys
 from dataclasses import fields, is_dataclass
@@ -84,9 +85,21 @@ def test_the_quick_answers_would_be_seen_to_be_slow():
     assert code == 2 and "torch" in found and "videohpm.models" in found
 
 
+def test_whoever_reads_the_output_may_stop():
+    """As in videohpm --help | head -1."""
+    reads, writes = os.pipe()
+    os.close(reads)
+    try:
+        command = [sys.executable, "-m", "videohpm", "--help"]
+        done = subprocess.run(command, stdout=writes, stderr=subprocess.PIPE, text=True)
+    finally:
+        os.close(writes)
+    assert (done.returncode, done.stderr) == (cli.NO_READER, "")
+
+
 @pytest.mark.parametrize("name", [name for name in cli.COMMANDS if name != "data prepare"])
 def test_the_declared_options_are_those_of_the_function(name):
-    declared, target, _ = cli.COMMANDS[name]
+    declared, target = cli.COMMANDS[name][:2]
     function = inspect.signature(cli._target(target)).parameters
     if is_dataclass(declared):
         hints = get_type_hints(cli._target(target))

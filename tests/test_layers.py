@@ -44,7 +44,7 @@ ONLY_IMPORTERS = {
     "deepspeed": ("engine.py", "engine/"),
     "decord": ("data/readers/decord.py",),
     "av": (
-        *("data/container.py", "data/readers/pyav.py"),
+        *("data/container.py", "data/readers/pyav.py", "data/readers/intra.py"),
         *("data/transcode.py", "visualize/files.py"),  # these two write
     ),
     "jsonargparse": ("cli.py",),

@@ -10,11 +10,12 @@ import pytest
 from painted import copy_packets, decode_all, encode, numbers, painted_frame
 
 from videohpm.data import decode, readers
+from videohpm.data.container import decoded
 from videohpm.data.decode import DecodeError, read_frames, read_video_info, verify
 from videohpm.data.geometry import UPRIGHT, Orientation
 from videohpm.data.index import VideoIndex
 from videohpm.data.packets import MP4
-from videohpm.data.readers import decord, pyav
+from videohpm.data.readers import decord, intra, pyav
 
 needs_decord = pytest.mark.skipif(
     importlib.util.find_spec("decord") is None, reason="decord is not installed"
@@ -33,6 +34,8 @@ def x265(extra: str = "") -> dict:
     return {"options": {"x265-params": X265 + extra}}
 
 
+INTRA = ":keyint=1"
+
 # name: (codec, arguments of encode, reader that may read it)
 FILES = {
     "closed.mp4": ("libx264", x264(), "decord"),
@@ -49,7 +52,17 @@ FILES = {
     "cut_by_edit_list.mp4": ("libx264", x264() | {"ticks": [i - 9 for i in range(40)]}, "pyav"),
     "two_streams.mp4": ("libx264", x264() | {"streams": 2}, "pyav"),
     "sound.mp4": ("libx264", x264() | {"audio": True}, "decord"),
-    "one_frame.mp4": ("libx264", {"count": 1}, "decord"),
+    "one_frame.mp4": ("libx264", {"count": 1}, "intra"),
+    "intra.mp4": ("libx264", x264(INTRA), "intra"),
+    "intra_uneven.mov": ("libx264", x264(INTRA) | {"ticks": VFR}, "intra"),
+    "intra_late.mp4": ("libx264", x264(INTRA) | {"ticks": [30 + i for i in range(40)]}, "intra"),
+    "intra_cut.mp4": ("libx264", x264(INTRA) | {"ticks": [i - 9 for i in range(40)]}, "intra"),
+    "intra_ten_bit.mp4": ("libx264", x264(INTRA) | {"pix_fmt": "yuv420p10le"}, "intra"),
+    "intra_two_streams.mp4": ("libx264", x264(INTRA) | {"streams": 2}, "intra"),
+    "intra_sound.mp4": ("libx264", x264(INTRA) | {"audio": True}, "intra"),
+    "intra_hevc.mp4": ("libx265", x265(":keyint=1"), "intra"),
+    "intra_mjpeg.mp4": ("mjpeg", {"pix_fmt": "yuvj420p"}, "intra"),
+    "intra.mkv": ("libx264", x264(INTRA), "decord"),
     "hevc.mp4": ("libx265", x265(), "pyav"),
     "hevc_closed.mp4": ("libx265", x265(":open-gop=0"), "decord"),
     "no_b.avi": ("mpeg4", {"b_frames": 0}, "pyav"),
@@ -101,11 +114,9 @@ def test_frames_are_those_of_a_sequential_decode(make, name):
 
 @pytest.mark.parametrize("name", FILES)
 def test_frames_show_their_number(make, name):
-    first = {
-        "two_streams.mp4": 500 * (read_video_info(make(name)).width > 96),
-        "cut_by_edit_list.mp4": 9,
-    }
-    shift = first.get(name, 0)
+    shift = 9 * ("cut" in name)
+    if "two_streams" in name:
+        shift = 500 * (read_video_info(make(name)).width > 96)
     count = read_video_info(make(name)).frames
     for indices in index_lists(count):
         assert numbers(read_frames(make(name), indices)) == [i + shift for i in indices]
@@ -141,6 +152,61 @@ def test_sparse_reads_seek(make, name, monkeypatch):
     """PyAV does not decode from the start where time stamps can be trusted."""
     monkeypatch.setattr(pyav, "_first_frames", None)
     assert numbers(read_frames(make(name), [30, 38], reader="pyav")) == [30, 38]
+
+
+@pytest.mark.parametrize("name", [name for name in FILES if FILES[name][2] == "intra"])
+def test_of_key_frames_alone_only_those_asked_for_are_decoded(make, name, monkeypatch):
+    """As a manifest leads to them: the file is not demuxed before either."""
+    path, frames = str(make(name)), decode_all(make(name))
+    wanted = sorted({0, len(frames) // 3, len(frames) - 1})
+    decodes = []
+    monkeypatch.setattr(decode, "video_index", None)
+    monkeypatch.setattr(pyav, "read", None)
+    opened = intra.open_video
+
+    class Counted:
+        """A container whose packets are counted."""
+
+        def __init__(self, container):
+            self.container = container
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            self.container.close()
+
+        def __getattr__(self, attribute):
+            return getattr(self.container, attribute)
+
+        def demux(self, stream):
+            for packet in self.container.demux(stream):
+                decodes.append(packet.dts)
+                yield packet
+
+    monkeypatch.setattr(intra, "open_video", lambda path: Counted(opened(path)))
+    read = read_frames(path, wanted, reader="intra", size=frames[0].shape[:2])
+    assert np.array_equal(read, [frames[i] for i in wanted])
+    assert len(decodes) == len(wanted)
+
+
+@pytest.mark.parametrize("name", ["closed.mp4", "open.mp4", "b.avi", "hevc.mp4", "b.mp4"])
+def test_a_file_of_other_frames_too_is_not_read_as_one_of_key_frames(make, name):
+    """Were a list to say so: another reader reads instead, no frame is another."""
+    path, frames = make(name), decode_all(make(name))
+    for wanted in ([7], [3, 17, 30], [30, 31, 32]):
+        read = read_frames(path, wanted, reader="intra")
+        assert np.array_equal(read, [frames[i] for i in wanted])
+
+
+@pytest.mark.parametrize("rotation", [90, 180])
+def test_turned_files_of_key_frames(tmp_path, rotation):
+    path = encode(tmp_path / "a.mp4", "libx264", 15, rotation=rotation, **x264(INTRA))
+    info, (frame,) = read_video_info(path), read_frames(path, [5])
+    assert info.reader == "intra" and frame.shape[:2] == (info.height, info.width)
+    assert np.array_equal(frame, np.rot90(decode_all(path)[5], rotation // 90))
+    small = read_frames(path, [5], min_side=24)
+    assert small.shape[1:3] == (info.height // 2, info.width // 2)
 
 
 def test_without_decord_everything_still_reads(make, monkeypatch):
@@ -364,13 +430,22 @@ def test_a_clip_larger_than_memory_is_refused(make, monkeypatch):
         read_frames(make("closed.mp4"), [*range(11)])
 
 
+@pytest.mark.skipif(not os.path.isdir("/proc/self/task"), reason="threads cannot be counted here")
+def test_a_conversion_starts_no_threads(make):
+    """They would be as many as cores, for each frame; a frame keeps its own as long as it lives."""
+    frame = next(decoded(str(make("closed.mp4"))))
+    before = len(os.listdir("/proc/self/task"))
+    pyav.rgb(frame, (24, 48), UPRIGHT)
+    assert len(os.listdir("/proc/self/task")) == before
+
+
 def index_of(**changes) -> VideoIndex:
     """What the demux pass finds in a file that decord reads right, with ``changes``."""
     times = np.arange(4)
     found = VideoIndex(
         pts=times, keys=times[:1], closed_groups=True, container=MP4, codec="h264",
         video_streams=1, height=48, width=96, stored=(48, 96), orientation=UPRIGHT,
-        interlaced=False, bits=8, fps=30.0, broken=False,
+        interlaced=False, bits=8, fps=30.0, broken=False, pixel_aspect=1.0,
     )  # fmt: skip
     return replace(found, **changes)
 

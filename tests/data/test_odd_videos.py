@@ -4,6 +4,15 @@ import importlib.util
 
 import numpy as np
 import pytest
+from odd_videos import (
+    X264,
+    marked_as_key,
+    resized,
+    rewrite,
+    turning,
+    with_cover,
+    with_matrix,
+)
 from painted import HEIGHT, WIDTH, decode_all, encode, numbers, painted_frame
 
 from videohpm.data import DataConfig, VideoDataset, find_samples, scan
@@ -14,38 +23,11 @@ from videohpm.evaluate.views import EvalProtocol, read_views
 needs_decord = pytest.mark.skipif(
     importlib.util.find_spec("decord") is None, reason="decord is not installed"
 )
-X264 = {"x264-params": "keyint=12:min-keyint=12:scenecut=0:threads=1"}
 X265 = {"x265-params": "keyint=12:log-level=none:pools=none:frame-threads=1:open-gop=0"}
 X265_NO_B = {"x265-params": X265["x265-params"] + ":bframes=0"}
 
 
-def rewrite(source, target, change=None, *, more=(), options=None):
-    """The packets of ``source``, then of ``more``, as one stream; ``change(i, packet)`` first."""
-    import av
-
-    with av.open(str(target), "w", options=options or {}) as new:
-        stream, position = None, 0
-        for path in (source, *more):
-            with av.open(str(path)) as old:
-                stream = stream or new.add_stream_from_template(old.streams.video[0])
-                after = position
-                for packet in old.demux(old.streams.video[0]):
-                    if packet.size:
-                        step = packet.duration or 1
-                        packet = (change(position, packet) if change else None) or packet
-                        packet.pts += after * step
-                        packet.dts += after * step
-                        packet.stream = stream
-                        new.mux(packet)
-                        position += 1
-    return target
-
-
 # --- key frames ----------------------------------------------------------------------------------
-
-
-def marked_as_key(i, packet):
-    packet.is_keyframe = True
 
 
 LYING = {
@@ -107,21 +89,6 @@ def test_a_scan_reads_frames_by_themselves(tmp_path, monkeypatch):
 # --- size, orientation, fields, colours ----------------------------------------------------------
 
 
-def resized(path, codec, size, count=20, pix_fmt="yuv420p", options=None):
-    """A video of plain frames whose size is (height, width)."""
-    import av
-
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream(codec, rate=30, options=options or {})
-        stream.height, stream.width, stream.pix_fmt = *size, pix_fmt
-        for i in range(count):
-            pixels = np.full((*size, 3), 40 + i, np.uint8)
-            frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode(None))
-    return path
-
-
 # Headers inside the packets, as where parts of a broadcast were joined.
 IN_BAND = {"x264-params": X264["x264-params"] + ":repeat-headers=1:bframes=0"}
 CHANGES = {
@@ -151,17 +118,6 @@ def test_a_video_ends_where_its_size_changes(tmp_path, name):
         with pytest.raises(DecodeError, match="ends after 20"):
             read_frames(path, wanted)
     assert scan.check(str(path))["damaged"]
-
-
-def with_matrix(path, a, b, c, d):
-    """Writes the display matrix of an MP4 file's track: fixed point, 16 bits of fraction."""
-    data = bytearray(path.read_bytes())
-    at = data.index(b"tkhd") + 44
-    assert data[at : at + 4] == (1 << 16).to_bytes(4, "big")
-    for place, value in ((0, a), (4, b), (12, c), (16, d)):
-        data[at + place : at + place + 4] = round(value * 65536).to_bytes(4, "big", signed=True)
-    path.write_bytes(data)
-    return path
 
 
 @pytest.mark.parametrize("matrix", [
@@ -210,19 +166,6 @@ def test_interlaced_videos_are_read_by_one_reader(tmp_path, name):
     assert verify(path) == (read_video_info(path), None)
     for i in (0, 7, 19):
         assert np.array_equal(read_frames(path, [i])[0], frames[i])
-
-
-def turning(i, packet):
-    """An SEI message that the first picture is turned by 90 degrees, in front of it."""
-    import av
-
-    if i:
-        return None
-    message = bytes([6, 47, 3]) + (0x4000 << 5 | 1 << 4).to_bytes(3, "big") + b"\x80"
-    new = av.Packet(len(message).to_bytes(4, "big") + message + bytes(packet))
-    new.pts, new.dts, new.time_base = packet.pts, packet.dts, packet.time_base
-    new.is_keyframe = True
-    return new
 
 
 def test_an_orientation_that_changes_within_the_stream(tmp_path):
@@ -325,29 +268,6 @@ def test_whatever_probing_raises_too(tmp_path, monkeypatch, error):
 
 
 # --- sound with a picture ------------------------------------------------------------------------
-
-
-def with_cover(path, *, video=None):
-    """Sound with a cover picture, and the stream of ``video`` behind it where there is one."""
-    import av
-
-    with av.open(str(path), "w") as container:
-        sound = container.add_stream("aac", rate=44100)
-        cover = container.add_stream("mjpeg", rate=1)
-        cover.height, cover.width, cover.pix_fmt = 640, 640, "yuvj420p"
-        cover.disposition = av.stream.Disposition.attached_pic
-        old = av.open(str(video)) if video else None
-        stream = old and container.add_stream_from_template(old.streams.video[0])
-        frame = av.VideoFrame.from_ndarray(np.full((640, 640, 3), 90, np.uint8), format="rgb24")
-        container.mux([*cover.encode(frame), *cover.encode(None)])
-        frame = av.AudioFrame.from_ndarray(np.zeros((2, 1024), np.float32), "fltp", "stereo")
-        frame.sample_rate, frame.pts = 44100, 0
-        container.mux([*sound.encode(frame), *sound.encode(None)])
-        for packet in old.demux(old.streams.video[0]) if old else ():
-            if packet.size:
-                packet.stream = stream
-                container.mux(packet)
-    return path
 
 
 def test_sound_with_a_cover_picture_is_no_video(tmp_path):

@@ -2,6 +2,7 @@
 
 import csv
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -79,6 +80,27 @@ def test_copies_are_fast_to_read_and_keep_their_times(videos, copies):
         assert np.allclose(np.diff(times[0]), np.diff(times[1]), atol=1e-3)
 
 
+def test_copies_of_key_frames_alone(videos, tmp_path):
+    import av
+
+    run(videos, tmp_path / "out", "--group", 1, "--quality", 10)
+    rows = table(tmp_path / "out/manifest.csv")
+    assert len(rows) == 7 and {(row["reader"], row["group"]) for row in rows} == {("intra", "1")}
+    samples = find_samples(tmp_path / "out/manifest.csv")
+    for sample in samples:
+        with av.open(sample.path) as file:
+            assert all(packet.is_keyframe for packet in file.demux(video=0) if packet.size)
+        by_name = next(p for p in videos.rglob("*") if p.stem == Path(sample.path).stem)
+        read = read_frames(sample.path, [29, 0, 13], reader=sample.reader, size=sample.size)
+        right = read_frames(by_name, [29, 0, 13])
+        assert np.abs(right.astype(int).mean((1, 2)) - read.mean((1, 2))).max() < 4, by_name
+        for i in range(30):
+            one = read_frames(sample.path, [i], reader="intra", size=sample.size)
+            assert np.array_equal(one, read_frames(sample.path, [i], reader="pyav"))
+    run(tmp_path / "out/manifest.csv", tmp_path / "again", "--quality", 10)
+    assert list(table(tmp_path / "again/manifest.csv")[0]).count("group") == 1
+
+
 def test_what_cannot_be_read_is_listed_and_nothing_half_done_is_left(copies):
     (failed,) = table(copies / "failed.csv")
     assert failed["path"].endswith("bad.mp4") and failed["reason"]
@@ -113,6 +135,7 @@ def test_a_run_that_was_stopped_goes_on(videos, tmp_path, monkeypatch):
         (["--short_side", "1"], "short_side"),
         (["--quality", "99"], "quality"),
         (["--group", "many"], "group"),
+        (["--group", "0"], "group"),
     ],
 )
 def test_mistakes(videos, tmp_path, capsys, options, told):

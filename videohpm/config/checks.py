@@ -46,6 +46,14 @@ def fraction(field: str, value: Number | None, *, zero: bool = True, one: bool =
         raise ConfigError(f"{field}: {value}; give {wanted}")
 
 
+def text_path(field: str, value: str) -> None:
+    """``value`` must be UTF-8 text: libraries that write weights and logs take no other paths."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise ConfigError(f"{field}: {value!r} is no UTF-8 text; give another name") from None
+
+
 def image_size(field: str, value: object) -> None:
     """``value`` must be one number, two, or None."""
     if isinstance(value, list | tuple) and len(value) != 2:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from videohpm.config.checks import Section, choice
+from videohpm.config.checks import Section, choice, text_path
 from videohpm.config.data import KINDS, SAMPLINGS
 from videohpm.config.engine import PRECISIONS, check_device
 from videohpm.errors import ConfigError
@@ -109,6 +109,7 @@ class ProbeConfig:
         train: labelled samples to learn from: a folder of a folder per class, or a manifest.
         validation: labelled samples to test on, likewise.
         root: folder that the manifests' paths start from; their own folders if left out.
+        kind: auto (by suffix), video or image: which of the files in a folder of both.
         out: folder for the features and the result; empty: ``probe`` in the run folder.
         probes: which of linear, attentive and knn; attentive needs all tokens in memory.
         test: how a video is cut into views; what is left out is one view, cut as in training.
@@ -130,6 +131,7 @@ class ProbeConfig:
     train: str | None = None
     validation: str | None = None
     root: str | None = None
+    kind: str = "auto"
     out: str = ""
     probes: list[str] = field(default_factory=lambda: list(PROBES))
     test: ViewConfig = field(default_factory=ViewConfig)
@@ -148,6 +150,8 @@ class ProbeConfig:
         check = Section(self)
         for name in self.probes:
             choice("probes", name, PROBES)
+        check.choice("kind", KINDS)
+        text_path("out", self.out)
         if not self.probes:
             raise ConfigError(f"probes: none; give some of {', '.join(PROBES)}")
         if not self.strength or min(self.strength) <= 0:

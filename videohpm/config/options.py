@@ -10,9 +10,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from videohpm.config.checks import above_zero, at_least, choice, fraction
+from videohpm.config.checks import above_zero, at_least, choice, fraction, text_path
 from videohpm.config.convert import ReadOptions
-from videohpm.config.data import SAMPLINGS
+from videohpm.config.data import KINDS, SAMPLINGS
 from videohpm.config.engine import check_device
 from videohpm.errors import ConfigError
 
@@ -95,6 +95,7 @@ def features(
     out: str,
     root: str | None = None,
     manifest: str | None = None,
+    kind: str = "auto",
     what: str = "pooled",
     format: str = "safetensors",
     dtype: str = "float32",
@@ -113,7 +114,9 @@ def features(
         model: run folder, checkpoint or export, of any kind.
         out: folder for the features.
         root: folder of videos or images; also the base of a manifest's paths.
-        manifest: file that lists the samples; labels in it are kept, rows may have none.
+        manifest: file that lists the samples; rows may have no label. Labels are numbered as the
+            model's classes, or else are numbers themselves; index.csv also has their names.
+        kind: auto (by suffix), video or image: which of the files in a folder of both.
         what: pooled, tokens or both.
         format: safetensors or npz.
         dtype: float32 or float16.
@@ -128,6 +131,8 @@ def features(
     """
     check_features(what, dtype)
     check_shards(format, shard)
+    choice("kind", kind, KINDS)
+    text_path("out", out)
     choice("sampling", sampling, (None, *SAMPLINGS))
     sizes = {"clips": clips, "crops": crops, "stride": stride, "batch": batch}
     for name, value in sizes.items():
@@ -175,12 +180,14 @@ def export(source: str, out: str, what: str = "encoder", weights: str = "student
     """Write the weights of a run or checkpoint to a folder of their own.
 
     Args:
-        source: run folder (its newest checkpoint) or checkpoint.
-        out: folder to write: model.safetensors and config.json.
+        source: run folder (its best weights, else its newest checkpoint) or checkpoint.
+        out: folder to write: model.safetensors and config.json, which also says how pixels are
+            normalised and, of a classifier, what its classes are called.
         what: encoder alone, or all.
         weights: student or teacher (whose encoder is a moving average of the student's).
     """
     choice("what", what, ("encoder", "all"))
+    text_path("out", out)
     choice("weights", weights, ("student", "teacher"))
 
 
@@ -229,6 +236,7 @@ def transcode(
     short_side: int = 320,
     group: int = 12,
     quality: int = 20,
+    square_pixels: bool = False,
     labels: bool = False,
     workers: int = 0,
     decode_timeout: float = 600.0,
@@ -237,22 +245,25 @@ def transcode(
     """Copy the videos of a manifest or folder into OUT as small H.264 files for fast reading.
 
     A file appears under its name when it is complete, so a run that was stopped continues. Writes
-    OUT/manifest.csv (with frames, size and reader) and OUT/failed.csv (path, reason).
+    OUT/manifest.csv (with frames, size, reader and group) and OUT/failed.csv (path, reason).
 
     Args:
         manifest: manifest file, or a folder that is searched.
         out: folder to write to; files keep their relative paths, with the suffix .mp4.
         root: folder that the manifest's paths start from; by default the manifest's own.
         short_side: pixels of the shorter side; smaller videos keep their size.
-        group: frames from one key frame to the next: fewer are faster to read and larger.
+        group: frames from one key frame to the next: fewer are faster to read and larger. With 1,
+            the form for training, only the frames of a clip are decoded.
         quality: the encoder's constant rate factor: lower is better and larger.
+        square_pixels: apply the pixel aspect ratio, so that the copy has the displayed shape; by
+            default the stored pixels, as published models see them.
         labels: of a folder, take its first-level folders as labels.
         workers: reading and encoding processes; 0 takes one for each core.
         decode_timeout: longest time that reading and encoding one file may take, in seconds.
         memory: GB that one file may take (on Linux).
     """
     at_least("short_side", short_side, 2)
-    at_least("group", group, 2)
+    at_least("group", group, 1)
     if not 0 <= quality <= 51:
         raise ConfigError(f"quality: {quality}; give 0 to 51")
     at_least("workers", workers, 0)
@@ -279,7 +290,8 @@ def convert(
     """Convert a checkpoint to another layout; the source's is recognised.
 
     Args:
-        source: a checkpoint file, a folder with one, or a run folder of ours.
+        source: a checkpoint file, a folder with one, or a run folder of ours (its best weights,
+            else its newest checkpoint).
         out: a folder to make; a failure leaves nothing behind.
         to: videohpm, videomae, huggingface, timm or mae.
         what: ``all``, or ``encoder``: the encoder alone.
@@ -295,6 +307,7 @@ def convert(
             their initial values, or be left over.
     """
     choice("to", to, LAYOUTS)
+    text_path("out", out)
     choice("what", what, ("all", "encoder"))
     if Path(out).suffix in (".pth", ".pt", ".safetensors"):
         raise ConfigError(f"out: {out} is a file; give a folder, a model card is written beside")

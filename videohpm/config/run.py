@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from videohpm.config.checks import Section
+from videohpm.config.checks import Section, text_path
 from videohpm.errors import ConfigError
 
 DEFAULT_STEPS = 1000
@@ -42,6 +42,7 @@ class RunConfig:
         check = Section(self, "run")
         if not self.dir:
             raise ConfigError("run.dir: empty; name a folder")
+        text_path("run.dir", self.dir)
         if self.steps is not None and self.epochs is not None:
             raise ConfigError(
                 f"run.steps: {self.steps}, but run.epochs is {self.epochs:g}; "

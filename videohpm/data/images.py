@@ -4,7 +4,7 @@ import os
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from videohpm.data.container import DecodeError
 
@@ -44,6 +44,8 @@ def read_image_and_format(path: str | os.PathLike[str]) -> tuple[np.ndarray, str
             return pixels, (image.format or "").lower()
     except (DecodeError, MemoryError):
         raise
+    except UnidentifiedImageError:
+        raise DecodeError(path, "not readable as an image (no known format)") from None
     except Exception as error:  # of a damaged file Pillow raises nearly anything
         reason = " ".join(str(error).split()) or type(error).__name__
         raise DecodeError(path, f"not readable as an image ({reason})") from None

@@ -33,6 +33,7 @@ from videohpm.data.readers import READERS
 from videohpm.errors import UserError
 
 Labels = bool | Literal["optional"]
+ANY = "any"
 _READERS = (None, *READERS)
 _log = logging.getLogger(__name__)
 _TABLE = ("_starts", "_ends", "_labels", "_frames", "_readers", "_heights", "_widths")
@@ -92,7 +93,7 @@ class Manifest:
         label, frames = int(self._labels[index]), int(self._frames[index])
         size = int(self._heights[index]), int(self._widths[index])
         return Sample(
-            path=_as_file(os.path.join(self.base, self.name(index))),
+            path=os.path.join(self.base, self.name(index)),
             label=label if label >= 0 else None,
             frames=frames if frames > 0 else None,
             reader=_READERS[self._readers[index]],
@@ -163,9 +164,10 @@ def find_samples(
     only: class folders and labels must be those numbers. Which numbers there are is then for the
     caller to check.
 
-    ``kind`` is the sort of file, by the suffix where "auto". Raises UserError.
+    ``kind`` is the sort of file, by the suffix where "auto"; files of both sorts are refused there,
+    and kept where it is "any", for those who look at each file. Raises UserError.
     """
-    if kind not in KINDS:
+    if kind not in (*KINDS, ANY):
         raise UserError(f"data.kind: {kind!r} is not one of {', '.join(KINDS)}")
     folder = Path(root) if root is not None else None
     file = Path(manifest) if manifest is not None else None
@@ -193,7 +195,7 @@ def _from_folder(
     )
     paths = [path for path in walk(root) if os.path.splitext(path)[1].lower() in suffixes]
     if not paths:
-        what = "videos or images" if kind == "auto" else f"{kind}s"
+        what = f"{kind}s" if kind in ("video", "image") else "videos or images"
         raise UserError(
             f"data.root: no {what} under {root} (recognised by suffix, such as .mp4 or .jpg)"
         )
@@ -234,11 +236,30 @@ def walk(root: Path) -> Iterable[str]:
                 yield os.path.relpath(os.path.join(folder, name), root)
 
 
+def _are_images(paths: Sequence[str]) -> list[bool]:
+    return [os.path.splitext(path)[1].lower() in IMAGE_SUFFIXES for path in paths]
+
+
+def _of_kind(rows: dict[str, list], kind: str, where: str) -> dict[str, list]:
+    """The rows of the kind that was chosen among both; of one kind all, whatever it is called."""
+    images = _are_images(rows["path"])
+    if kind not in ("video", "image") or all(images) or not any(images):
+        return rows
+    kept = [row for row, image in enumerate(images) if image == (kind == "image")]
+    _log.warning(
+        "%s: %d of %d rows are no %ss and are left out (kind: %s)",
+        *(where, len(images) - len(kept), len(images), kind, kind),
+    )
+    return {name: [column[row] for row in kept] for name, column in rows.items()}
+
+
 def _kind_of(paths: Sequence[str], kind: str, where: str) -> str:
-    if kind != "auto":
+    if kind in ("video", "image"):
         return kind
-    images = sum(os.path.splitext(path)[1].lower() in IMAGE_SUFFIXES for path in paths)
+    images = sum(_are_images(paths))
     if 0 < images < len(paths):
+        if kind == ANY:
+            return "video"
         raise UserError(f"{where} holds images and videos; choose with kind: video or kind: image")
     return "image" if images else "video"
 
@@ -254,10 +275,11 @@ def _from_file(
     classes: list[str] | None,
     numbered: bool,
 ) -> Manifest:
-    rows = read_rows(file)
+    where = f"data.manifest: {file}"
+    rows = _of_kind(read_rows(file), kind, where)
     if labels is True and "label" not in rows:
         raise UserError(f"data.manifest: {file} has no labels; add a column named label")
-    paths, where = rows["path"], f"data.manifest: {file}"
+    paths = rows["path"]
     check_rows(where, base, rows)
     numbers = None
     if labels and "label" in rows:
@@ -277,11 +299,6 @@ def _from_file(
         classes=classes if numbers is not None else None,
         kind=_kind_of(paths, kind, where),
     )
-
-
-def _as_file(path: str) -> str:
-    """The path, written so that libraries do not take cam1:2024.mp4 for an address."""
-    return os.path.join(os.curdir, path) if ":" in path.partition(os.sep)[0] else path
 
 
 def _column(values: Sequence | None, length: int, missing: int, dtype) -> np.ndarray:

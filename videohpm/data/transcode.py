@@ -1,8 +1,9 @@
 """``videohpm data transcode``: a smaller copy of a data set for fast random access.
 
 H.264 without B-frames in short closed groups: any frame is at most one group away from a key frame,
-and every reader decodes such files alike. Sound is dropped, rotation applied; frames keep their
-number and order, so that clips cut from the copy are those of the original.
+and every reader decodes such files alike. In groups of one every frame is a key frame, and of a
+clip only its own frames are decoded. Sound is dropped, rotation applied; frames keep their number
+and order, so that clips cut from the copy are those of the original.
 """
 
 import json
@@ -11,16 +12,18 @@ from dataclasses import asdict, dataclass
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from videohpm.data.container import DecodeError, decoded_of_any_size
+from videohpm.data.container import ONE_THREAD, DecodeError, as_file, decoded_of_any_size
 from videohpm.data.decode import read_video_info
 from videohpm.data.geometry import UPRIGHT, geometry
 from videohpm.data.index import VideoIndex, video_index
 from videohpm.data.killable_pool import Failed, run_killable
 from videohpm.data.manifest_parser import VIDEO_SUFFIXES
-from videohpm.data.scan import FOUND, Progress, list_samples, write_table
+from videohpm.data.scan import FOUND, Progress, list_samples
+from videohpm.data.tables import write_table
 from videohpm.errors import UserError
 
 SETTINGS = "transcode.json"
@@ -36,6 +39,7 @@ class Recipe:
     group: int
     quality: int
     version: int = 1
+    square_pixels: bool = False
 
 
 def transcode(
@@ -45,14 +49,18 @@ def transcode(
     short_side: int = 320,
     group: int = 12,
     quality: int = 20,
+    square_pixels: bool = False,
     labels: bool = False,
     workers: int = 0,
     decode_timeout: float = 600.0,
     memory: float = 4.0,
 ) -> int:
     """``videohpm data transcode``; arguments as in :func:`videohpm.config.options.transcode`."""
-    recipe, folder = Recipe(short_side - short_side % 2, group, quality), Path(out)
-    columns, base = list_samples(Path(manifest), root, labels)
+    recipe, folder = (
+        Recipe(short_side - short_side % 2, group, quality, square_pixels=square_pixels),
+        Path(out),
+    )
+    columns, base = list_samples(Path(manifest), root, labels, "video")
     _claim(folder, recipe)
     pairs = _targets(columns["path"], base, folder)
     todo = [(source, target) for source, target in pairs.values() if not _is_done(source, target)]
@@ -67,7 +75,7 @@ def transcode(
             partial_of(target).unlink(missing_ok=True)
         progress.advance(failed=len(failed))
     progress.close()
-    _write_lists(folder, columns, pairs, failed)
+    _write_lists(folder, columns, pairs, failed, recipe)
     print(f"{folder / 'manifest.csv'}: {len(pairs) - len(failed)} of {len(pairs)} videos")
     if failed:
         print(f"{folder / 'failed.csv'}: the other {len(failed)}, with reasons")
@@ -86,7 +94,9 @@ def encode(pair: tuple[str, str], recipe: Recipe) -> None:
     index = video_index(source)
     rate = Fraction(read_video_info(source).fps or 25).limit_denominator(1001)
     count, stream, last, first = 0, None, -1, None
-    with av.open(str(partial_file), "w", format="mp4", options={"movflags": "faststart"}) as file:
+    with av.open(
+        as_file(partial_file), "w", format="mp4", options={"movflags": "faststart"}
+    ) as file:
         for frame in decoded_of_any_size(source):
             first = first or geometry(frame)
             if geometry(frame) != first:
@@ -95,7 +105,7 @@ def encode(pair: tuple[str, str], recipe: Recipe) -> None:
             if frame.pts is not None and frame.time_base is not None:
                 ticks = round(frame.pts * frame.time_base * TICKS)
             last = max(ticks, last + 1)
-            picture = fitted(frame, index, recipe.short_side)
+            picture = fitted(frame, index, recipe)
             if stream is None:
                 stream = file.add_stream("libx264", rate=rate, options=options)
                 stream.height, stream.width, stream.pix_fmt = picture.height, picture.width, PIXELS
@@ -114,16 +124,18 @@ def encode(pair: tuple[str, str], recipe: Recipe) -> None:
     partial_file.replace(target)
 
 
-def fitted(frame, index: VideoIndex, short_side: int):
+def fitted(frame, index: VideoIndex, recipe: Recipe):
     """The frame upright, no larger than asked for, with even sides, in 8-bit limited-range YUV."""
     import av
 
     if index.orientation != UPRIGHT:
-        upright = index.orientation.turn(frame.to_ndarray(format="rgb24"))
+        upright = index.orientation.turn(frame.to_ndarray(format="rgb24", **ONE_THREAD))
         frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(upright), format="rgb24")
-    scale = min(short_side / min(index.height, index.width), 1)
-    height, width = (max(round(side * scale / 2) * 2, 2) for side in (index.height, index.width))
-    return frame.reformat(width, height, PIXELS, interpolation="AREA", dst_color_range="MPEG")
+    size = index.height, index.width * (index.pixel_aspect if recipe.square_pixels else 1)
+    scale = min(recipe.short_side / min(size), 1)
+    height, width = (max(round(side * scale / 2) * 2, 2) for side in size)
+    how: dict[str, Any] = {"interpolation": "AREA", "dst_color_range": "MPEG"}
+    return frame.reformat(width, height, PIXELS, **how, **ONE_THREAD)
 
 
 def partial_of(target: str | os.PathLike) -> Path:
@@ -157,7 +169,7 @@ def _claim(folder: Path, recipe: Recipe) -> None:
             found = json.loads(note.read_text())
         except ValueError:
             found = None
-        if found != asdict(recipe):
+        if not isinstance(found, dict) or {"square_pixels": False} | found != asdict(recipe):
             raise UserError(f"{note}: made with other settings ({found}); name another folder")
         return
     folder.mkdir(parents=True, exist_ok=True)
@@ -175,10 +187,14 @@ def _is_done(source: str, target: str) -> bool:
 
 
 def _write_lists(
-    folder: Path, columns: dict[str, list], pairs: dict[str, tuple[str, str]], failed: dict
+    folder: Path,
+    columns: dict[str, list],
+    pairs: dict[str, tuple[str, str]],
+    failed: dict,
+    recipe: Recipe,
 ) -> None:
     """manifest.csv: the rows as they were, for the copies. failed.csv, or none where all went."""
-    names = [name for name in columns if name not in FOUND]
+    names = [name for name in columns if name not in (*FOUND, "group")]
     rows, found = [], {}
     for row, name in enumerate(columns["path"]):
         source, target = pairs[name]
@@ -186,11 +202,12 @@ def _write_lists(
             continue
         if name not in found:
             info = read_video_info(target)
-            found[name] = [info.frames, info.height, info.width, info.reader]
+            found[name] = [info.frames, info.height, info.width, info.reader, recipe.group]
         fields = {key: columns[key][row] for key in names}
         fields["path"] = os.path.relpath(target, folder)
         rows.append([*fields.values(), *found[name]])
-    write_table(folder / "manifest.csv", [*names, "frames", "height", "width", "reader"], rows)
+    added = ("frames", "height", "width", "reader", "group")
+    write_table(folder / "manifest.csv", [*names, *added], rows)
     if failed:
         write_table(folder / "failed.csv", ["path", "reason"], [list(x) for x in failed.items()])
     else:

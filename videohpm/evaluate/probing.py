@@ -37,9 +37,9 @@ def probe(config: ProbeConfig) -> int:
     loaded = load(config.model)
     if config.random:
         loaded.model = random_copy(loaded.model, config.seed)
-    train = _samples(config.train, config.root)
+    train = _samples(config.train, config)
     validation = _samples(
-        config.validation, config.root, classes=train.classes, numbered=train.classes is None
+        config.validation, config, classes=train.classes, numbered=train.classes is None
     )
     protocol = loaded.protocol.changed(None, {"clips": 1, "crops": 1} | config.test.given())
     for manifest in (train, validation):
@@ -154,7 +154,8 @@ def write_probe(
             print(f"  could not be read: {reason}")
 
 
-def _samples(path: str, root: str | None, **known: Any) -> Manifest:
+def _samples(path: str, config: ProbeConfig, **known: Any) -> Manifest:
+    options = {"labels": True, "kind": config.kind} | known
     if Path(path).is_dir():
-        return find_samples(path, labels=True, **known)
-    return find_samples(root, path, labels=True, **known)
+        return find_samples(path, **options)
+    return find_samples(config.root, path, **options)

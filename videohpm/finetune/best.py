@@ -10,7 +10,7 @@ from torch import nn
 
 from videohpm import checkpoint
 from videohpm.engine import TorchEngine
-from videohpm.evaluate import BEST
+from videohpm.interop.native import BEST
 
 
 def replace_best(run: Path, engine: TorchEngine, model: nn.Module, metadata: dict) -> None:

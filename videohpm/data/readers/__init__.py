@@ -12,7 +12,7 @@ from typing import Protocol
 import numpy as np
 
 from videohpm.data.index import VideoIndex
-from videohpm.data.readers import decord, pyav
+from videohpm.data.readers import decord, intra, pyav
 
 
 class Reader(Protocol):
@@ -40,7 +40,7 @@ class Reader(Protocol):
         ...
 
 
-READERS: dict[str, Reader] = {"decord": decord, "pyav": pyav}
+READERS: dict[str, Reader] = {"intra": intra, "decord": decord, "pyav": pyav}
 """By name, in the order in which they are asked: the fastest first. What a manifest's column
 ``reader`` may name."""
 FALLBACK = "pyav"

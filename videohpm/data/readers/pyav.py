@@ -11,7 +11,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from videohpm.data.container import DecodeError, best_stream, decoded, import_av, open_video
+from videohpm.data.container import (
+    ONE_THREAD,
+    DecodeError,
+    best_stream,
+    decoded,
+    import_av,
+    open_video,
+)
 from videohpm.data.geometry import Orientation, geometry
 from videohpm.data.index import VideoIndex, video_index
 
@@ -106,10 +113,10 @@ def _first_frames(path: str, positions: list[int]) -> Iterator[VideoFrame]:
     raise DecodeError(path, f"frame {positions[-1]} asked for; decoding ends after {position + 1}")
 
 
-def _rgb(frame: VideoFrame, size: tuple[int, int], turn: Orientation) -> np.ndarray:
-    """(H, W, 3) of ``size``, upright."""
+def rgb(frame: VideoFrame, size: tuple[int, int], turn: Orientation) -> np.ndarray:
+    """A frame as uint8 (H, W, 3) of ``size``, upright."""
     height, width = size[::-1] if turn.transpose else size
-    return turn.turn(frame.to_ndarray(format="rgb24", width=width, height=height))
+    return turn.turn(frame.to_ndarray(format="rgb24", width=width, height=height, **ONE_THREAD))
 
 
 def _stack(index: VideoIndex, size: tuple[int, int], frames: Iterable[VideoFrame]) -> np.ndarray:
@@ -118,5 +125,5 @@ def _stack(index: VideoIndex, size: tuple[int, int], frames: Iterable[VideoFrame
     for frame in frames:
         if geometry(frame) != (*index.stored, index.orientation):
             raise _StampsLie
-        pixels.append(_rgb(frame, size, index.orientation))
+        pixels.append(rgb(frame, size, index.orientation))
     return np.stack(pixels)
