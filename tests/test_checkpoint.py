@@ -23,6 +23,7 @@ from videohpm.engine import EngineConfig, TorchEngine
 from videohpm.errors import RunError, UserError
 from videohpm.hpm import LossTeacher
 from videohpm.models import MaskedAutoencoder
+from videohpm.report.runs import load_run
 
 SIZES = {
     "arch": "vit_tiny", "frames": 2, "image_size": 16, "patch": 8, "dim": 8, "depth": 1, "heads": 1,
@@ -113,6 +114,50 @@ def test_the_newest_are_kept(run):
     assert sorted(os.listdir(folder / "checkpoints")) == [
         f"step_{step:08d}" for step in (3, 4, 5)
     ]  # fmt: skip
+
+
+def stray(folder) -> dict:
+    """What people leave in a folder of checkpoints; returns all files with what they hold."""
+    inside = folder / "checkpoints"
+    copied = ["step_best", "step_00000002_good", "step_00000002.bak", "step_2", ".removed_best"]
+    for name in copied:
+        shutil.copytree(inside / "step_00000002", inside / name)
+    os.symlink("step_00000002", inside / "step_00000099")
+    os.symlink("step_00000002", inside / ".partial_00000098")
+    for name in ("step_00000097", "step_00000002.tar", "notes.txt", ".partial_", "step_"):
+        (inside / name).write_text("mine")
+    (inside / "step_00000002" / "results.txt").write_text("mine")
+    found = [path for name in copied for path in (inside / name).iterdir()]
+    found += [path for path in inside.iterdir() if path.is_file()]
+    found += [inside / "step_00000002" / "results.txt", inside / "step_00000099" / "state.json"]
+    return {path: path.read_bytes() for path in found}
+
+
+def test_what_the_run_did_not_write_is_neither_counted_nor_removed(run):
+    old, folder = run
+    mine = stray(folder)
+    checkpoint.tidy(folder)
+    assert checkpoint.latest(folder).name == "step_00000002"
+    assert checkpoint.to_resume(folder, "auto").name == "step_00000002"
+    for step in (3, 4, 5):
+        old.save(folder, step, keep=2)
+    left = [path.name for path in checkpoint.checkpoints(folder)]
+    assert left == ["step_00000002", "step_00000004", "step_00000005"]  # the first holds a note
+    assert {path: path.read_bytes() for path in mine} == mine
+    old.save(folder, 97)  # a file has this name
+    assert checkpoint.latest(folder).name == "step_00000097"
+    assert (folder / "checkpoints" / "step_00000097_replaced").read_text() == "mine"
+
+
+def test_a_copy_that_somebody_made_does_not_decide_what_a_report_shows(run):
+    _, folder = run
+    newest = folder / "checkpoints" / "step_00000002" / "state.json"
+    newest.write_text(json.dumps({"step": 2, "steps": 5, "samples": 3, "ema_modules": []}))
+    copy = folder / "checkpoints" / "step_best"
+    copy.mkdir()
+    (copy / "state.json").write_text(json.dumps({"steps": 77, "samples": 99}))
+    shown = load_run(folder, "run")
+    assert (shown.total_steps, shown.samples) == (5, 3)
 
 
 class Crash(BaseException):

@@ -236,9 +236,10 @@ def _bad_files(run: Run) -> None:
 
 def _progress(run: Run) -> None:
     """Samples and total steps, from the newest checkpoint or else the settings."""
-    states = sorted(run.folder.glob("checkpoints/step_*/state.json"))
-    if states:
-        name = states[-1].relative_to(run.folder).as_posix()
+    names = [file.parent.name for file in run.folder.glob("checkpoints/step_*/state.json")]
+    steps = [name for name in names if re.fullmatch(r"step_[0-9]{8,18}", name)]
+    if steps:
+        name = f"checkpoints/{max(steps, key=lambda name: int(name[5:]))}/state.json"
         state = _structure(run, name, "the number of samples is not known")
         if isinstance(state, dict):
             steps, samples = number(state.get("steps")), number(state.get("samples"))
