@@ -9,6 +9,10 @@ class UserError(Exception):
     """
 
 
+class DamagedError(UserError):
+    """A file that does not hold what was written to it."""
+
+
 class ConfigError(UserError, ValueError):
     """A field of a configuration whose value cannot be used.
 

@@ -8,6 +8,7 @@ a teacher. A checkpoint adds what a run needs to go on.
 weights        a model out and in, the teacher, ``videohpm export``
 runs           a checkpoint of a run, written and read by any number of ranks
 folders        how checkpoint folders appear and go in one move
+checksums      what tells that a file holds what was written to it
 stream         safetensors files written tensor by tensor
 ============== ==============================================================================
 """

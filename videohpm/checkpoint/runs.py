@@ -26,10 +26,10 @@ from pathlib import Path
 from typing import Protocol
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from videohpm.checkpoint import folders
+from videohpm.checkpoint.checksums import TensorReader, is_finite
 from videohpm.checkpoint.stream import TensorFile
 from videohpm.checkpoint.weights import load_into, write_metadata
 from videohpm.compat import RENAMED_STATE, upgrade_names
@@ -122,16 +122,16 @@ def restore(folder: Path, model: nn.Module, ema_modules: Mapping[str, nn.Module]
 
 def restore_moments(saved: Saved, engine: Engine) -> None:
     """Restore the optimiser's state. Raises UserError when the checkpoint is damaged."""
-    file = saved.folder / "optimizer.safetensors"
+    reader = TensorReader(saved.folder / "optimizer.safetensors")
     engine.init_optimizer_state(saved.state["updates"])
     engine.skipped = saved.state["skipped"]
-    try:
-        with safe_open(file, "pt") as tensors:
-            for name, parameter in _trained(engine.model):
-                for moment in engine.moments:
-                    engine.set_moment(parameter, moment, tensors.get_tensor(f"{moment}/{name}"))
-    except (OSError, SafetensorError, RuntimeError) as error:
-        raise UserError(f"{file}: damaged, or of another model ({error})") from error
+    for name, parameter in _trained(engine.model):
+        for moment in engine.moments:
+            value = reader.get(f"{moment}/{name}")
+            if value.shape != engine.full_shape(parameter) or value.dtype != torch.float32:
+                found = f"{moment}/{name} {list(value.shape)} of {value.dtype}"
+                raise UserError(f"{reader.path}: does not fit the model: {found}")
+            engine.set_moment(parameter, moment, value)
 
 
 def to_resume(run: Path, resume: str) -> Path | None:
@@ -181,7 +181,7 @@ class _Writer:
     def add(self, file: str, name: str, tensor: Tensor) -> None:
         if self.error or self.not_finite:
             return
-        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+        if not is_finite(tensor):
             self.not_finite = f"{name} in {file}"
             return
         try:
@@ -206,7 +206,7 @@ class _Writer:
         """Clear away what was written, and raise what happened and which checkpoint is left."""
         for file in self.files.values():
             with suppress(OSError):  # what could not be written is still in its buffer
-                file.file.close()
+                file.abandon()
         with suppress(OSError):  # then the next start does it
             folders.tidy(self.run)
         newest = folders.latest(self.run)
