@@ -264,7 +264,8 @@ def test_nothing_in_a_checkpoint_is_pickled(run):
 def test_which_checkpoint_is_meant(run, tmp_path):
     _, folder = run
     assert checkpoint.to_resume(folder, "auto").name == "step_00000002"
-    assert checkpoint.to_resume(folder, "elsewhere/step").name == "step"
+    with pytest.raises(UserError, match=r"run\.resume: elsewhere/step cannot be used \("):
+        checkpoint.to_resume(folder, "elsewhere/step")
     assert checkpoint.to_resume(tmp_path / "new", "auto") is None
     assert checkpoint.to_resume(tmp_path / "new", "never") is None
     with pytest.raises(UserError, match=r"run\.resume: never"):

@@ -136,6 +136,23 @@ def test_killed_twenty_times_a_run_gives_the_same_losses_bit_for_bit(start, whol
         assert here.read_bytes() == there.read_bytes(), file
 
 
+def test_a_damaged_newest_checkpoint_is_passed_over_by_all_ranks(start, whole, tmp_path):
+    folder = tmp_path / "run"
+    job = start(folder)
+    wait_until(lambda: len(checkpoint.checkpoints(folder)) == 2, job)
+    job.kill()
+    job.wait()
+    older, newest = checkpoint.checkpoints(folder)[-2:]
+    with (newest / "optimizer.safetensors").open("r+b") as file:
+        file.seek(-5, os.SEEK_END)
+        file.write(b"\x99")
+    again = start(folder)
+    assert again.wait() == [0, 0], again.said()
+    (line,) = re.findall(r".*is damaged.*", again.said())
+    assert f"kept as {newest.name}_damaged; going on from {older}; 3 steps" in line
+    assert losses(folder) == losses(whole)
+
+
 @pytest.mark.parametrize(
     ("number", "ranks"),
     [(signal.SIGTERM, slice(None)), (signal.SIGUSR1, slice(1, 2))],

@@ -13,7 +13,7 @@ import yaml
 from torch import Tensor, nn
 
 from videohpm import checkpoint
-from videohpm.config import RunConfig, as_plain
+from videohpm.config import as_plain
 from videohpm.data import (
     BadFileTracker,
     Batch,
@@ -57,7 +57,7 @@ class TrainingRun(ABC):
         self.ema_modules = ema_modules
         self.steps_per_epoch = len(data) / config.optim.global_batch_size
         self.steps = config.run.total_steps(self.steps_per_epoch)
-        saved = restore(config.run, len(data), model, self._averages())
+        saved = restore(config, len(data), model, self._averages())
         self.engine = make_engine(model, config.engine, config.optim)
         for module in ema_modules.values():
             self.engine.attach_ema(module)
@@ -101,7 +101,7 @@ class TrainingRun(ABC):
             write_settings(config)
         loader = training_batches(self.data, config, engine, self.done, self.steps)
         files = BadFileTracker(len(self.data), config.data.max_bad_fraction)
-        recent = RecentLosses(self.data.manifest)
+        recent = RecentLosses(self.data.manifest, config)
         watch = Stopwatch(config.optim.global_batch_size * config.data.repeats)
         logged = LoggedRun(self.folder, self.steps, self.done)
         with Tracker(make_loggers(logged) if first else []) as tracker, StopRequest() as request:
@@ -158,7 +158,7 @@ class TrainingRun(ABC):
 
 
 def restore(
-    run: RunConfig, samples: int, model: nn.Module, ema_modules: dict[str, nn.Module]
+    config: Any, samples: int, model: nn.Module, ema_modules: dict[str, nn.Module]
 ) -> checkpoint.Saved | None:
     """Load the weights of the checkpoint that run.resume means, where there is one.
 
@@ -168,23 +168,44 @@ def restore(
 
     Raises UserError where run.dir cannot be written to, too.
     """
-    failure = None
-    if distributed.rank() == 0:
-        try:
-            checkpoint.check_writable(Path(run.dir), "run.dir")
-            checkpoint.tidy(Path(run.dir))
-        except UserError as error:
-            failure = error
-    distributed.raise_on_all_ranks(failure)  # and wait until that is done
-    folder = checkpoint.to_resume(Path(run.dir), run.resume)
-    saved = None if folder is None else checkpoint.restore(folder, model, ema_modules)
-    distributed.assert_equal_across_ranks("run.dir: steps done", saved.step if saved else 0)
+    folder = choose_checkpoint(config)
+    saved = failure = None
+    try:
+        if folder is not None:
+            if not folder.is_dir():
+                raise UserError(
+                    f"run.dir: {folder} is not there on rank {distributed.rank()}; all machines "
+                    "must see the same run.dir and data.root"
+                )
+            saved = checkpoint.restore(folder, model, ema_modules)
+    except UserError as error:
+        failure = error
+    distributed.raise_on_all_ranks(failure)
     if saved and saved.state["samples"] != samples:
         raise UserError(
             f"data.root: {samples} samples, but {folder} was trained on "
             f"{saved.state['samples']}; a run goes on only with the data it began with"
         )
     return saved
+
+
+def choose_checkpoint(config: Any) -> Path | None:
+    """The checkpoint to go on from, as rank 0 finds it: the same on every rank.
+
+    UserError on every rank where there is none that can be used.
+    """
+    choice = failure = None
+    if distributed.rank() == 0:
+        run = Path(config.run.dir)
+        try:
+            checkpoint.check_writable(run, "run.dir")
+            checkpoint.tidy(run)
+            choice = checkpoint.to_resume(run, config.run.resume, as_plain(config))
+        except UserError as error:
+            failure = error
+    distributed.raise_on_all_ranks(failure)  # and wait until that is done
+    choice = distributed.from_first_rank(None if choice is None else str(choice))
+    return None if choice is None else Path(choice)
 
 
 def training_batches(
@@ -260,8 +281,8 @@ class RecentLosses:
     They are read only when something is logged or saved, so that steps do not wait for the device.
     """
 
-    def __init__(self, manifest: Manifest):
-        self.manifest = manifest
+    def __init__(self, manifest: Manifest, config: Any):
+        self.manifest, self.config = manifest, config
         self.kept: list[tuple[int, Tensor, list[Tensor]]] = []
 
     def add(self, step: int, loss: Tensor, batches: list[Batch]) -> None:
@@ -271,7 +292,13 @@ class RecentLosses:
     def check(self) -> None:
         """RunError on every rank, naming the step and its samples, where a loss is not finite."""
         failures = [self._failure(*kept) for kept in self.kept if not torch.isfinite(kept[1])]
-        distributed.raise_on_all_ranks(failures[0] if failures else None)
+        try:
+            distributed.raise_on_all_ranks(failures[0] if failures else None)
+        except RunError as error:
+            if distributed.rank() == 0:
+                folder = Path(self.config.run.dir)
+                checkpoint.note_not_finite(folder, as_plain(self.config), str(error))
+            raise
         self.kept.clear()
 
     def _failure(self, step: int, loss: Tensor, indices: list[Tensor]) -> RunError:

@@ -11,6 +11,7 @@ from torch import nn
 
 from videohpm.checkpoint import checksums
 from videohpm.checkpoint.folders import latest
+from videohpm.checkpoint.soundness import name_another
 from videohpm.compat import RENAMED_MODEL_ARGUMENTS, upgrade_names
 from videohpm.config import options
 from videohpm.config.architecture import (
@@ -21,7 +22,7 @@ from videohpm.config.architecture import (
     mae_config,
 )
 from videohpm.config.plain import as_plain, from_plain
-from videohpm.errors import UserError
+from videohpm.errors import DamagedError, UserError
 from videohpm.hpm import LossTeacher
 from videohpm.models import MaskedAutoencoder, VideoViT
 from videohpm.models.build import CONFIGS, Model, build_model, encoder_in
@@ -68,7 +69,7 @@ def load_model(path: str | PathLike[str]) -> Model:
         model = build_model(read_config(metadata))
     except (TypeError, ValueError) as error:
         raise UserError(f"{folder}/config.json: describes no model ({error})") from None
-    load_into(model, folder / "model.safetensors")
+    _load_from(folder, model, "model.safetensors")
     return model.eval()
 
 
@@ -84,7 +85,7 @@ def load_teacher(path: str | PathLike[str]) -> LossTeacher:
         teacher = LossTeacher(MaskedAutoencoder(config), settings["steps"], settings["read"])
     except (TypeError, ValueError, KeyError) as error:
         raise UserError(f"{folder}/config.json: describes no teacher ({error})") from None
-    load_into(teacher.model, folder / "teacher.safetensors")
+    _load_from(folder, teacher.model, "teacher.safetensors")
     return teacher
 
 
@@ -171,6 +172,14 @@ def _save_tensors(model: nn.Module, file: Path) -> None:
     tensors = {name: value.detach().cpu().contiguous() for name, value in state}
     sums = {name: checksums.checksum(name, tensor) for name, tensor in tensors.items()}
     save_file(tensors, file, checksums.metadata(sums))
+
+
+def _load_from(folder: Path, model: nn.Module, file: str) -> None:
+    """As :func:`load_into`; where it is damaged, a sound checkpoint of the same run is named."""
+    try:
+        load_into(model, folder / file)
+    except DamagedError as error:
+        raise DamagedError(f"{error}{name_another(folder)}") from None
 
 
 def load_into(model: nn.Module, file: Path) -> None:

@@ -118,6 +118,15 @@ def raise_on_all_ranks(error: Exception | None) -> None:
     raise UserError(text) if kind == "user" else RunError(text)
 
 
+def from_first_rank(text: str | None) -> str | None:
+    """The ``text`` of rank 0, on every rank. Every rank must call it."""
+    if world_size() == 1:
+        return text
+    texts = [text]
+    dist.broadcast_object_list(texts, src=0, group=_Group.control_group)
+    return texts[0]
+
+
 def assert_equal_across_ranks(name: str, value: int) -> None:
     """UserError where ranks have different values of what must be equal, such as the first step."""
     if world_size() == 1:

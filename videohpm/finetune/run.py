@@ -12,9 +12,10 @@ from videohpm.config import FinetuneConfig
 from videohpm.config.dataset_info import read_dataset_info
 from videohpm.data import Batch, Manifest, find_samples, normalise
 from videohpm.engine import TorchEngine, distributed, process_group, seed_step
+from videohpm.errors import UserError
 from videohpm.finetune.augment import check_policy
 from videohpm.finetune.average import WeightAverage
-from videohpm.finetune.best import replace_best
+from videohpm.finetune.best import best_is_lost, replace_best
 from videohpm.finetune.clips import final_protocol, training_clips, validation_samples
 from videohpm.finetune.labels import check_flip
 from videohpm.finetune.start import start_classifier
@@ -92,6 +93,8 @@ class Finetuning(TrainingRun):
         if self.validation is not None:
             self.evaluate_every = config.validation.period(self.steps_per_epoch)
         self.best: dict = self.restored.get("best", {})
+        if self.best and best_is_lost(self.folder):
+            self.best = {}
         self.processes = evaluate.init_eval_processes(self.engine.device)
 
     def train(self, batches: list[Batch], step: int) -> dict[str, Tensor]:
@@ -131,6 +134,11 @@ class Finetuning(TrainingRun):
         """Test on all views of each validation video, and write the result."""
         assert self.validation is not None, "there is nothing to test on"
         which, best_step = self.config.test_weights, self.best.get("step")
+        if which == "best" and not self.best:
+            raise UserError(
+                f"test_weights: best, but the best weights of {self.folder} are lost; give "
+                "--test_weights last"
+            )
         if which == "best":
             model = checkpoint.load_model(self.folder / evaluate.BEST).to(self.engine.device)
             folder = self.folder / evaluate.BEST
