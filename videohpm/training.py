@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from abc import ABC, abstractmethod
 from itertools import islice
 from pathlib import Path
@@ -19,14 +18,18 @@ from videohpm.data import (
     Batch,
     ClipDataset,
     GlobalBatchSampler,
+    append_bad_files,
     collate,
     make_loader,
+    replace_bad_files,
 )
 from videohpm.data.loader import Loader
 from videohpm.data.manifest import Manifest
 from videohpm.engine import StopRequest, TorchEngine, distributed, make_engine, seed_step
 from videohpm.errors import Preempted, RunError, UserError
 from videohpm.tracking import LoggedRun, Stopwatch, Tracker, describe_machine, make_loggers
+
+BAD_FILES = "bad_files.jsonl"
 
 
 class TrainingRun(ABC):
@@ -65,6 +68,9 @@ class TrainingRun(ABC):
             checkpoint.restore_moments(saved, self.engine)
         self.done = 0 if saved is None else saved.step
         self.restored: dict = {} if saved is None else saved.state
+        self.bad_files = BadFileTracker(len(data), config.data.max_bad_fraction)
+        if "bad_files" in self.restored:
+            self.bad_files.restore(self.restored["bad_files"])
 
     @abstractmethod
     def train(self, batches: list[Batch], step: int) -> dict[str, Tensor]:
@@ -87,7 +93,8 @@ class TrainingRun(ABC):
 
     def state(self) -> dict:
         """Plain values that a checkpoint keeps, besides the step and the configuration."""
-        return {"steps": self.steps, "samples": len(self.data)}
+        bad_files = self.bad_files.state()
+        return {"steps": self.steps, "samples": len(self.data), "bad_files": bad_files}
 
     def description(self) -> dict:
         """Plain values that config.json of a checkpoint holds beside the model's."""
@@ -99,8 +106,9 @@ class TrainingRun(ABC):
         self.folder.mkdir(parents=True, exist_ok=True)
         if first:
             write_settings(config)
+            if self.done == 0 or "bad_files" in self.restored:
+                replace_bad_files(self.folder / BAD_FILES, self.bad_files.files.values())
         loader = training_batches(self.data, config, engine, self.done, self.steps)
-        files = BadFileTracker(len(self.data), config.data.max_bad_fraction)
         recent = RecentLosses(self.data.manifest, config)
         watch = Stopwatch(config.optim.global_batch_size * config.data.repeats)
         logged = LoggedRun(self.folder, self.steps, self.done)
@@ -109,7 +117,7 @@ class TrainingRun(ABC):
             while self.done < self.steps:
                 with watch.waiting():
                     micro_batches = list(islice(batches, config.engine.grad_accum_steps))
-                record_bad_files(self.folder, files, micro_batches)
+                self._note_bad_files(micro_batches)
                 seed_step(config.run.seed, self.done + 1, engine.rank)
                 step = self.done - engine.skipped
                 metrics = self.train(micro_batches, step)
@@ -119,7 +127,7 @@ class TrainingRun(ABC):
                 if self._due(config.run.log_every):
                     recent.check()
                     means = distributed.all_reduce_mean(metrics | watch.lap())
-                    faults = reading_faults(files, loader)
+                    faults = self._reading_faults(loader)
                     tracker.log(self.done, means | self._metrics(step) | faults)
                 if self.evaluate_every is not None and self._due(self.evaluate_every):
                     recent.check()
@@ -136,6 +144,7 @@ class TrainingRun(ABC):
     def save(self) -> None:
         """Write a checkpoint of the steps done so far; RunError on every rank where it fails."""
         failure = None
+        self._share_bad_files()
         state = self.state() | {"config": as_plain(self.config)}
         arguments = self.folder, self.done, self.engine, self._averages(), state
         try:
@@ -143,6 +152,30 @@ class TrainingRun(ABC):
         except RunError as error:
             failure = error
         distributed.raise_on_all_ranks(failure)
+
+    def _note_bad_files(self, batches: list[Batch]) -> None:
+        """Count batches; one process names their bad files at once, several when they share."""
+        new = [file for batch in batches for file in self.bad_files.update(batch)]
+        if self.engine.rank == 0:
+            append_bad_files(self.folder / BAD_FILES, new)
+        if self.engine.world == 1:
+            self.bad_files.check()
+
+    def _share_bad_files(self) -> None:
+        """Let every rank know what all have met: one writes, and all stop where they are many."""
+        found = distributed.all_gather(self.bad_files.unshared)
+        seen = distributed.all_reduce_any(self.bad_files.seen_flags)
+        new = self.bad_files.merge(seen, [file for part in found for file in part])
+        if self.engine.rank == 0:
+            append_bad_files(self.folder / BAD_FILES, new)
+        self.bad_files.check()
+
+    def _reading_faults(self, loader: Loader) -> dict[str, float | None]:
+        """Metrics over all ranks: files found unreadable, and, if any, readers that died."""
+        self._share_bad_files()
+        deaths = distributed.all_reduce_sum(loader.deaths)
+        found: dict[str, float | None] = {"bad_files": self.bad_files.bad}
+        return found | ({"reader_deaths": deaths} if deaths else {})
 
     def _averages(self) -> dict[str, nn.Module]:
         return {name: module.get_submodule("model") for name, module in self.ema_modules.items()}
@@ -241,22 +274,6 @@ def write_settings(config: Any) -> None:
     text = yaml.safe_dump(as_plain(config), sort_keys=False)
     (folder / "config.yaml").write_text(text)
     describe_machine(folder / "environment.json")
-
-
-def reading_faults(files: BadFileTracker, loader: Loader) -> dict[str, float | None]:
-    """Metrics over all ranks: files found unreadable, and, if any, readers that died."""
-    found = {"bad_files": int(distributed.all_reduce_any(files.bad_files).sum())}
-    deaths = distributed.all_reduce_sum(loader.deaths)
-    return {**found, "reader_deaths": deaths} if deaths else {**found}
-
-
-def record_bad_files(folder: Path, files: BadFileTracker, batches: list[Batch]) -> None:
-    """Write new unreadable files to bad_files.jsonl; UserError where they are too many."""
-    for batch in batches:
-        for bad in files.update(batch):
-            line = json.dumps({"path": bad.path, "reason": bad.reason}) + "\n"
-            with (folder / "bad_files.jsonl").open("a") as file:
-                file.write(line)
 
 
 def asked_to_stop(folder: Path, done: int, steps: int) -> Preempted:

@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import resource
+import shutil
 import signal
 import sys
 from dataclasses import replace
@@ -247,6 +248,37 @@ def test_a_decoder_that_crashes_on_a_clip_of_the_pictures_does_not_end_the_run(
     assert list((tmp_path / "run/pictures").glob("*.png"))
     named = (tmp_path / "run/bad_files.jsonl").read_text().splitlines()
     assert [Path(json.loads(line)["path"]).name for line in named] == ["3.mp4"]
+
+
+@pytest.mark.parametrize("after", [1, 3], ids=["before a checkpoint", "after one"])
+def test_a_resumed_run_names_no_bad_file_twice_and_counts_on(tmp_path, folder, after, caplog):
+    root = tmp_path / "videos"
+    shutil.copytree(folder, root)
+    for name in ("2.mp4", "5.mp4"):
+        (root / name).write_bytes(b"no video")
+    config = settings(root, tmp_path / "run", 5, workers=0, max_bad_fraction=0.25)
+    config = replace(config, run=replace(config.run, save_every=2))
+
+    class Interrupted(Pretraining):
+        def train(self, batches, step):
+            if step == after:
+                raise KeyboardInterrupt
+            return super().train(batches, step)
+
+    with pytest.raises(KeyboardInterrupt):
+        Interrupted(config).run()
+    (root / "7.mp4").write_bytes(b"no video any more")
+    with pytest.raises(UserError, match=r"max_bad_fraction: 3 of 8"):
+        pretrain(config)
+    (root / "7.mp4").write_bytes((root / "1.mp4").read_bytes())
+    run = tmp_path / "run"
+    if after == 1:
+        shutil.rmtree(run / "checkpoints", ignore_errors=True)
+    pretrain(config)
+    named = [json.loads(line)["path"] for line in (run / "bad_files.jsonl").open()]
+    assert sorted(Path(path).name for path in named) == ["2.mp4", "5.mp4"]
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").open()]
+    assert [row["bad_files"] for row in rows] == [2] * 5
 
 
 def fill(folder, good_files, copies):

@@ -127,6 +127,14 @@ def from_first_rank(text: str | None) -> str | None:
     return texts[0]
 
 
+def all_gather(values: list) -> list[list]:
+    """The lists of all ranks, rank by rank, of plain values. Every rank must call it."""
+    gathered: list[Any] = [values] * world_size()
+    if world_size() > 1:
+        dist.all_gather_object(gathered, values, group=_Group.control_group)
+    return gathered
+
+
 def assert_equal_across_ranks(name: str, value: int) -> None:
     """UserError where ranks have different values of what must be equal, such as the first step."""
     if world_size() == 1:
