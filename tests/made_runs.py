@@ -36,7 +36,7 @@ class Run:
 
     def save(self, folder, step, keep=2):
         ema_modules = {"teacher": self.teacher.model}
-        state = {"samples": 3, "config": {"run": {"resume": self.wish}}}
+        state = {"samples": 3, "config": {"run": {"resume": self.wish}, "data": {}}}
         description = {"teacher": self.teacher.config}
         checkpoint.save(folder, step, self.engine, ema_modules, state, keep, description)
 

@@ -86,7 +86,7 @@ def test_the_quick_answers_would_be_seen_to_be_slow():
 
 @pytest.mark.parametrize("name", [name for name in cli.COMMANDS if name != "data prepare"])
 def test_the_declared_options_are_those_of_the_function(name):
-    declared, target, _ = cli.COMMANDS[name]
+    declared, target = cli.COMMANDS[name][:2]
     function = inspect.signature(cli._target(target)).parameters
     if is_dataclass(declared):
         hints = get_type_hints(cli._target(target))

@@ -234,5 +234,5 @@ def test_weights_that_are_not_finite_are_remembered_too(run):
     for _ in range(2):
         with pytest.raises(RunError, match="mask_token"):
             old.save(folder, 3)
-    config = {"run": {"resume": old.wish}}
+    config = {"run": {"resume": old.wish}, "data": {}}
     assert checkpoint.to_resume(folder, "auto", config).name == "step_00000001"

@@ -11,6 +11,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import inspect
+import io
 import os
 import re
 import sys
@@ -30,7 +31,7 @@ from jsonargparse import (
 from videohpm import config
 from videohpm.compat import RENAMED_FIELDS
 from videohpm.config import options
-from videohpm.errors import Preempted, RunError, UserError
+from videohpm.errors import Preempted, RunError, UserError, printable
 
 
 class Command(NamedTuple):
@@ -42,6 +43,9 @@ class Command(NamedTuple):
     target: str
     """module:function that does the work, given the config, or the same arguments."""
     summary: str
+    init_defaults: str = ""
+    """module:function of the config's section ``model`` that gives the defaults that follow from
+    the weights in its ``init``."""
 
 
 COMMANDS = {
@@ -66,6 +70,7 @@ COMMANDS = {
         config.FinetuneConfig,
         "videohpm.finetune:finetune",
         "train a classifier that starts from an encoder",
+        "videohpm.finetune.start:init_defaults",
     ),
     "evaluate": Command(
         config.EvaluateConfig,
@@ -88,7 +93,7 @@ COMMANDS = {
         "the most probable classes of videos",
     ),
     "export": Command(
-        options.export, "videohpm.checkpoint:export", "weights of a run, for use elsewhere"
+        options.export, "videohpm.interop:export", "weights of a run, for use elsewhere"
     ),
     "data prepare": Command(
         options.prepare, "videohpm.prepare:prepare", "manifests from official annotations"
@@ -116,6 +121,9 @@ def main(arguments: list[str] | None = None) -> int:
     0, 1 (the run failed), 2 (wrong input) or 75 (stopped by a signal: start it again).
     """
     arguments = sys.argv[1:] if arguments is None else arguments
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # names of files may hold what it cannot encode
+            stream.reconfigure(errors="backslashreplace")
     if not arguments or arguments[0] in ("-h", "--help"):
         print(_overview())
         return 0 if arguments else 2
@@ -162,12 +170,13 @@ def parser_of(name: str) -> ArgumentParser:
 
 
 def _run(name: str, arguments: list[str]) -> int:
-    declared, target, _ = COMMANDS[name]
+    command = COMMANDS[name]
+    declared, target = command.options, command.target
     if any(p.kind is p.VAR_POSITIONAL for p in inspect.signature(declared).parameters.values()):
         return _target(target)(*arguments)  # a script of its own parses them
     parser = parser_of(name)
     try:
-        values = vars(parser.instantiate(_parse(parser, declared, arguments)))
+        values = vars(parser.instantiate(_parse(parser, command, arguments)))
         values.pop("config", None)
         checked = declared(**values)
     except ArgumentError as error:
@@ -178,14 +187,19 @@ def _run(name: str, arguments: list[str]) -> int:
     return result if isinstance(result, int) else 0
 
 
-def _parse(parser: ArgumentParser, declared: Callable, arguments: list[str]) -> Namespace:
-    """What is typed, over what config files say, over what the data set they name decides."""
+def _parse(parser: ArgumentParser, command: Command, arguments: list[str]) -> Namespace:
+    """What is typed, over what config files say, over what follows from the weights they start
+    from and from the data set they name."""
     # --print_config prints while it is parsed: not before the defaults are known.
     silent = [argument for argument in arguments if not argument.startswith("--print_config")]
     parsed = parser.parse_args(silent)
-    defaults = getattr(declared, "dataset_defaults", None)
-    if defaults is not None and parsed.dataset:
-        parser.set_defaults(defaults(parsed.dataset))
+    of_dataset, defaults = getattr(command.options, "dataset_defaults", None), {}
+    if of_dataset is not None and parsed.dataset:
+        defaults |= of_dataset(parsed.dataset)
+    if command.init_defaults and parsed.model.init:
+        defaults |= _target(command.init_defaults)(parsed.model)
+    if defaults:
+        parser.set_defaults(defaults)
     elif silent == arguments:
         return parsed
     return parser.parse_args(arguments)
@@ -253,4 +267,4 @@ def _nearest(name: str, known) -> str:
 
 
 def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
+    return printable(" ".join(str(error).split()))

@@ -1,4 +1,7 @@
-"""The exceptions that end a command with one line instead of a traceback; below every module."""
+"""The exceptions that end a command with one line instead of a traceback; below every module.
+
+And how names stand in such lines.
+"""
 
 
 class UserError(Exception):
@@ -36,3 +39,14 @@ class Preempted(BaseException):
     The message is one line. The command line prints it and exits with code 75, EX_TEMPFAIL: start
     the same command again.
     """
+
+
+def printable(text: str) -> str:
+    r"""``text`` on one line: line breaks, control characters and bytes that are no text as escapes.
+
+    >>> printable("a\nb\udcff.mp4")
+    'a\\nb\\udcff.mp4'
+    """
+    return "".join(
+        char if char.isprintable() else char.encode("unicode_escape").decode() for char in text
+    )

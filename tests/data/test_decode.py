@@ -370,7 +370,7 @@ def index_of(**changes) -> VideoIndex:
     found = VideoIndex(
         pts=times, keys=times[:1], closed_groups=True, container=MP4, codec="h264",
         video_streams=1, height=48, width=96, stored=(48, 96), orientation=UPRIGHT,
-        interlaced=False, bits=8, fps=30.0, broken=False,
+        interlaced=False, bits=8, fps=30.0, broken=False, pixel_aspect=1.0,
     )  # fmt: skip
     return replace(found, **changes)
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from videohpm.data import scan as scanning
+from videohpm.data import tables
 from videohpm.data.manifest import Manifest, Sample, find_samples
 from videohpm.errors import UserError
 
@@ -211,24 +211,32 @@ def test_a_second_label_is_not_taken_for_a_length_in_silence(tree, caplog):
     assert "taken for the number of frames (no more than 3)" in caplog.text
 
 
-ODD = ["two\nlines.mp4", "u\u2028.mp4", "\x85n.mp4", "caf\udce9.mp4", 'q"u.mp4', "c,d.mp4"]
+ODD = ["two\nlines.mp4", "u\u2028.mp4", "\x85n.mp4", "caf\udce9.mp4", 'q"u.mp4', "c,d.mp4",
+       "c\rr.mp4"]  # fmt: skip
 
 
 @pytest.mark.parametrize("name", ODD)
 def test_any_name_of_a_file_can_be_listed_and_read_back(tree, name):
     (tree / name).write_bytes(b"")
-    scanning.write_table(tree / "list.csv", ["path", "label"], [[name, "1"], ["walk/a.mp4", "2"]])
+    tables.write_table(tree / "list.csv", ["path", "label"], [[name, "1"], ["walk/a.mp4", "2"]])
     found = find_samples(tree, tree / "list.csv", labels=True)
     assert [found.name(i) for i in range(2)] == [name, "walk/a.mp4"]
     assert found.labels.tolist() == [1, 2] and os.path.exists(found[0].path)
 
 
-def test_a_colon_makes_no_address(tree, monkeypatch):
-    monkeypatch.chdir(tree)
-    (tree / "cam1:2024.mp4").write_bytes(b"")
-    assert Manifest(["cam1:2024.mp4"])[0].path == "./cam1:2024.mp4"
-    assert Manifest(["cam1:2024.mp4"]).name(0) == "cam1:2024.mp4"
-    assert Manifest(["a:b/c.mp4"], base="/x")[0].path == "/x/a:b/c.mp4"
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_a_carriage_return_within_a_line_belongs_to_the_name(tree, end):
+    (tree / "c\rr.mp4").write_bytes(b"")
+    file = tree / "list.csv"
+    file.write_bytes(f"c\rr.mp4 1{end}walk/a.mp4 2{end}".encode())
+    found = find_samples(tree, file, labels=True)
+    assert [found.name(i) for i in range(len(found))] == ["c\rr.mp4", "walk/a.mp4"]
+
+
+def test_lines_may_end_in_carriage_returns_alone(tree):
+    (tree / "list.csv").write_bytes(b"walk/a.mp4 1\rwalk/B.AVI 2\r")
+    found = find_samples(tree, tree / "list.csv", labels=True)
+    assert [found.name(i) for i in range(2)] == ["walk/a.mp4", "walk/B.AVI"]
 
 
 BLANKS = "path,label\nwalk/a.mp4,jump\nwalk/B.AVI,\nrun/deep/c d.webm,run\n"

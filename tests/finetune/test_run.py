@@ -71,6 +71,11 @@ def test_a_run_learns_and_leaves_all_that_is_promised(finished):
     assert yaml.safe_load((finished / "config.yaml").read_text())["run"]["steps"] == 40
 
 
+def test_every_checkpoint_says_how_its_clips_are_cut_and_what_its_classes_are(finished):
+    best, last = evaluate.load(finished), evaluate.load(latest(finished))
+    assert last.protocol == best.protocol and last.labels == best.labels
+
+
 def test_the_best_weights_are_those_of_the_best_validation(finished):
     validations = [line for line in metrics(finished) if "validation_top1" in line]
     assert [line["step"] for line in validations] == [20, 40]

@@ -113,7 +113,8 @@ def features(
         model: run folder, checkpoint or export, of any kind.
         out: folder for the features.
         root: folder of videos or images; also the base of a manifest's paths.
-        manifest: file that lists the samples; labels in it are kept, rows may have none.
+        manifest: file that lists the samples; rows may have no label. Labels are numbered as the
+            model's classes, or else are numbers themselves; index.csv also has their names.
         what: pooled, tokens or both.
         format: safetensors or npz.
         dtype: float32 or float16.
@@ -175,8 +176,9 @@ def export(source: str, out: str, what: str = "encoder", weights: str = "student
     """Write the weights of a run or checkpoint to a folder of their own.
 
     Args:
-        source: run folder (its newest checkpoint) or checkpoint.
-        out: folder to write: model.safetensors and config.json.
+        source: run folder (its best weights, else its newest checkpoint) or checkpoint.
+        out: folder to write: model.safetensors and config.json, which also says how pixels are
+            normalised and, of a classifier, what its classes are called.
         what: encoder alone, or all.
         weights: student or teacher (whose encoder is a moving average of the student's).
     """
@@ -229,6 +231,7 @@ def transcode(
     short_side: int = 320,
     group: int = 12,
     quality: int = 20,
+    square_pixels: bool = False,
     labels: bool = False,
     workers: int = 0,
     decode_timeout: float = 600.0,
@@ -246,6 +249,8 @@ def transcode(
         short_side: pixels of the shorter side; smaller videos keep their size.
         group: frames from one key frame to the next: fewer are faster to read and larger.
         quality: the encoder's constant rate factor: lower is better and larger.
+        square_pixels: apply the pixel aspect ratio, so that the copy has the displayed shape; by
+            default the stored pixels, as published models see them.
         labels: of a folder, take its first-level folders as labels.
         workers: reading and encoding processes; 0 takes one for each core.
         decode_timeout: longest time that reading and encoding one file may take, in seconds.
@@ -279,7 +284,8 @@ def convert(
     """Convert a checkpoint to another layout; the source's is recognised.
 
     Args:
-        source: a checkpoint file, a folder with one, or a run folder of ours.
+        source: a checkpoint file, a folder with one, or a run folder of ours (its best weights,
+            else its newest checkpoint).
         out: a folder to make; a failure leaves nothing behind.
         to: videohpm, videomae, huggingface, timm or mae.
         what: ``all``, or ``encoder``: the encoder alone.

@@ -60,11 +60,17 @@ def import_av() -> Any:
     return av
 
 
+def as_file(path: str | os.PathLike[str]) -> str:
+    """The path, written so that FFmpeg does not take cam1:2024.mp4 for an address."""
+    path = os.fspath(path)
+    return path if os.path.isabs(path) else os.path.join(os.curdir, path)
+
+
 def open_video(path: str) -> InputContainer:
     """The opened file. Raises DecodeError."""
     av = import_av()
     try:
-        return av.open(path, metadata_errors="ignore")
+        return av.open(as_file(path), metadata_errors="ignore")
     except (av.FFmpegError, OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise DecodeError(path, f"cannot be opened as a video ({reason})") from None

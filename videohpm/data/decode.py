@@ -35,7 +35,9 @@ MAX_CLIP_BYTES = 2**32
 
 @dataclass(frozen=True)
 class VideoInfo:
-    """What a file holds. ``frames`` is the number that decodes; height and width upright."""
+    """What a file holds. ``frames`` is the number that decodes; height and width are those of the
+    frames as they are read, upright and in stored pixels of the shape ``pixel_aspect`` (width over
+    height)."""
 
     frames: int
     height: int
@@ -43,6 +45,7 @@ class VideoInfo:
     fps: float
     codec: str
     reader: str
+    pixel_aspect: float = 1.0
 
 
 def read_frames(
@@ -156,4 +159,5 @@ def _verify(path: str) -> tuple[VideoInfo, str | None]:
 
 
 def _info(index: VideoIndex, frames: int, reader: str) -> VideoInfo:
-    return VideoInfo(frames, index.height, index.width, index.fps, index.codec, reader)
+    size = index.height, index.width
+    return VideoInfo(frames, *size, index.fps, index.codec, reader, index.pixel_aspect)

@@ -2,9 +2,10 @@
 
 - A display matrix turns pictures by quarter turns and mirrors them (eight orientations, applied).
   Turns that are less than a degree off are those; any other angle is refused.
-- Pixel aspect ratios are not applied, by any reader: frames have the stored pixels. Resized copies
-  of the usual data sets often keep a ratio that undoes the resizing, and published models were
-  trained on their stored pixels.
+- Pixel aspect ratios are not applied, by any reader: frames have the stored pixels. Published
+  models were trained and tested on these (decord knows no others), and resized copies of the usual
+  data sets often keep a ratio that would undo the resizing. A scan counts the files whose pixels
+  are not square; ``videohpm data transcode --square_pixels true`` copies them as displayed.
 - A video ends where its stored size or its orientation changes, as it does at damage.
 """
 

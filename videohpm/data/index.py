@@ -46,6 +46,8 @@ class VideoIndex:
     """Height and width of the first frame before it is displayed."""
     orientation: Orientation
     """How stored pictures are displayed."""
+    pixel_aspect: float
+    """Width over height of an upright pixel, as the file says; 1 where it does not."""
     interlaced: bool
     """Pictures may be of two fields."""
     bits: int
@@ -92,6 +94,7 @@ def _demux(path: str, size: int, changed: int) -> VideoIndex:
         except av.FFmpegError:
             broken = True
         closed = packets.table_names_key_frames(name, stream.index_entries, rows)
+        aspect = float(stream.sample_aspect_ratio or 1)
         fps = float(stream.average_rate or stream.guessed_rate or 0)
         width, height = (first or context).width, (first or context).height
     # Where the pictures' size may change only decoding tells where.
@@ -112,6 +115,7 @@ def _demux(path: str, size: int, changed: int) -> VideoIndex:
         width=width,
         stored=stored,
         orientation=turn,
+        pixel_aspect=1 / aspect if turn.transpose else aspect,
         interlaced=headers.interlaced or (first is not None and first.interlaced_frame),
         bits=bits,
         fps=fps,

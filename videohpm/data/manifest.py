@@ -92,7 +92,7 @@ class Manifest:
         label, frames = int(self._labels[index]), int(self._frames[index])
         size = int(self._heights[index]), int(self._widths[index])
         return Sample(
-            path=_as_file(os.path.join(self.base, self.name(index))),
+            path=os.path.join(self.base, self.name(index)),
             label=label if label >= 0 else None,
             frames=frames if frames > 0 else None,
             reader=_READERS[self._readers[index]],
@@ -277,11 +277,6 @@ def _from_file(
         classes=classes if numbers is not None else None,
         kind=_kind_of(paths, kind, where),
     )
-
-
-def _as_file(path: str) -> str:
-    """The path, written so that libraries do not take cam1:2024.mp4 for an address."""
-    return os.path.join(os.curdir, path) if ":" in path.partition(os.sep)[0] else path
 
 
 def _column(values: Sequence | None, length: int, missing: int, dtype) -> np.ndarray:

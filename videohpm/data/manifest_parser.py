@@ -43,12 +43,13 @@ def read_rows(file: Path) -> dict[str, list]:
     except OSError as error:
         raise UserError(f"data.manifest: {file} cannot be read ({error.strerror})") from None
     # Not splitlines: U+2028 and the like end no line, and are legal in names of files.
-    lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
+    text = text if "\n" in text else text.replace("\r", "\n")
+    lines = text.replace("\r\n", "\n").split("\n")
     numbered = [(number, line) for number, line in enumerate(lines, 1) if line.strip()]
     if not numbered:
         raise UserError(f"data.manifest: {file} is empty")
     first = numbered[0][1]
-    header = [field.strip().lower() for field in next(csv.reader([first]))]
+    header = [field.strip().lower() for field in _fields(first)]
     if "path" in header:
         return _comma_rows(file, header, _records(file, text))
     if _is_plain_list(first):
@@ -56,6 +57,11 @@ def read_rows(file: Path) -> dict[str, list]:
     if "," in first and not re.split(r"[ \t]+", first.rstrip())[-1].isdigit():
         return _comma_rows(file, header, _records(file, text))
     return _space_rows(file, numbered)
+
+
+def _fields(line: str) -> list[str]:
+    """The fields of a first line, which may be of a list whose names hold carriage returns."""
+    return next(csv.reader([line.replace("\r", " ")]))
 
 
 def _records(file: Path, text: str) -> list[tuple[int, list[str]]]:
@@ -74,7 +80,7 @@ def _records(file: Path, text: str) -> list[tuple[int, list[str]]]:
 
 def _is_plain_list(line: str) -> bool:
     """Whether a line is of the form ``path, label``, in a file without a header."""
-    path, *more = next(csv.reader([line]))
+    path, *more = _fields(line)
     numbers = all(re.fullmatch(r"-?\d+(\.0*)?", field.strip()) for field in more)
     media = _has_media_suffix(path) and not any(_has_media_suffix(field) for field in more)
     return bool(more) and bool(path.strip()) and (numbers or media)

@@ -6,7 +6,6 @@ the manifests and counts what is missing, extra or there twice. Nothing is dropp
 """
 
 import argparse
-import csv
 import json
 import os
 import sys
@@ -21,6 +20,7 @@ import yaml
 from videohpm.data.class_labels import whole_number
 from videohpm.data.manifest import walk
 from videohpm.data.manifest_parser import IMAGE_SUFFIXES, VIDEO_SUFFIXES
+from videohpm.data.tables import write_table
 from videohpm.errors import UserError
 
 SUFFIXES = {"video": VIDEO_SUFFIXES, "image": IMAGE_SUFFIXES}
@@ -238,12 +238,8 @@ def _match(
 
 def _write_manifest(file: Path, rows: list[tuple[str, str | None]]) -> None:
     labelled = any(label is not None for _, label in rows)
-    partial = file.with_name(f".{file.name}.partial")
-    with partial.open("w", newline="", encoding="utf-8", errors="surrogateescape") as text:
-        table = csv.writer(text, lineterminator="\n")
-        table.writerow(("path", "label") if labelled else ("path",))
-        table.writerows(rows if labelled else [row[:1] for row in rows])  # None is a blank
-    partial.replace(file)
+    header = ("path", "label") if labelled else ("path",)
+    write_table(file, header, [row[: len(header)] for row in rows])
 
 
 def _write(file: Path, text: str) -> None:

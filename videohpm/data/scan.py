@@ -4,7 +4,6 @@ Each file goes to a worker process that may be killed, so that a hang or crash o
 that file only. Results are written file by file: a scan that was stopped continues.
 """
 
-import csv
 import json
 import os
 import sys
@@ -19,6 +18,7 @@ from videohpm.data.killable_pool import Failed, run_killable
 from videohpm.data.manifest import find_samples
 from videohpm.data.manifest_parser import IMAGE_SUFFIXES, read_columns
 from videohpm.data.readers import FALLBACK
+from videohpm.data.tables import write_table
 from videohpm.errors import UserError
 from videohpm.progress import make_screen
 
@@ -59,6 +59,12 @@ def scan(
     bad = _write_quarantine(target, columns, by_name, set(kept), base)
     partly = sum(_is_damaged(by_name[columns["path"][row]]) for row in kept)
     print(f"{target}: {len(kept)} of {len(columns['path'])} readable, {partly} of them in part")
+    oblong = sum(by_name[name].get("pixel_aspect", 1) != 1 for name in names)
+    if oblong:
+        print(
+            f"{oblong} files have pixels that are not square: frames are read as they are stored "
+            "(data transcode --square_pixels true copies them as displayed)"
+        )
     if bad:
         print(f"{bad}: the other {len(columns['path']) - len(kept)}, with reasons")
     return 0
@@ -125,6 +131,7 @@ def check(path: str) -> dict[str, Any]:
             reader, note = FALLBACK, f"{reader} reads other frames"
     found = {name: getattr(info, name) for name in ("frames", "fps", "height", "width", "codec")}
     found |= {"reader": reader, "note": note, "damaged": damage is not None}
+    found |= {"pixel_aspect": info.pixel_aspect}
     return found | {"reason": None}
 
 
@@ -262,12 +269,3 @@ def _write_quarantine(
         return None
     write_table(path, ["path", "reason"], rows)
     return path
-
-
-def write_table(path: Path, header: list[str], rows: list[list]) -> None:
-    partial = path.with_name(f".{path.name}.partial")
-    with partial.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
-        table = csv.writer(file, lineterminator="\n")
-        table.writerow(header)
-        table.writerows(rows)
-    partial.replace(path)

@@ -14,13 +14,14 @@ from pathlib import Path
 
 import numpy as np
 
-from videohpm.data.container import DecodeError, decoded_of_any_size
+from videohpm.data.container import DecodeError, as_file, decoded_of_any_size
 from videohpm.data.decode import read_video_info
 from videohpm.data.geometry import UPRIGHT, geometry
 from videohpm.data.index import VideoIndex, video_index
 from videohpm.data.killable_pool import Failed, run_killable
 from videohpm.data.manifest_parser import VIDEO_SUFFIXES
-from videohpm.data.scan import FOUND, Progress, list_samples, write_table
+from videohpm.data.scan import FOUND, Progress, list_samples
+from videohpm.data.tables import write_table
 from videohpm.errors import UserError
 
 SETTINGS = "transcode.json"
@@ -36,6 +37,7 @@ class Recipe:
     group: int
     quality: int
     version: int = 1
+    square_pixels: bool = False
 
 
 def transcode(
@@ -45,13 +47,17 @@ def transcode(
     short_side: int = 320,
     group: int = 12,
     quality: int = 20,
+    square_pixels: bool = False,
     labels: bool = False,
     workers: int = 0,
     decode_timeout: float = 600.0,
     memory: float = 4.0,
 ) -> int:
     """``videohpm data transcode``; arguments as in :func:`videohpm.config.options.transcode`."""
-    recipe, folder = Recipe(short_side - short_side % 2, group, quality), Path(out)
+    recipe, folder = (
+        Recipe(short_side - short_side % 2, group, quality, square_pixels=square_pixels),
+        Path(out),
+    )
     columns, base = list_samples(Path(manifest), root, labels)
     _claim(folder, recipe)
     pairs = _targets(columns["path"], base, folder)
@@ -86,7 +92,9 @@ def encode(pair: tuple[str, str], recipe: Recipe) -> None:
     index = video_index(source)
     rate = Fraction(read_video_info(source).fps or 25).limit_denominator(1001)
     count, stream, last, first = 0, None, -1, None
-    with av.open(str(partial_file), "w", format="mp4", options={"movflags": "faststart"}) as file:
+    with av.open(
+        as_file(partial_file), "w", format="mp4", options={"movflags": "faststart"}
+    ) as file:
         for frame in decoded_of_any_size(source):
             first = first or geometry(frame)
             if geometry(frame) != first:
@@ -95,7 +103,7 @@ def encode(pair: tuple[str, str], recipe: Recipe) -> None:
             if frame.pts is not None and frame.time_base is not None:
                 ticks = round(frame.pts * frame.time_base * TICKS)
             last = max(ticks, last + 1)
-            picture = fitted(frame, index, recipe.short_side)
+            picture = fitted(frame, index, recipe)
             if stream is None:
                 stream = file.add_stream("libx264", rate=rate, options=options)
                 stream.height, stream.width, stream.pix_fmt = picture.height, picture.width, PIXELS
@@ -114,15 +122,16 @@ def encode(pair: tuple[str, str], recipe: Recipe) -> None:
     partial_file.replace(target)
 
 
-def fitted(frame, index: VideoIndex, short_side: int):
+def fitted(frame, index: VideoIndex, recipe: Recipe):
     """The frame upright, no larger than asked for, with even sides, in 8-bit limited-range YUV."""
     import av
 
     if index.orientation != UPRIGHT:
         upright = index.orientation.turn(frame.to_ndarray(format="rgb24"))
         frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(upright), format="rgb24")
-    scale = min(short_side / min(index.height, index.width), 1)
-    height, width = (max(round(side * scale / 2) * 2, 2) for side in (index.height, index.width))
+    size = index.height, index.width * (index.pixel_aspect if recipe.square_pixels else 1)
+    scale = min(recipe.short_side / min(size), 1)
+    height, width = (max(round(side * scale / 2) * 2, 2) for side in size)
     return frame.reformat(width, height, PIXELS, interpolation="AREA", dst_color_range="MPEG")
 
 
@@ -157,7 +166,7 @@ def _claim(folder: Path, recipe: Recipe) -> None:
             found = json.loads(note.read_text())
         except ValueError:
             found = None
-        if found != asdict(recipe):
+        if not isinstance(found, dict) or {"square_pixels": False} | found != asdict(recipe):
             raise UserError(f"{note}: made with other settings ({found}); name another folder")
         return
     folder.mkdir(parents=True, exist_ok=True)

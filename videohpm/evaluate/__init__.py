@@ -5,7 +5,7 @@ from videohpm.evaluate.command import check_kind, evaluate
 from videohpm.evaluate.extraction import Features, extract, read_features, write_features
 from videohpm.evaluate.knn import knn_probabilities
 from videohpm.evaluate.linear import attentive_probabilities, linear_probabilities
-from videohpm.evaluate.load import BEST, Loaded, classifier_metadata, find, load
+from videohpm.evaluate.load import Loaded, classifier_metadata, load
 from videohpm.evaluate.metrics import accuracy, confusion
 from videohpm.evaluate.multiview import Scores, score
 from videohpm.evaluate.prediction import (
@@ -21,7 +21,6 @@ from videohpm.evaluate.protocol import EvalProtocol
 from videohpm.evaluate.results import UNREADABLE, sentence, write_results
 
 __all__ = [
-    "BEST",
     "UNREADABLE",
     "EvaluateConfig",
     "Features",
@@ -42,7 +41,6 @@ __all__ = [
     "extract",
     "features",
     "features_command",
-    "find",
     "init_eval_processes",
     "knn_probabilities",
     "linear_probabilities",

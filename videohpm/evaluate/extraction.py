@@ -2,13 +2,14 @@
 
 A folder of features holds ``features.json`` (model, protocol and data they came from), shards
 ``features_00000.safetensors`` (or ``.npz``) of so many rows of the manifest each, and
-``index.csv``: a row for each sample with its shard, its position in it, the first and last frame of
-each of its views, or why it could not be read. A shard appears under its name when it is complete.
+``index.csv``: a row for each sample with its class, its shard, its position in it, the first and
+last frame of each of its views, or why it could not be read. Classes are numbers (``label``); what
+they are called stands beside them, and in order in ``features.json``. A shard appears under its
+name when it is complete.
 """
 
 from __future__ import annotations
 
-import csv
 import json
 import math
 import os
@@ -24,6 +25,7 @@ from torch import Tensor
 
 from videohpm.config.options import check_features, check_shards
 from videohpm.data import Manifest
+from videohpm.data.tables import write_table
 from videohpm.errors import UserError
 from videohpm.evaluate.load import Loaded, pool_tokens, token_features
 from videohpm.evaluate.processes import EvalProcesses
@@ -145,6 +147,7 @@ def write_features(
     metadata = metadata | {
         "protocol": protocol.plain(),
         "samples": len(manifest),
+        "classes": manifest.classes,
         "shard": shard,
         "format": format,
         "what": options["what"],
@@ -246,26 +249,27 @@ def _claim_folder(out: Path, metadata: dict, processes: EvalProcesses) -> None:
 
 def _write_index(out: Path, manifest: Manifest, format: str, count: int) -> dict[int, str]:
     errors: dict[int, str] = {}
-    partial = out / ".index.csv"
-    columns: list[str] = ["path", "label", "shard", "position", "frames", "error"]
-    with partial.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
-        writer = csv.DictWriter(file, columns, restval="", lineterminator="\n")
-        writer.writeheader()
-        for number in range(count):
-            shard = read_shard(shard_file(out, number, format))
-            errors |= shard.errors
-            rows: dict[int, dict[str, Any]] = {
-                row: {"error": reason} for row, reason in shard.errors.items()
-            }
-            for position, row in enumerate(shard.index.tolist()):
-                spans = [f"{view.min()}-{view.max()}" for view in shard.spans[position]]
-                rows[row] = {
-                    "label": shard.labels[position] if shard.labels[position] >= 0 else "",
-                    "shard": shard_file(out, number, format).name,
-                    "position": position,
-                    "frames": " ".join(spans),
-                }
-            for row, fields in sorted(rows.items()):
-                writer.writerow({"path": manifest.name(row)} | fields)
-    os.replace(partial, out / "index.csv")
+    table: list[list[Any]] = []
+    for number in range(count):
+        file = shard_file(out, number, format)
+        shard = read_shard(file)
+        errors |= shard.errors
+        rows: dict[int, list[Any]] = {
+            row: [*_label(manifest, row), "", "", "", reason]
+            for row, reason in shard.errors.items()
+        }
+        for position, row in enumerate(shard.index.tolist()):
+            spans = " ".join(f"{view.min()}-{view.max()}" for view in shard.spans[position])
+            rows[row] = [*_label(manifest, row), file.name, position, spans, ""]
+        table += [[manifest.name(row), *fields] for row, fields in sorted(rows.items())]
+    columns = ("path", "label", "class", "shard", "position", "frames", "error")
+    write_table(out / "index.csv", columns, table)
     return errors
+
+
+def _label(manifest: Manifest, row: int) -> tuple[Any, Any]:
+    """Number and name of a row's class, as far as it has them."""
+    number = int(manifest.labels[row])
+    if number < 0:
+        return "", ""
+    return number, manifest.classes[number] if manifest.classes else ""

@@ -3,24 +3,19 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from videohpm import checkpoint
-from videohpm.compat import upgrade_config
-from videohpm.config import DataConfig, from_plain
+from videohpm.config import from_plain
 from videohpm.errors import UserError
 from videohpm.evaluate.protocol import EvalProtocol
+from videohpm.interop.native import find_weights, read_metadata
 from videohpm.models import VideoClassifier, VideoViT
 from videohpm.models.build import Model, build_model, encoder_in
-
-BEST = "best"
-"""Where a fine-tuning run keeps the weights that did best in validation."""
 
 
 @dataclass
@@ -52,43 +47,23 @@ class Loaded:
         return self.labels[label] if self.labels else str(label)
 
 
-def find(path: str | os.PathLike[str]) -> Path:
-    """The folder of weights to test: a run's best where it has one, else as in checkpoint."""
-    best = Path(path) / BEST
-    if (best / "model.safetensors").is_file():
-        return best
-    return checkpoint.find_weights(os.fspath(path))
-
-
 def load(path: str | os.PathLike[str]) -> Loaded:
     """The model in a run folder (the best, else the newest), a checkpoint or an export.
 
     Raises UserError where there is none.
     """
-    folder = find(path)
-    model = checkpoint.load_model(folder)
-    _, metadata = checkpoint.read_metadata(folder)
+    folder = find_weights(path)
+    model, metadata = checkpoint.load_model(folder), read_metadata(folder)
     grid = model.grid
     known = {"frames": grid.frames, "size": (grid.height, grid.width)}
     try:
-        saved = metadata.get("protocol") or _as_trained(folder)
+        saved = metadata.get("protocol") or {}
         pixels = {name: metadata[name] for name in ("mean", "std") if metadata.get(name)}
         labels = metadata.get("labels")
         protocol = from_plain(EvalProtocol, saved | pixels | known, strict=False)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{folder}: its config.json or state.json is damaged ({error})") from None
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{folder}/config.json: damaged ({error})") from None
     return Loaded(model, os.fspath(path), protocol, labels)
-
-
-def _as_trained(folder: Path) -> dict:
-    """How the run of a checkpoint cut its clips; nothing for an export."""
-    file = folder / "state.json"
-    if not file.is_file():
-        return {}
-    config = upgrade_config(json.loads(file.read_text())["config"])
-    data = from_plain(DataConfig, config["data"], strict=False)
-    names = ("sampling", "stride", "interpolation", "antialias", "mean", "std")
-    return {name: getattr(data, name) for name in names}
 
 
 def classifier_metadata(protocol: EvalProtocol, labels: list[str] | None) -> dict:
@@ -104,7 +79,7 @@ def classifier_metadata(protocol: EvalProtocol, labels: list[str] | None) -> dic
 def fingerprint(path: str | os.PathLike[str]) -> str:
     """A hash of the weights that ``path`` means."""
     digest = hashlib.sha256()
-    with open(find(path) / "model.safetensors", "rb") as file:
+    with open(find_weights(path) / "model.safetensors", "rb") as file:
         while block := file.read(1 << 22):
             digest.update(block)
     return digest.hexdigest()[:16]

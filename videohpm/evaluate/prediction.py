@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from videohpm.config import ViewConfig
 from videohpm.config.checks import at_least
 from videohpm.data import Manifest, find_samples
 from videohpm.data.manifest import IMAGE_SUFFIXES
-from videohpm.errors import UserError
+from videohpm.errors import UserError, printable
 from videohpm.evaluate.command import check_kind, resolve_device
 from videohpm.evaluate.extraction import Features, extract, write_features
 from videohpm.evaluate.load import Loaded, fingerprint, load
@@ -23,7 +24,9 @@ from videohpm.evaluate.metrics import top_classes
 from videohpm.evaluate.multiview import score
 from videohpm.evaluate.processes import EvalProcesses, init_eval_processes
 from videohpm.evaluate.results import UNREADABLE
+from videohpm.models import VideoClassifier
 
+_log = logging.getLogger(__name__)
 Model = Loaded | str | os.PathLike[str]
 
 
@@ -139,6 +142,27 @@ def _samples(paths: Sequence[str | os.PathLike], loaded: Loaded) -> Manifest:
     return manifest
 
 
+def _labelled(root: str | None, manifest: str | None, loaded: Loaded) -> Manifest:
+    """The samples; labels, where they have some, are the classes that the model knows.
+
+    Where it knows none they are numbers, also those that folders are named by. What is neither is
+    numbered in the order of the names, with a warning: that order is of these samples alone.
+    """
+    known = loaded.labels if isinstance(loaded.model, VideoClassifier) else None
+    options: dict[str, Any] = {"labels": "optional"}
+    try:
+        return find_samples(root, manifest, classes=known, numbered=known is None, **options)
+    except UserError as error:
+        samples = find_samples(root, manifest, **options)  # what else is wrong is raised here
+        if samples.classes is not None:
+            _log.warning(
+                "%s: labels are no classes of the model (%s); they are numbered in the order of "
+                "these samples' own names, which features.json lists",
+                *(samples.base, error),
+            )
+        return samples
+
+
 def predict_command(
     videos: list[str],
     model: str = "runs/finetune",
@@ -155,9 +179,10 @@ def predict_command(
     }
     predictions = predict(loaded, videos, top, device=resolve_device(device)[0], **views)
     for one in predictions:
-        print(one.path if one.error is None else f"{one.path}: could not be read: {one.error}")
+        path = printable(one.path)
+        print(path if one.error is None else f"{path}: could not be read: {one.error}")
         for name, probability in zip(one.names, one.probabilities, strict=True):
-            print(f"  {probability:6.1%}  {name}")
+            print(f"  {probability:6.1%}  {printable(name)}")
     return UNREADABLE if any(one.error for one in predictions) else 0
 
 
@@ -184,7 +209,7 @@ def features_command(
         view = ViewConfig(clips=clips, crops=crops, sampling=sampling, stride=stride, batch=batch)
     except ValueError as error:
         raise UserError(str(error).removeprefix("test.")) from None
-    samples = find_samples(root, manifest, labels="optional")
+    samples = _labelled(root, manifest, loaded)
     check_kind(samples, loaded.protocol.frames)
     check_writable(Path(out), "out")
     found, bf16 = resolve_device(device)
@@ -209,6 +234,6 @@ def features_command(
     if processes.is_main:
         print(f"{out}: features of {len(samples) - len(errors)} of {len(samples)} samples")
         for row, reason in list(errors.items())[:5]:
-            print(f"  could not be read: {samples.name(row)}: {reason}")
+            print(f"  could not be read: {printable(samples.name(row))}: {reason}")
     processes.destroy_process_group()
     return UNREADABLE if errors else 0

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import csv
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from videohpm.data import Manifest
+from videohpm.data.tables import write_table
+from videohpm.errors import printable
 from videohpm.evaluate.metrics import confusion, top_classes
 from videohpm.evaluate.multiview import Scores
 from videohpm.evaluate.protocol import EvalProtocol
@@ -26,8 +28,11 @@ COLUMNS: tuple[str, ...] = (
     "margin",
     "top5",
 )
+_log = logging.getLogger(__name__)
 NAMES_UP_TO = 60
 """With more classes than these their names would be too small to read in the picture."""
+LONGEST = 48
+"""Characters of a name in the picture."""
 
 
 def write_results(
@@ -48,6 +53,8 @@ def write_results(
         ],
     }
     summary |= metadata
+    # What cost hours first: a picture may fail, for want of a typeface or of room on the page.
+    (folder / "evaluation.json").write_text(json.dumps(summary, indent=2) + "\n")
     write_predictions(folder / "predictions.csv", scores, manifest, labels)
     known = scores.labels >= 0
     if known.any():
@@ -56,8 +63,10 @@ def write_results(
             scores.labels[known],
             scores.probabilities.shape[1],
         )
-        draw_confusion(folder / "confusion.png", table, labels)
-    (folder / "evaluation.json").write_text(json.dumps(summary, indent=2) + "\n")
+        try:
+            draw_confusion(folder / "confusion.png", table, labels)
+        except Exception as error:  # whatever a library of pictures raises
+            _log.warning("%s: not drawn (%r)", folder / "confusion.png", error)
     return summary
 
 
@@ -92,17 +101,17 @@ def write_predictions(
     errors: dict[int, dict[str, Any]] = {
         i: {"error": reason} for i, reason in scores.errors.items()
     }
-    with file.open("w", newline="", encoding="utf-8", errors="surrogateescape") as out:
-        writer = csv.DictWriter(out, (*COLUMNS, "error"), restval="", lineterminator="\n")
-        writer.writeheader()
-        for index, row in sorted((rows | errors).items()):
-            writer.writerow({"path": manifest.name(index)} | row)
+    columns = (*COLUMNS, "error")
+    named = {i: {"path": manifest.name(i)} | row for i, row in sorted((rows | errors).items())}
+    write_table(file, columns, [[row.get(c) for c in columns] for row in named.values()])
 
 
 def draw_confusion(file: Path, table: np.ndarray, labels: list[str] | None) -> None:
     """Rows are the true classes, columns the predicted ones; each row sums to 1."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+
+    from videohpm.visualize.text import drawable
 
     classes = len(table)
     shares = table / np.maximum(table.sum(1, keepdims=True), 1)
@@ -114,9 +123,10 @@ def draw_confusion(file: Path, table: np.ndarray, labels: list[str] | None) -> N
     axes.set_xlabel("predicted")
     axes.set_ylabel("right class")
     if classes <= NAMES_UP_TO:
-        names = labels or [str(i) for i in range(classes)]
-        axes.set_xticks(range(classes), names, rotation=90, fontsize=7)
-        axes.set_yticks(range(classes), names, fontsize=7)
+        names = [drawable(name)[:LONGEST] for name in labels or map(str, range(classes))]
+        # A class may be called $x$, which is no formula.
+        axes.set_xticks(range(classes), names, rotation=90, fontsize=7, parse_math=False)
+        axes.set_yticks(range(classes), names, fontsize=7, parse_math=False)
     figure.colorbar(image, ax=axes, shrink=0.7, label="share of the class")
     figure.savefig(file)
 
@@ -132,6 +142,7 @@ def sentence(summary: dict, errors: dict[int, str], manifest: Manifest) -> str:
         )
     if not errors:
         return text
-    names = [f"{manifest.name(i)} ({reason})" for i, reason in list(errors.items())[:5]]
+    some = list(errors.items())[:5]
+    names = [f"{printable(manifest.name(i))} ({reason})" for i, reason in some]
     more = f" and {len(errors) - 5} more" if len(errors) > 5 else ""
     return f"{text}; these could not be read: {', '.join(names)}{more}"

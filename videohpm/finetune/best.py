@@ -12,7 +12,7 @@ from torch import nn
 from videohpm import checkpoint
 from videohpm.engine import TorchEngine, distributed
 from videohpm.errors import UserError
-from videohpm.evaluate import BEST
+from videohpm.interop.native import BEST
 
 _log = logging.getLogger(__name__)
 

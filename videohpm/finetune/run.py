@@ -18,8 +18,9 @@ from videohpm.finetune.average import WeightAverage
 from videohpm.finetune.best import best_is_lost, replace_best
 from videohpm.finetune.clips import final_protocol, training_clips, validation_samples
 from videohpm.finetune.labels import check_flip
-from videohpm.finetune.start import start_classifier
+from videohpm.finetune.start import start_classifier, warn_of_pixels
 from videohpm.finetune.task import Classification, Task
+from videohpm.interop.native import BEST
 from videohpm.tracking import Tracker
 from videohpm.training import TrainingRun
 
@@ -79,6 +80,7 @@ class Finetuning(TrainingRun):
         self.validation = validation_samples(config, self.task.names)
         if self.validation is not None:
             self.task.check(self.validation)
+        warn_of_pixels(config)
         seed_step(config.run.seed, 0)
         recompute = config.engine.checkpoint_activations
         self.model = start_classifier(config.model, self.task.outputs, recompute)
@@ -140,8 +142,8 @@ class Finetuning(TrainingRun):
                 "--test_weights last"
             )
         if which == "best":
-            model = checkpoint.load_model(self.folder / evaluate.BEST).to(self.engine.device)
-            folder = self.folder / evaluate.BEST
+            model = checkpoint.load_model(self.folder / BEST).to(self.engine.device)
+            folder = self.folder / BEST
             tested = f"the best weights in validation (step {best_step}), chosen on these samples"
         else:
             model = self.engine.unsharded_copy(self._tested_model())
@@ -160,6 +162,10 @@ class Finetuning(TrainingRun):
         if self.validation is None:
             self._keep_best({})
         super().save()
+
+    def description(self) -> dict:
+        """Class names, and how clips are cut and normalised."""
+        return evaluate.classifier_metadata(self.protocol, self.task.names)
 
     def state(self) -> dict:
         """Also which weights have been the best."""
@@ -206,7 +212,7 @@ def finetune(config: FinetuneConfig) -> Path:
         run = Finetuning(config)
         if run.done < run.steps:
             run.run()
-            outcome = f"{run.steps} steps done, the best weights are in {evaluate.BEST}/"
+            outcome = f"{run.steps} steps done, the best weights are in {BEST}/"
         else:
             outcome = training.nothing_to_do(run.steps)
         if run.validation is not None:

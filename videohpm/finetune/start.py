@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 from typing import Any
 
 from videohpm import checkpoint
-from videohpm.config import ClassifierConfig
+from videohpm.config import ClassifierConfig, FinetuneConfig
 from videohpm.errors import UserError
-from videohpm.evaluate import find
+from videohpm.interop.native import find_weights, read_metadata
 from videohpm.models import VideoClassifier, VideoClassifierConfig, VideoViT, vit_config
 from videohpm.models.adapt import adapt_encoder
 
 FIXED = ("patch", "dim", "depth", "heads", "position", "class_token")
 """What weights cannot change, but that fixed positions can become learned."""
 ENCODER = ("frames", "image_size", "tubelet", *FIXED)
+PIXELS = ("mean", "std")
+"""How pixels in 0..1 are normalised."""
+_log = logging.getLogger(__name__)
 
 
 def start_classifier(
@@ -54,6 +58,30 @@ def start_classifier(
     return model
 
 
+def init_defaults(model: ClassifierConfig) -> dict[str, Any]:
+    """``data.mean`` and ``data.std`` of the weights in ``model.init``, as far as known.
+
+    Defaults of a fine-tuning where the user says nothing else. Raises UserError where there are no
+    weights.
+    """
+    if model.init is None or model.scratch:
+        return {}
+    metadata = read_metadata(find_weights(model.init))
+    known = {name: metadata.get(name) for name in PIXELS}
+    return {f"data.{name}": tuple(v) for name, v in known.items() if isinstance(v, list)}
+
+
+def warn_of_pixels(config: FinetuneConfig) -> None:
+    """Warns where pixels are not normalised as the weights of ``model.init`` learned them."""
+    for name, known in init_defaults(config.model).items():
+        given = getattr(config.data, name.removeprefix("data."))
+        if tuple(given) != known:
+            _log.warning(
+                "%s: %s, but the weights of %s were trained with %s",
+                *(name, given, config.model.init, known),
+            )
+
+
 def _fitting_encoder(config: ClassifierConfig, init: str, given: dict[str, Any]) -> VideoViT:
     """The encoder of ``init``, made for the clips that ``given`` describes."""
     encoder = pretrained_encoder(init, config.weights)
@@ -71,7 +99,7 @@ def pretrained_encoder(path: str, weights: str = "student") -> VideoViT:
 
     Raises UserError where there is none.
     """
-    folder = find(path)
+    folder = find_weights(path)
     if weights == "teacher":
         return checkpoint.load_teacher(folder).model.encoder
     return checkpoint.load_encoder(folder)

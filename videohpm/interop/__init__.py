@@ -3,6 +3,7 @@
 from videohpm.config import ReadOptions
 from videohpm.interop.convert import READERS, WRITERS, convert, read_weights
 from videohpm.interop.core import Weights
+from videohpm.interop.export import export
 from videohpm.interop.report import ConversionReport
 
 __all__ = [
@@ -12,5 +13,6 @@ __all__ = [
     "ConversionReport",
     "Weights",
     "convert",
+    "export",
     "read_weights",
 ]

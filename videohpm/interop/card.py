@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -27,6 +28,10 @@ USE = {
     "['model']",
     "mae": "import torch\n\nweights = torch.load('{out}/checkpoint.pth', weights_only=True)",
 }
+NEEDS = {
+    "huggingface": "transformers 4, or 5 from 5.21.1 on: earlier releases of 5 load the biases of "
+    "queries and values (`q_bias`, `v_bias`) as zeros and report them as unexpected.\n"
+}
 FRONT = {
     "huggingface": "library_name: transformers\ntags:\n- video\n- videomae\n",
     "timm": "library_name: timm\ntags:\n- image-feature-extraction\n",
@@ -41,6 +46,8 @@ def write_card(
     account = replace(report, source=Path(report.source).name, out=name)  # no paths of this machine
     use = USE[target].format(out=name, hf=CLASSES[weights.kind])
     rows = [f"| {key} | {value} |" for key, value in _rows(as_plain(weights.config)) if value]
+    known = {f"pixels in 0..1: {name}": weights.extra.get(name) for name in ("mean", "std")}
+    rows += [f"| {key} | {value} |" for key, value in known.items() if value]
     metrics = metrics or weights.extra.get("metrics")
     measured = [f"| {key} | {value} |" for key, value in (metrics or {}).items()]
     parts = [
@@ -48,7 +55,9 @@ def write_card(
         f"# {name}\n",
         f"A {weights.kind} in the {target} layout, converted by videohpm.\n",
         f"```python\n{use}\n```\n",
+        NEEDS.get(target, ""),
         "## Model\n\n| setting | value |\n|---|---|\n" + "\n".join(rows) + "\n",
+        _classes(weights),
         f"## Data\n\n{data or weights.extra.get('data') or UNKNOWN}\n",
         "## Metrics\n\n"
         + ("| metric | value |\n|---|---|\n" + "\n".join(measured) if measured else "Not recorded.")
@@ -56,7 +65,14 @@ def write_card(
         f"## Licence\n\n{LICENCE}\n",
         f"## Conversion\n\n```\n{account}\n```\n",
     ]
-    (folder / "README.md").write_text("\n".join(part for part in parts if part))
+    text = "\n".join(part for part in parts if part)
+    (folder / "README.md").write_text(text, encoding="utf-8", errors="backslashreplace")
+
+
+def _classes(weights: Weights) -> str:
+    """Their names, in the order of the outputs; nothing where they are not known."""
+    labels = weights.extra.get("labels")
+    return f"## Classes\n\n{json.dumps(labels)}\n" if labels else ""
 
 
 def _rows(config: dict, prefix: str = "") -> Iterator[tuple[str, object]]:

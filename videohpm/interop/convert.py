@@ -73,7 +73,8 @@ def convert(
     """Convert a checkpoint to another layout; the source's is recognised.
 
     Args:
-        source: a checkpoint file, a folder with one, or a run folder of videohpm's.
+        source: a checkpoint file, a folder with one, or a run folder of videohpm's (its best
+            weights, else its newest checkpoint).
         out: a folder to make; a failure leaves nothing behind.
         to: videohpm, videomae, huggingface, timm or mae.
         what: ``all``, or ``encoder``: the encoder alone.
@@ -119,5 +120,9 @@ def _write(
     if weights.teacher is not None and to not in ("videohpm", "mae"):
         for name in weights.teacher:
             report.not_written[f"teacher: {name}"] = "the layout has no teacher"
+    if to in ("videomae", "mae"):
+        lost = [name for name in ("labels", "mean", "std") if name in weights.extra]
+        if lost:
+            report.note(f"{', '.join(lost)}: the layout has no place for them; see README.md there")
     WRITERS[to].write(weights, folder, report)
     write_card(weights, folder, report, data, metrics)

@@ -21,6 +21,8 @@ from videohpm.models.vit import position_table
 
 TOKEN_LIMIT, WIDTH_LIMIT, DEPTH_LIMIT = 1 << 18, 1 << 15, 1 << 9
 """Beyond any model: sizes from a foreign file may not allocate memory without bound."""
+OF_CLASSIFIER = ("labels", "metrics", "step")
+"""Values of ``Weights.extra`` that say nothing of an encoder alone."""
 
 
 @dataclass
@@ -33,7 +35,8 @@ class Weights:
     teacher_settings: dict = field(default_factory=lambda: {"steps": None, "read": "visible"})
     """Arguments of :class:`videohpm.LossTeacher`."""
     extra: dict = field(default_factory=dict)
-    """Plain values kept in config.json: labels, mean and std, data, metrics."""
+    """Plain values kept in config.json: labels, mean and std of pixels in 0..1, protocol (how
+    clips are cut for a test), data, metrics."""
 
     def encoder(self, report: ConversionReport) -> Weights:
         """The encoder alone, as a VideoViT; what is left out is entered in the report."""
@@ -49,7 +52,8 @@ class Weights:
                 report.not_written[name] = "only the encoder is written"
         for name in self.teacher or ():
             report.not_written[f"teacher: {name}"] = "only the encoder is written"
-        return Weights(config, tensors, extra=self.extra)
+        extra = {name: value for name, value in self.extra.items() if name not in OF_CLASSIFIER}
+        return Weights(config, tensors, extra=extra)
 
     @property
     def kind(self) -> str:

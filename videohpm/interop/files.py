@@ -36,6 +36,7 @@ HINTS: dict[str, tuple[type, ...]] = {
     "predictor_unit": (str,),
 }
 """What videohpm writes beside the weights of other layouts, which do not show it, and its types."""
+PROCESSORS = ("preprocessor_config.json", "video_preprocessor_config.json")
 JSON_LIMIT = 8 << 20
 SHOWN_ERROR = 160
 
@@ -48,6 +49,8 @@ class Source:
     tensors: dict[str, Tensor]
     config: dict = field(default_factory=dict)
     """config.json beside the weights."""
+    processor: dict = field(default_factory=dict)
+    """How frames become the model's input: preprocessor_config.json beside the weights."""
     args: dict = field(default_factory=dict)
     """The training arguments that the file carries."""
     ema: dict[str, Tensor] | None = None
@@ -258,6 +261,10 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
 def _finish(source: Source, folder: Path | None) -> Source:
     if folder is not None and (folder / "config.json").is_file():
         source.config = read_json(folder / "config.json")
+        for name in PROCESSORS:
+            if (folder / name).is_file():
+                source.processor = read_json(folder / name)
+                break
     source.tensors, source.stripped = strip_wrappers(source.path, source.tensors)
     if source.ema is not None:
         source.ema, _ = strip_wrappers(source.path, source.ema)

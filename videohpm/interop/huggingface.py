@@ -9,7 +9,6 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from videohpm.config.architecture import Architecture
-from videohpm.config.data import IMAGENET_MEAN, IMAGENET_STD
 from videohpm.errors import UserError
 from videohpm.interop.core import (
     ReadOptions,
@@ -24,6 +23,7 @@ from videohpm.interop.core import (
     verify_all_accounted,
 )
 from videohpm.interop.files import Source
+from videohpm.interop.pixels import processor, read_processor
 from videohpm.interop.report import ConversionReport
 from videohpm.interop.rules import (
     CONV3D,
@@ -130,7 +130,8 @@ def read(source: Source, report: ConversionReport, options: ReadOptions) -> Weig
             is_table(tensors[name].flatten(0, -2), "sincos_1d", grid_of(config), name, report)
     rules = rules_for(kind, base)
     found = read_by(rules, tensors, expected_shapes(config), grid_of(config), report)
-    weights = Weights(config, found, extra=_labels(source, classes))
+    extra = _labels(source, classes) | read_processor(source, grid_of(config), report)
+    weights = Weights(config, found, extra=extra)
     weights.tensors = verify_all_accounted(weights, set(tensors), report, options)
     return weights
 
@@ -228,8 +229,8 @@ def write(weights: Weights, folder: Path, report: ConversionReport) -> None:
     save_file(written, folder / "model.safetensors", {"format": "pt"})
     report.written = len(written)
     (folder / "config.json").write_text(json.dumps(_config(weights), indent=2) + "\n")
-    preprocessor = _preprocessor(weights)
-    (folder / "preprocessor_config.json").write_text(json.dumps(preprocessor, indent=2) + "\n")
+    text = json.dumps(processor(weights, report), indent=2) + "\n"
+    (folder / "preprocessor_config.json").write_text(text)
     _differences(weights, report)
 
 
@@ -283,23 +284,6 @@ def _config(weights: Weights) -> dict:
         config["id2label"] = {str(i): name for i, name in enumerate(names)}
         config["label2id"] = {name: i for i, name in enumerate(names)}
     return config
-
-
-def _preprocessor(weights: Weights) -> dict:
-    grid = weights.grid
-    return {
-        "image_processor_type": "VideoMAEImageProcessor",
-        "do_resize": True,
-        "size": {"shortest_edge": min(grid.height, grid.width)},
-        "resample": 2,
-        "do_center_crop": True,
-        "crop_size": {"height": grid.height, "width": grid.width},
-        "do_rescale": True,
-        "rescale_factor": 1 / 255,
-        "do_normalize": True,
-        "image_mean": list(weights.extra.get("mean", IMAGENET_MEAN)),
-        "image_std": list(weights.extra.get("std", IMAGENET_STD)),
-    }
 
 
 def _differences(weights: Weights, report: ConversionReport) -> None:

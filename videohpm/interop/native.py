@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
+from os import PathLike
 from pathlib import Path
 
 from videohpm import checkpoint
 from videohpm.checkpoint.checksums import read_tensors
+from videohpm.compat import upgrade_config
+from videohpm.config import DataConfig, from_plain
 from videohpm.errors import UserError
 from videohpm.interop.core import ReadOptions, Weights, expected_shapes, verify_all_accounted
 from videohpm.interop.files import read_json
@@ -13,25 +17,57 @@ from videohpm.interop.report import ConversionReport
 from videohpm.models import MAEConfig
 
 NAME = "videohpm"
+BEST = "best"
+"""Where a fine-tuning run keeps the weights that did best in validation."""
 OWN = ("format", "version", "kind", "model", "teacher")
+CUT = ("sampling", "stride", "interpolation", "antialias")
+"""Of a run's section data: how the clips of a test are cut as well."""
+
+
+def find_weights(path: str | PathLike[str]) -> Path:
+    """The folder of weights that ``path`` means, for every command.
+
+    Of a run the best weights where it keeps them, else its newest checkpoint. Raises UserError
+    where there are none.
+    """
+    best = Path(path) / BEST
+    return best if (best / "model.safetensors").is_file() else checkpoint.find_weights(path)
 
 
 def find(path: Path) -> Path | None:
-    """The folder of videohpm's weights that ``path`` means; None when it is another layout's."""
-    if path.name == "model.safetensors":
-        path = path.parent
-    if not path.is_dir():
+    """As :func:`find_weights`; None where ``path`` holds none, or another layout's."""
+    try:
+        folder = find_weights(path)
+    except UserError:
         return None
-    folder = path if (path / "model.safetensors").is_file() else checkpoint.latest(path)
-    config = folder and folder / "config.json"
-    if not config or not config.is_file():
+    config = folder / "config.json"
+    if not config.is_file() or read_json(config).get("format") != checkpoint.FORMAT:
         return None
-    return folder if read_json(config).get("format") == checkpoint.FORMAT else None
+    return folder
+
+
+def read_metadata(folder: Path) -> dict:
+    """What config.json of a folder of weights holds.
+
+    Where it does not say how clips were cut (``protocol``) and normalised (``mean``, ``std``), what
+    the configuration in a checkpoint's state.json says. Raises UserError where these are damaged.
+    """
+    _, metadata = checkpoint.read_metadata(folder)
+    file = folder / "state.json"
+    if metadata.get("protocol") or not file.is_file():
+        return metadata
+    try:
+        config = upgrade_config(json.loads(file.read_text())["config"])
+        data = from_plain(DataConfig, config["data"], strict=False)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{file}: damaged ({error!r})") from None
+    pixels = {"mean": list(data.mean), "std": list(data.std)}
+    return pixels | metadata | {"protocol": {name: getattr(data, name) for name in CUT}}
 
 
 def read(folder: Path, report: ConversionReport, options: ReadOptions) -> Weights:
     """What :func:`videohpm.checkpoint.save_weights` wrote."""
-    folder, metadata = checkpoint.read_metadata(folder)
+    metadata = read_metadata(folder)
     report.layout = f"videohpm {metadata['kind']}"
     tensors = read_tensors(folder / "model.safetensors")
     try:

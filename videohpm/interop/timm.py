@@ -12,7 +12,6 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from videohpm.config.architecture import Architecture
-from videohpm.config.data import IMAGENET_MEAN, IMAGENET_STD
 from videohpm.errors import UserError
 from videohpm.interop.core import (
     ENCODER_HEADS,
@@ -32,6 +31,7 @@ from videohpm.interop.core import (
     verify_all_accounted,
 )
 from videohpm.interop.files import Source, is_plain, strip_prefix
+from videohpm.interop.pixels import read_pretrained_cfg, statistics
 from videohpm.interop.report import ConversionReport
 from videohpm.interop.rules import CONV2D, IDENTITY, Rule, module_rules, read_by, write_by
 from videohpm.interop.videomae import block_rules
@@ -91,7 +91,8 @@ def read(source: Source, report: ConversionReport, options: ReadOptions) -> Weig
         report.left_over |= dict.fromkeys(headless, HEADLESS)
     shapes, grid = expected_shapes(config), grid_of(config)
     found = read_by(rules_for(kind), tensors, shapes, grid, report)
-    weights = Weights(config, found | positions)
+    extra = read_pretrained_cfg(source, report) | _labels(source, config)
+    weights = Weights(config, found | positions, extra=extra)
     weights.tensors = verify_all_accounted(weights, set(tensors), report, options)
     return weights
 
@@ -221,7 +222,7 @@ def write(weights: Weights, folder: Path, report: ConversionReport) -> None:
     save_file(tensors, folder / "model.safetensors", {"format": "pt"})
     report.written = len(tensors)
     note_eps(weights.config, NAME, report)
-    (folder / "config.json").write_text(json.dumps(_config(weights), indent=2) + "\n")
+    (folder / "config.json").write_text(json.dumps(_config(weights, report), indent=2) + "\n")
 
 
 def _pool_of(weights: Weights) -> str | None:
@@ -229,8 +230,22 @@ def _pool_of(weights: Weights) -> str | None:
     return weights.config.pool if isinstance(weights.config, VideoClassifierConfig) else None
 
 
-def _config(weights: Weights) -> dict:
+def _labels(source: Source, config: Architecture) -> dict:
+    """Class names, where the folder has one for each class."""
+    inner = source.config.get("pretrained_cfg")
+    for place in (source.config, inner if isinstance(inner, dict) else {}):
+        for names in (place.get("label_names"), place.get("labels")):
+            if not isinstance(names, list) or not isinstance(config, VideoClassifierConfig):
+                continue
+            if len(names) == config.classes:
+                return {"labels": [str(name) for name in names]}
+    return {}
+
+
+def _config(weights: Weights, report: ConversionReport) -> dict:
     encoder, grid = weights.encoder_config, weights.grid
+    mean, std = statistics(weights, report)
+    labels = weights.extra.get("labels") if _pool_of(weights) is not None else None
     pools_mean = _pool_of(weights) == "mean"
     classes = weights.config.classes if isinstance(weights.config, VideoClassifierConfig) else 0
     normed = f"{weights.prefix}norm.weight" in weights.tensors
@@ -258,9 +273,10 @@ def _config(weights: Weights) -> dict:
             "fixed_input_size": True,
             "interpolation": "bicubic",
             "crop_pct": 0.9,
-            "mean": list(weights.extra.get("mean", IMAGENET_MEAN)),
-            "std": list(weights.extra.get("std", IMAGENET_STD)),
+            "mean": mean,
+            "std": std,
             "first_conv": "patch_embed.proj",
             "classifier": "head",
         },
+        **({"label_names": labels} if labels else {}),
     }

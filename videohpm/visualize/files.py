@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 
 from videohpm.config.options import picture_suffix
+from videohpm.data.container import as_file
 
 
 def gif_bytes(frames: np.ndarray, fps: float = 4.0) -> bytes:
@@ -55,7 +56,7 @@ def _write_mp4(path: Path, frames: np.ndarray, fps: float) -> None:
 
     tall, wide = frames.shape[1] % 2, frames.shape[2] % 2  # H.264 takes even sizes
     frames = np.pad(frames, ((0, 0), (0, tall), (0, wide), (0, 0)), mode="edge")
-    with av.open(str(path), "w") as container:
+    with av.open(as_file(path), "w") as container:
         codec = "libx264" if "libx264" in av.codecs_available else "mpeg4"
         stream = container.add_stream(codec, rate=Fraction(fps).limit_denominator(1000))
         stream.height, stream.width = frames.shape[1:3]

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 
 import matplotlib
 import numpy as np
@@ -14,6 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 from videohpm.config.options import CELL
 from videohpm.grid import TokenGrid
 from videohpm.visualize.inspection import Inspection
+from videohpm.visualize.text import drawable, typeface
 
 ROWS = {
     "input": "input",
@@ -217,7 +217,8 @@ def _draw_panel(panel: Panel, size: tuple[int, int], margin: int, wide: int) -> 
     page = Image.new("RGB", (wide, tall), PAPER)
     pen = ImageDraw.Draw(page)
     if title:
-        pen.text((6, 4), shortened(panel.title, wide - 12, 13), INK, font(13))
+        text = shortened(drawable(panel.title), wide - 12, 13)
+        pen.text((6, 4), text, INK, font(13))
     for column, caption in enumerate(captions if above > 2 else []):
         left = margin + column * (size[0] + GAP)
         pen.multiline_text((left + 1, title + 1), caption, FAINT, font(11), spacing=3)
@@ -265,10 +266,8 @@ def spaced(count: int, most: int) -> list[int]:
 
 @lru_cache
 def font(size: int) -> ImageFont.FreeTypeFont:
-    """The typeface that comes with matplotlib: Latin, Greek, Cyrillic, the same everywhere."""
-    return ImageFont.truetype(
-        str(Path(matplotlib.get_data_path(), "fonts/ttf/DejaVuSans.ttf")), size
-    )
+    """The typeface that comes with matplotlib, the same everywhere."""
+    return ImageFont.truetype(typeface(), size)
 
 
 def wrapped(text: str, width: int, size: int) -> str:

@@ -12,6 +12,7 @@ from importlib.util import find_spec
 
 import numpy as np
 
+from videohpm.data.container import as_file
 from videohpm.data.geometry import UPRIGHT
 from videohpm.data.index import VideoIndex
 from videohpm.data.packets import MATROSKA, MP4
@@ -62,7 +63,7 @@ def read(path: str, positions: list[int], target: tuple[int, int] | None) -> np.
 
     decord.logging.set_level(decord.logging.QUIET)
     try:
-        reader = decord.VideoReader(path, num_threads=1)
+        reader = decord.VideoReader(as_file(path), num_threads=1)
         if positions[-1] >= len(reader):
             return None
         frames = reader.get_batch(positions).asnumpy()
