@@ -154,7 +154,8 @@ def diagnose(
     rows = torch.arange(min(count, len(clips.frames)))
     seen, grid = first_frames(clips, rows, config), config.model.grid()
     generator = torch.Generator().manual_seed(0)
-    truth = true_hardness(trained.model, seen, masks, 0.75, config.data.std, generator)
+    target = hpm.TARGETS[config.model.target](grid, config)
+    truth = true_hardness(trained.model, seen, masks, 0.75, target, generator)
     cover = cover_per_token(clips, rows, config)
     object_share = cover.view(len(rows), grid.t, -1).mean(1)
     found = object_left(trained, arm, seen, cover, config) | {

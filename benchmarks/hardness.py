@@ -15,14 +15,15 @@ def true_hardness(
     clips: Tensor,
     masks: int,
     ratio: float,
-    std: tuple[float, ...],
+    target: hpm.Target,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """(B, L): mean loss of each tube over the random masks that hid it; 0 for one never hidden.
+    """(B, L): mean hardness of each tube over the random masks that hid it; 0 for one never hidden.
 
     Args:
-        clips: (B, 3, T, H, W), normalised by ``std``.
+        clips: (B, 3, T, H, W), normalised.
         ratio: masked share.
+        target: as trained for; what it calls hard is, usually the reconstruction loss.
     """
     grid = model.grid
     total = torch.zeros(len(clips), grid.num_tubes)
@@ -30,8 +31,9 @@ def true_hardness(
     for _ in range(masks):
         shuffle_ids = hpm.random_shuffle_ids(len(clips), grid.num_tubes, generator)
         mask = hpm.random_mask(grid, ratio, shuffle_ids)
-        pixels = model(clips, mask).pixels
-        losses = hpm.reconstruction_loss(pixels, clips, mask, grid, model.target, std)
+        pixels, targets = model(clips, mask).pixels, target(clips, mask)
+        losses = hpm.token_losses(pixels, targets)
+        losses = target.hardness(losses, pixels, targets, clips, mask)
         total.scatter_add_(1, mask.tubes, hpm.loss_per_tube(losses, mask))
         times.scatter_add_(1, mask.tubes, torch.ones(mask.tubes.shape))
     return total / times.clamp(min=1)

@@ -98,7 +98,8 @@ def compare(halves: tuple[Tensor, Tensor], told: dict[str, Tensor]) -> dict[str,
 
 
 def read_clips(model: MaskedAutoencoder, as_trained: DataConfig, args: argparse.Namespace):
-    """uint8 (n, 3, T, H, W): a clip of each of the first ``args.clips`` files, centre crop."""
+    """uint8 (n, 3, T, H, W), centre crops: a clip of each of ``args.clips`` files spread evenly over
+    the list; of fewer videos, several of each, from random moments."""
     grid = model.grid
     data = DataConfig(
         root=args.root, manifest=args.manifest, crop="centre", sampling=as_trained.sampling,
@@ -107,10 +108,13 @@ def read_clips(model: MaskedAutoencoder, as_trained: DataConfig, args: argparse.
     samples = make_dataset(
         data, frames=grid.frames, size=(grid.height, grid.width), units=grid.num_tubes, seed=0
     )
-    count = min(args.clips, len(samples))
+    files = len(samples)
+    count = args.clips if grid.frames > 1 else min(args.clips, files)
     if count < 2:
         raise UserError(f"--clips: {count} is too few to tell positions from clips; give 2 or more")
-    return collate([samples[0, i] for i in range(count)]).clips
+    keys = [(i // files, i % files) if count > files else (0, i * files // count)
+            for i in range(count)]  # fmt: skip
+    return collate([samples[key] for key in keys]).clips
 
 
 @torch.no_grad()
@@ -120,15 +124,15 @@ def measure(args: argparse.Namespace) -> dict:
         raise UserError(f"--masks: {args.masks}; give 2 or more")
     model, teacher = checkpoint.load_model(args.run).eval(), checkpoint.load_teacher(args.run)
     trained = ClipSettings.of(checkpoint.read_metadata(args.run)[0], model).config
-    mean, std = trained.data.mean, trained.data.std
+    target = hpm.TARGETS[trained.model.target](model.grid, trained)
     generator = torch.Generator().manual_seed(args.seed)
     parts: dict[str, list[Tensor]] = {"first": [], "second": [], "teacher": [], "student": []}
     for block in read_clips(model, trained.data, args).split(BLOCK):
-        clips = normalise(block, mean, std)
+        clips = normalise(block, trained.data.mean, trained.data.std)
         for half in ("first", "second"):
             masks = args.masks // 2
             parts[half].append(
-                true_hardness(model, clips, masks, trained.mask.ratio, std, generator)
+                true_hardness(model, clips, masks, trained.mask.ratio, target, generator)
             )
         for name, asked in (("teacher", teacher.model), ("student", model)):
             scores = asked.score(clips, teacher.steps, teacher.read)

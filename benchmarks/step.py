@@ -235,7 +235,7 @@ def _arguments(arguments: list[str] | None) -> argparse.Namespace:
     add("--rounds", type=int, default=7)
     add("--seconds", type=float, help="begin no round later than this")
     add("--batch", type=int, help="clips of a step, instead of the case's")
-    add("--teacher-samples-per-tube", type=int)
+    add("--teacher-samples-per-tube", type=float)
     add("--predictor-depth", type=int)
     add("--compile", action="store_true", help="our arms with engine.compile")
     add("--device", default="cuda" if torch.cuda.is_available() else "cpu")

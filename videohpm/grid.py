@@ -124,23 +124,38 @@ class TokenGrid:
         step = torch.arange(self.t, device=tubes.device) * self.num_tubes
         return (step[:, None] + tubes[:, None, :]).flatten(1)
 
-    def staggered_tokens(self, count: int, device: torch.device | None = None) -> Tensor:
-        """Numbers of the tokens seen by sampling each tube at ``count`` of its t steps.
+    def staggered_tokens(self, samples: float, device: torch.device | None = None) -> Tensor:
+        """Numbers of the tokens seen by sampling each tube at some of its t steps.
 
-        A tube's looks are spread evenly over time, and neighbours are looked at at different steps,
-        so that one look at each still shows all steps somewhere: for t = 8 steps 0, 1, 2, … along
+        A tube's samples are spread evenly over time, and neighbours are sampled at different steps,
+        so that one sample of each still shows all steps somewhere: for t = 8 steps 0, 1, 2, … along
         a row of tubes, and the row below begins three later.
 
+        Args:
+            samples: of each tube, at most t. Below 1 so many of the tubes have one, evenly spread
+                along each row, and the rows are shifted against each other: 0.5 is a chessboard.
+
         Returns:
-            (count·L,), look by look, the L tubes in order in each.
+            (round(samples·L),), sample by sample, the tubes row by row in each.
         """
         import torch
 
-        tube = torch.arange(self.num_tubes, device=device)
-        shift = max(1, round(0.382 * self.t))  # the golden section: rows do not line up soon
-        first = tube % self.w + tube // self.w * shift
-        apart = torch.arange(count, device=device)[:, None] * self.t // count
-        return ((first + apart) % self.t * self.num_tubes + tube).flatten()
+        seen = max(1, round(min(1.0, samples) * self.num_tubes))
+        number = torch.arange(seen, device=device)
+        row = number * self.h // seen
+        within = number - (row * seen + self.h - 1) // self.h  # among those seen in its row
+        column = within * self.num_tubes // seen
+        if seen < self.num_tubes:
+            column = (column + row * _row_shift(self.num_tubes / seen)) % self.w
+        first = within + row * _row_shift(self.t)
+        apart = torch.arange(max(1, int(samples)), device=device) * self.t // max(1, int(samples))
+        step = (first + apart[:, None]) % self.t
+        return (step * self.num_tubes + row * self.w + column).flatten()
+
+
+def _row_shift(period: float) -> int:
+    """By how much what repeats along a row starts later in the next: the golden section of it."""
+    return max(1, round(0.382 * period))  # rows do not line up soon
 
 
 @dataclass(frozen=True)

@@ -54,19 +54,20 @@ def train_step(
         with engine.autocast():
             mask = hpm.draw_mask(scorer, clips, batch.shuffle_ids, grid, config.mask, hard_ratio)
             out = engine(clips, mask)
-        losses = hpm.token_losses(out.pixels, target(clips, mask))
+        targets = target(clips, mask)
+        losses = hpm.token_losses(out.pixels, targets)
         loss = losses.mean()
         metrics.append({"loss": loss.detach()})
-        unit_losses = losses.detach()
-        if mask.tubes is not None:
-            unit_losses = hpm.loss_per_tube(unit_losses, mask)
+        hardness = target.hardness(losses.detach(), out.pixels.detach(), targets, clips, mask)
+        unit_hardness = hardness if mask.tubes is None else hpm.loss_per_tube(hardness, mask)
         if mining is not None:
-            mining.update(mask, unit_losses)
+            mining.update(mask, unit_hardness)
         if mask.scores is not None:
             asked = mask.scores.gather(1, mask.decoded if mask.tubes is None else mask.tubes)
-            metrics[-1]["teacher_rank_correlation"] = hpm.rank_correlation(asked, unit_losses)
+            metrics[-1]["teacher_rank_correlation"] = hpm.rank_correlation(asked, unit_hardness)
         if out.scores is not None:
-            hardness = unit_losses if out.scores.shape == unit_losses.shape else losses.detach()
+            if out.scores.shape == unit_hardness.shape:  # else the predictor scores tokens
+                hardness = unit_hardness
             predictor_loss = hpm.OBJECTIVES[config.hpm.objective](out.scores, hardness)
             loss = loss + config.hpm.weight * predictor_loss
             metrics[-1]["predictor_loss"] = predictor_loss.detach()

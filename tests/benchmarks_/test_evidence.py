@@ -301,7 +301,8 @@ def test_true_hardness_equals_a_loop(tools, data):
     clips = judge.first_frames(data["validation"], torch.arange(2), common)
     with torch.no_grad():
         generator = torch.Generator().manual_seed(0)
-        found = judge.true_hardness(model, clips, 5, 0.75, common.data.std, generator)
+        target = hpm.PixelTarget(model.grid, model.target, common.data.mean, common.data.std)
+        found = judge.true_hardness(model, clips, 5, 0.75, target, generator)
         generator.manual_seed(0)
         losses = [[[] for _ in range(64)] for _ in range(2)]
         for _ in range(5):

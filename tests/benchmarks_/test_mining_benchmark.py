@@ -1,8 +1,9 @@
-"""benchmarks/mining.py: its numbers are those of plain loops, and it reads a run."""
+"""benchmarks/mining.py and teacher.py: their numbers are those of loops, and they read a run."""
 
 import json
 import math
 import random
+from dataclasses import replace
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ from videohpm.config import (
     PretrainConfig,
     RunConfig,
 )
+from videohpm.plan import flops_of
 from videohpm.pretrain import pretrain
 
 
@@ -168,3 +170,43 @@ def test_a_mistake_is_one_line_and_exit_code_2(mining, run, shapes, tmp_path, ca
         assert mining.main(asked) == 2
         error = capsys.readouterr().err
         assert said in error and len(error.splitlines()) == 1
+
+
+# --- teacher.py: the same truth, asked of teachers that see less ------------------------------
+
+
+@pytest.fixture(scope="module")
+def sampling(mining):
+    import teacher
+
+    return teacher
+
+
+def test_top_overlap_is_the_share_of_the_hardest_quarter_that_was_found(sampling):
+    truth = torch.tensor([[8.0, 7, 6, 5, 4, 3, 2, 1], [1, 2, 3, 4, 5, 6, 7, 8]])
+    scores = torch.tensor([[8.0, 1, 1, 1, 1, 1, 1, 7], [0, 0, 0, 0, 0, 0, 1, 2]])
+    assert sampling.top_overlap(scores, truth) == pytest.approx((1 + 2) / 4)
+
+
+def test_a_teachers_cost_is_over_a_step_without_mining(sampling):
+    config = PretrainConfig(model=ModelConfig(arch="vit_small"))
+    plain = flops_of(replace(config, hpm=HPMConfig(enabled=False)))["student"]
+    costs = [sampling.cost(config, samples, "query") for samples in (0.25, 0.5, 1, 8)]
+    assert costs == sorted(costs) and costs[0] < costs[2] / 2
+    whole = replace(config, hpm=replace(config.hpm, teacher_samples_per_tube=8))
+    assert costs[-1] == flops_of(whole)["teacher"] / plain
+
+
+def test_teachers_that_see_less_are_compared_on_a_run(sampling, run, shapes, tmp_path, capsys):
+    asked = ["--manifest", str(shapes / "validation.csv"), "--clips", "4", "--masks", "4"]
+    assert sampling.main([str(run), *asked, "--json", str(tmp_path / "rows.json")]) == 0
+    rows = json.loads((tmp_path / "rows.json").read_text())["rows"]
+    printed = capsys.readouterr().out.splitlines()
+    assert len(printed) == 1 + len(rows)
+    assert {row["scores of"] for row in rows} == {"student", "teacher"}
+    by_query = [row for row in rows if row["read at"] == "query"]
+    assert {row["samples of a tube"] for row in by_query} >= {0.25, 0.5, 1, 2, 4}
+    assert all(row["samples of a tube"] >= 1 for row in rows if row["read at"] == "visible")
+    assert by_query[0]["samples of a tube"] == 4 and by_query[0]["of the whole"] == 1
+    assert sampling.main([str(tmp_path / "no-run"), *asked]) == 2
+    assert capsys.readouterr().err.startswith("teacher.py: ")

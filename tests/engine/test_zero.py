@@ -96,6 +96,35 @@ def test_two_ranks_at_any_stage_give_the_losses_of_one_process(train, stage, acc
     torch.testing.assert_close(*scores, atol=1e-5, rtol=0)
 
 
+CENTERED = ("--hpm.center_scores", "true")
+
+
+def score_center(run, step=STEPS) -> list[float]:
+    text = (run / "checkpoints" / f"step_{step:08d}" / "state.json").read_text()
+    return json.loads(text)["score_center"]
+
+
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+def test_centered_scores_are_those_of_one_process(train, stage):
+    """Each rank sees its own clips; the running mean is of all of them, and so are the masks."""
+    one = train(1, *CENTERED)
+    two = train(2, "--engine.zero_stage", stage, "--engine.grad_accum_steps", 2, *CENTERED)
+    assert column(two) == pytest.approx(column(one), rel=1e-4)
+    assert column(one) != column(train(1))  # and the masks are others than without
+    # What is added to all scores says nothing, and the predictor's last bias is mere noise.
+    here, there = (torch.tensor(score_center(run)) for run in (one, two))
+    torch.testing.assert_close(there - there.mean(), here - here.mean(), atol=1e-5, rtol=0)
+
+
+def test_centered_scores_go_on_with_other_ranks(train, tmp_path):
+    whole = train(2, "--engine.zero_stage", 3, "--engine.grad_accum_steps", 2, *CENTERED)
+    half = tmp_path / "half"
+    shutil.copytree(whole, half)
+    shutil.rmtree(half / "checkpoints" / f"step_{STEPS:08d}")
+    train(1, *CENTERED, folder=half)
+    assert column(half) == pytest.approx(column(whole), rel=1e-4)
+
+
 @pytest.fixture(scope="module")
 def watched(starter, settings, tmp_path_factory):
     """watched(stage) → folder of a run in which the gradient of one step was infinite on a rank,

@@ -5,6 +5,7 @@ import torch
 
 from videohpm import hpm, visualize
 from videohpm.config import DataConfig, ModelConfig, PretrainConfig
+from videohpm.config.hpm import HARDNESS
 from videohpm.config.model import TARGETS
 from videohpm.grid import Mask, TokenGrid
 from videohpm.models import MaskedAutoencoder
@@ -53,6 +54,46 @@ def test_pixels_come_back_as_the_literal_inverse(normalisation, part):
     colours = (true * torch.tensor(STD) + torch.tensor(MEAN)).flatten(-2)
     back = target.to_pixels(target(CLIPS, mask), CLIPS, mask)
     torch.testing.assert_close(back, colours, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("part", ["all", "part"])
+@pytest.mark.parametrize("normalisation", ["raw", "per_channel", "joint"])
+def test_hardness_in_pixels_is_the_error_of_the_picture(normalisation, part):
+    """Of the prediction turned back to pixels, in units of the data's deviation."""
+    target, mask = hpm.PixelTarget(GRID, normalisation, MEAN, STD, "pixels"), masks()[part]
+    targets = target(CLIPS, mask)
+    predicted = torch.randn_like(targets)
+    losses = hpm.token_losses(predicted, targets)
+    found = target.hardness(losses, predicted, targets, CLIPS, mask)
+    drawn = target.to_pixels(predicted, CLIPS, mask).unflatten(-1, (-1, 3))
+    true = GRID.patchify(CLIPS, mask.decoded).unflatten(-1, (-1, 3))
+    for clip in range(2):
+        for place in range(mask.decoded.shape[1]):
+            colours = (drawn[clip, place] - torch.tensor(MEAN)) / torch.tensor(STD)
+            expected = (colours - true[clip, place]).square().mean()
+            torch.testing.assert_close(found[clip, place], expected, atol=1e-4, rtol=1e-4)
+    by_loss = hpm.PixelTarget(GRID, normalisation, MEAN, STD)
+    assert by_loss.hardness(losses, predicted, targets, CLIPS, mask) is losses
+
+
+def test_a_flat_token_is_hard_by_its_loss_and_easy_in_pixels():
+    clips = CLIPS.clone()
+    clips[:, :, :, :4, :4] = 1e-3 * clips[:, :, :, :4, :4]  # tube 0
+    mask = Mask.from_units(torch.tensor([[0, 4], [0, 3]]), GRID)
+    hardness = {}
+    for name in HARDNESS:
+        target = hpm.PixelTarget(GRID, "per_channel", MEAN, STD, name)
+        targets = target(clips, mask)
+        losses = hpm.token_losses(0 * targets, targets)  # as of noise that nothing can predict
+        of_tokens = target.hardness(losses, 0 * targets, targets, clips, mask)
+        hardness[name] = hpm.loss_per_tube(of_tokens, mask)
+    torch.testing.assert_close(hardness["loss"][:, 0], hardness["loss"][:, 1], rtol=0.05, atol=0)
+    assert (hardness["pixels"][:, 0] < 1e-4 * hardness["pixels"][:, 1]).all()
+
+
+def test_an_unknown_hardness_is_refused():
+    with pytest.raises(ValueError, match="hardness: 'size' is not one of loss, pixels"):
+        hpm.PixelTarget(GRID, hardness="size")
 
 
 @pytest.mark.parametrize("name", hpm.TARGETS)

@@ -1,5 +1,7 @@
 """The teacher follows, looks at what it should, and says what the student would."""
 
+import itertools
+
 import pytest
 import torch
 
@@ -67,6 +69,48 @@ def test_each_tube_is_looked_at_equally_often_and_each_step_somewhere(t, count):
     assert torch.equal(looks.view(count, -1) % grid.num_tubes, torch.arange(196).expand(count, -1))
     for neighbourhood in (looks // grid.num_tubes).view(count, 14, 14)[:, 3:5, 3:11].flatten(1):
         assert set(neighbourhood.tolist()) == set(range(t))
+
+
+@pytest.mark.parametrize("t", [1, 2, 8])
+@pytest.mark.parametrize(("h", "w"), [(14, 14), (8, 8), (3, 7), (5, 2)])
+@pytest.mark.parametrize("samples", [0.75, 2 / 3, 0.5, 0.3, 0.25, 0.01])
+def test_of_a_part_of_the_tubes_each_is_seen_once_evenly_spread(t, h, w, samples):
+    grid = TokenGrid(t, h, w)
+    looks = grid.staggered_tokens(samples)
+    tubes, steps = looks % grid.num_tubes, looks // grid.num_tubes
+    assert len(tubes.unique()) == len(tubes) == max(1, round(samples * h * w))
+    seen = torch.zeros(h * w).scatter(0, tubes, 1.0).view(h, w)
+    counts = seen.sum(1).tolist()
+    assert max(counts) - min(counts) <= 1
+    period = h * w / len(tubes)
+    for row in seen.tolist():  # but for one gap, where the end of a row meets its beginning
+        columns = [column for column, value in enumerate(row) if value]
+        gaps = sorted(b - a for a, b in itertools.pairwise(columns))
+        assert sum(not period - 1 < gap < period + 1 for gap in gaps) <= 1
+    if len(tubes) > 40:
+        assert set(steps.tolist()) == set(range(t))
+
+
+def test_half_of_the_tubes_is_a_chessboard():
+    seen = torch.zeros(36).scatter(0, TokenGrid(1, 6, 6).staggered_tokens(0.5), 1.0).view(6, 6)
+    for row, column in itertools.product(range(6), range(6)):
+        assert seen[row, column] == ((row + column) % 2 == 0)
+
+
+@pytest.mark.parametrize("unit", ["tube", "token"])
+def test_a_teacher_that_sees_half_of_the_patches_scores_all_and_looks_at_no_other(unit):
+    model = micro(predictor_unit=unit, frames=1, tubelet=1)
+    teacher = LossTeacher(model, steps=0.5)
+    clips = torch.randn(2, 3, 1, 32, 32)
+    scores = teacher(clips)
+    assert scores.shape == (2, 16)
+    seen = model.grid.staggered_tokens(0.5)
+    assert len(seen) == 8
+    tokens = torch.randn(2, 16, model.grid.patch_dim)
+    tokens[:, seen] = model.grid.patchify(clips)[:, seen]
+    torch.testing.assert_close(teacher(model.grid.unpatchify(tokens)), scores)
+    with pytest.raises(ValueError, match="score_readout: visible has no score"):
+        LossTeacher(model, steps=0.5, read="visible")
 
 
 @pytest.mark.parametrize("read", ["query", "visible"])

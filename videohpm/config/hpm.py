@@ -9,6 +9,7 @@ from videohpm.config.checks import Section
 
 OBJECTIVES = ("relative", "absolute")
 READOUTS = ("query", "visible")
+HARDNESS = ("loss", "pixels")
 PUBLISHED_MOMENTUM = (0.999, 0.9999, 100.0)
 """At the start, at the end, and the epochs between them (HPM, ImageNet-1K)."""
 
@@ -23,11 +24,15 @@ class HPMConfig:
         predictor_depth: blocks of the predictor; empty for as many as the pixel decoder.
         predictor_detach: stop the predictor's gradient before the encoder (the paper does not).
         objective: relative (which of two is harder) or absolute (how hard).
+        hardness: what makes a tube hard: loss, its reconstruction loss; pixels, the error of the
+            same prediction in pixels, whatever model.target standardises.
         weight: of the predictor's loss beside the reconstruction loss.
         hard_ratio_start: share of the masked units that mask.scorer chooses, at the start.
         hard_ratio_end: the same at the end; linear in between.
         teacher_samples_per_tube: at how many of its time steps the teacher sees each tube; 0 for
-            all of them (as published).
+            all of them (as published). Below 1 it sees so many of the tubes, at one step each: 0.5
+            every other one, as on a chessboard, and tells the hardness of all. In images 0.25 sees
+            a quarter of the patches.
         score_readout: scores read at a mask query for each tube, or at its visible tokens (as
             published).
         ema_horizon_start: how far the teacher's moving average looks back at the start, 1/(1 - m)
@@ -50,10 +55,11 @@ class HPMConfig:
     predictor_depth: int | None = None
     predictor_detach: bool = False
     objective: str = "relative"
+    hardness: str = "loss"
     weight: float = 1.0
     hard_ratio_start: float = 0.0
     hard_ratio_end: float = 0.5
-    teacher_samples_per_tube: int = 1
+    teacher_samples_per_tube: float = 1
     score_readout: str = "query"
     ema_horizon_start: float = 0.008
     ema_horizon_end: float = 0.08
@@ -70,6 +76,7 @@ class HPMConfig:
         check.choice("predictor_unit", PREDICTORS)
         check.choice("objective", OBJECTIVES)
         check.choice("score_readout", READOUTS)
+        check.choice("hardness", HARDNESS)
         check.at_least(1, "predictor_depth", "momentum_steps")
         check.fraction("hard_ratio_start", "hard_ratio_end", "momentum_start", "momentum_end")
         check.at_least(0, "weight", "teacher_samples_per_tube")

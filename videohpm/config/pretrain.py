@@ -53,6 +53,12 @@ class PretrainConfig:
                 "hpm.predictor_unit: a score a tube cannot choose tokens; with mask.unit token set "
                 "hpm.predictor_unit token"
             )
+        part = 0 < hpm.teacher_samples_per_tube < 1
+        if part and hpm.enabled and hpm.score_readout == "visible":
+            raise ConfigError(
+                "hpm.teacher_samples_per_tube: below 1 some tubes are not seen, and scores can be "
+                "read at visible tubes only; set hpm.score_readout query"
+            )
         by_teacher = by_token and self.scorer == "loss_teacher"
         if by_teacher and 0 < hpm.teacher_samples_per_tube < grid.t:
             raise ConfigError(

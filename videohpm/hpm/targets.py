@@ -14,6 +14,7 @@ from torch import Tensor
 
 from videohpm.config import PretrainConfig
 from videohpm.config.data import IMAGENET_MEAN, IMAGENET_STD
+from videohpm.config.hpm import HARDNESS
 from videohpm.grid import Mask, TokenGrid
 
 NORMALISATIONS = ("raw", "per_channel", "joint")
@@ -37,6 +38,20 @@ class Target(Protocol):
             clips: (B, 3, T, H, W), normalised: (pixels in [0, 1] − mean) / std.
         """
         ...
+
+    def hardness(
+        self, losses: Tensor, predicted: Tensor, targets: Tensor, clips: Tensor, mask: Mask
+    ) -> Tensor:
+        """How hard each decoded token was: what the loss predictor learns to rank. (B, K) fp32.
+
+        Args:
+            losses: (B, K), without gradient, of this prediction; also what is returned unless a
+                target knows better.
+            predicted: (B, K, dim), the decoder's output.
+            targets: (B, K, dim), what this target gave for the same mask.
+            clips: as they were given to the model.
+        """
+        return losses
 
     def to_pixels(self, predicted: Tensor, clips: Tensor, mask: Mask) -> Tensor | None:
         """The inverse, for pictures: colours in [0, 1], (B, K, P) fp32 in (t, h, w, c) order.
@@ -62,6 +77,9 @@ class PixelTarget(Target):
             (VideoMAE). ``joint``: normalised pixels, standardised over all values of the token
             with 1e-6 added to the unbiased variance (MAE with ``norm_pix_loss``).
         mean, std: of each channel, by which the clips were normalised.
+        hardness: ``loss``: a token is as hard as its loss says. ``pixels``: as the error that the
+            same prediction makes in normalised pixels. Standardised, a flat token becomes noise
+            that nothing can predict, and its loss the largest of all; its error in pixels is small.
     """
 
     def __init__(
@@ -70,11 +88,14 @@ class PixelTarget(Target):
         normalisation: str = "per_channel",
         mean: tuple[float, ...] = IMAGENET_MEAN,
         std: tuple[float, ...] = IMAGENET_STD,
+        hardness: str = "loss",
     ):
         if normalisation not in NORMALISATIONS:
             raise ValueError(f"target: {normalisation!r} is not one of {', '.join(NORMALISATIONS)}")
+        if hardness not in HARDNESS:
+            raise ValueError(f"hardness: {hardness!r} is not one of {', '.join(HARDNESS)}")
         self.grid, self.normalisation, self.mean, self.std = grid, normalisation, mean, std
-        self.dim = grid.patch_dim
+        self.dim, self._hardness = grid.patch_dim, hardness
         self.uses_true_statistics = normalisation != "raw"
 
     def __call__(self, clips: Tensor, mask: Mask) -> Tensor:
@@ -83,16 +104,32 @@ class PixelTarget(Target):
         if self.normalisation == "per_channel":
             pixels -= pixels[..., :1].clone()  # then what is flat becomes exactly 0
             pixels -= pixels.mean(-1, keepdim=True)
-            deviation = _deviation(pixels, dim=-1)
-            # In [0, 1] a channel's deviation is std times ours, so the same 1e-6 is 1e-6/std here.
-            for channel, scale in enumerate(self.std):
-                deviation[:, :, channel] += 1e-6 / scale
-            pixels /= deviation
+            pixels /= self._scale(pixels)
         elif self.normalisation == "joint":
             pixels -= pixels[:, :, :1, :1].clone()
             pixels -= pixels.mean((-2, -1), keepdim=True)
-            pixels /= (_deviation(pixels, dim=(-2, -1)).square_() + 1e-6).sqrt_()
+            pixels /= self._scale(pixels)
         return pixels.transpose(2, 3).flatten(2)
+
+    def _scale(self, centred: Tensor) -> Tensor:
+        """What (B, K, 3, values of a channel) of mean 0 are divided by."""
+        if self.normalisation == "joint":
+            return (_deviation(centred, dim=(-2, -1)).square_() + 1e-6).sqrt_()
+        deviation = _deviation(centred, dim=-1)
+        # In [0, 1] a channel's deviation is std times ours, so the same 1e-6 is 1e-6/std here.
+        for channel, scale in enumerate(self.std):
+            deviation[:, :, channel] += 1e-6 / scale
+        return deviation
+
+    def hardness(
+        self, losses: Tensor, predicted: Tensor, targets: Tensor, clips: Tensor, mask: Mask
+    ) -> Tensor:
+        if self._hardness == "loss" or self.normalisation == "raw":
+            return losses
+        pixels = self.grid.gather_patches(clips, mask.decoded).float().flatten(3)
+        pixels -= pixels.mean(-1 if self.normalisation == "per_channel" else (-2, -1), keepdim=True)
+        errors = (predicted.float() - targets).unflatten(-1, (-1, 3)).square_().mean(-2)
+        return (errors * self._scale(pixels).flatten(2).square()).mean(-1)
 
     def to_pixels(self, predicted: Tensor, clips: Tensor, mask: Mask) -> Tensor:
         predicted = predicted.float().unflatten(-1, (-1, 3))
@@ -132,7 +169,8 @@ def _deviation(centred: Tensor, dim: int | tuple[int, ...]) -> Tensor:
 
 
 def _pixels(grid: TokenGrid, config: PretrainConfig) -> PixelTarget:
-    return PixelTarget(grid, config.model.target, config.data.mean, config.data.std)
+    data = config.data
+    return PixelTarget(grid, config.model.target, data.mean, data.std, config.hpm.hardness)
 
 
 TARGETS: dict[str, Callable[[TokenGrid, PretrainConfig], Target]] = {

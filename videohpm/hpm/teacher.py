@@ -17,16 +17,19 @@ class LossTeacher(nn.Module):
     Args:
         student: the model to follow; it must have a loss predictor.
         steps: at how many of its time steps each tube is seen. None for all, the published
-            way; 1 of 8, which costs an eighth, ranks the tubes nearly as well.
+            way; 1 of 8, which costs an eighth, ranks the tubes nearly as well. Below 1 it sees so
+            many of the tubes, and still tells the hardness of all.
         read: ``query`` or ``visible``, see :meth:`MaskedAutoencoder.score`.
     """
 
-    def __init__(self, student: MaskedAutoencoder, steps: int | None = None, read: str = "query"):
+    def __init__(self, student: MaskedAutoencoder, steps: float | None = None, read: str = "query"):
         super().__init__()
         if student.predictor is None:
             raise ValueError("predictor: the teacher needs a student with a loss predictor")
         if read not in ("query", "visible"):
             raise ValueError(f"score_readout: {read!r} is neither query nor visible")
+        if read == "visible" and steps is not None and steps < 1:
+            raise ValueError("score_readout: visible has no score for the tubes that are not seen")
         self.steps, self.read, self.ema = steps, read, Ema()
         self.model = MaskedAutoencoder(student.config.for_teacher()).to(student.mask_token.device)
         self.requires_grad_(False).eval()
@@ -35,7 +38,7 @@ class LossTeacher(nn.Module):
         self.model.load_state_dict({name: weights[name] for name in names})
 
     @property
-    def config(self) -> dict[str, int | str | None]:
+    def config(self) -> dict[str, float | str | None]:
         """What a teacher is made from beside its student, as plain values."""
         return {"steps": self.steps, "read": self.read}
 

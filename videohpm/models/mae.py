@@ -140,13 +140,13 @@ class MaskedAutoencoder(nn.Module):
         scores = self.predictor(torch.cat([context, queries], 1), queries.shape[1])
         return Output(pixels, scores.squeeze(2))
 
-    def score(self, clips: Tensor, steps: int | None = None, read: str = "query") -> Tensor:
+    def score(self, clips: Tensor, steps: float | None = None, read: str = "query") -> Tensor:
         """The predicted hardness of every tube or token, with nothing masked: the teacher's use.
 
         Args:
             clips: (B, 3, T, H, W), normalised.
-            steps: at how many of its time steps each tube is seen, see
-                :meth:`TokenGrid.staggered_tokens`; None for all t.
+            steps: at how many of its time steps each tube is seen, below 1 so many of the tubes at
+                one step, see :meth:`TokenGrid.staggered_tokens`; None for all t.
             read: ``query`` reads scores at mask queries, which is what the predictor is trained
                 on; ``visible`` at the visible tokens, as published.
 
@@ -161,7 +161,7 @@ class MaskedAutoencoder(nn.Module):
         else:
             visible = grid.staggered_tokens(steps, clips.device)
         tube_level = self.predictor_unit == "tube"
-        by_token = not tube_level and len(visible) == grid.num_tokens
+        by_token = not tube_level and (grid.t == 1 or len(visible) == grid.num_tokens)
         context = self._context(clips, visible.expand(batch, -1))
         if read == "visible":
             scores = self.predictor(context, len(visible)).squeeze(2)

@@ -104,7 +104,9 @@ def work_of(config: PretrainConfig) -> Work:
     predictor = decoder(visible + queries, queries, depth)
     if config.scorer != "loss_teacher":
         return Work(visible, decoded, queries, 0, encoder(visible), pixels, predictor, None, None)
-    teacher_tokens = min(config.hpm.teacher_samples_per_tube or grid.t, grid.t) * grid.num_tubes
+    samples = config.hpm.teacher_samples_per_tube
+    seen_whole = not 0 < samples < grid.t
+    teacher_tokens = grid.num_tokens if seen_whole else len(grid.staggered_tokens(samples))
     teacher_predictor = (teacher_tokens, teacher_tokens)  # positions in, scores out
     if config.hpm.score_readout == "query":
         scored = grid.num_tubes if by_tube else grid.num_tokens

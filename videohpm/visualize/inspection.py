@@ -37,7 +37,8 @@ class Inspection:
     mask: np.ndarray
     """(k, t, h, w) bool, True = masked."""
     loss: np.ndarray
-    """(k, t, h, w) float: the true loss of each token, nan where none is predicted."""
+    """(k, t, h, w) float: how hard each token truly was (its loss, unless the target measures
+    otherwise), nan where none is predicted."""
     scores: np.ndarray | None
     """(k, s, h, w) float: the student's predicted hardness, nan where visible; None without it."""
     hardness: np.ndarray | None
@@ -79,7 +80,9 @@ def inspect(
     target = target or PixelTarget(grid, model.target, mean, std)
     out = model.eval()(clips, mask)
     model.train(training)
-    losses = hpm.token_losses(out.pixels, target(clips, mask))
+    targets = target(clips, mask)
+    losses = hpm.token_losses(out.pixels, targets)
+    losses = target.hardness(losses, out.pixels, targets, clips, mask)
     truth = _pixels(clips, mean, std)
     hidden = mask.is_masked.view(-1, grid.t, grid.h, grid.w)
     hidden_pixels = _spread(hidden, grid)
