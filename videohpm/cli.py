@@ -104,6 +104,8 @@ COMMANDS = {
     ),
 }
 SHORT = {"output": "-o"}
+LAUNCHERS = ("--local_rank=", "--local-rank=")
+"""What launchers put before the command; the environment (``LOCAL_RANK``) holds it too."""
 INTERRUPTED = 130
 EXIT_CODES = {UserError: 2, RunError: 1, Preempted: 75}
 
@@ -119,6 +121,8 @@ def main(arguments: list[str] | None = None) -> int:
     if not arguments or arguments[0] in ("-h", "--help"):
         print(_overview())
         return 0 if arguments else 2
+    if arguments[0].startswith(LAUNCHERS) and len(arguments) > 1:
+        arguments = arguments[1:]
     name, *rest = arguments
     if f"{name} {' '.join(rest[:1])}" in COMMANDS:  # as in: data scan
         name, rest = f"{name} {rest[0]}", rest[1:]

@@ -104,6 +104,11 @@ def _with_file(derived: dict[str, Any], config: EngineConfig, file: Path) -> dic
                 f"engine.deepspeed_config: {file} sets zero_optimization.{key}, which the teacher "
                 "and checkpoints do not support; leave it out"
             )
+    if merged["zero_optimization"].get("offload_param", {}).get("device") == "nvme":
+        raise UserError(
+            f"engine.deepspeed_config: {file} sets zero_optimization.offload_param.device = nvme, "
+            "where the teacher cannot follow the weights; give cpu"
+        )
     return merged
 
 

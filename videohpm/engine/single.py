@@ -37,6 +37,8 @@ class TorchEngine:
         self.config = config
         self.rank, self.world = distributed.rank(), distributed.world_size()
         self.device = torch_device(config.device)
+        if self.device.type == "cuda":
+            torch.cuda.set_device(self.device)  # for what asks for no device of its own
         self.precision = resolved_precision(config.precision, self.device)
         self.model = model.to(self.device).train()
         if self.device.type == "cpu":
