@@ -32,3 +32,18 @@ class Preempted(BaseException):
     The message is one line. The command line prints it and exits with code 75, EX_TEMPFAIL: start
     the same command again.
     """
+
+
+INTERRUPTED = 130
+"""The exit code after Ctrl-C, as a shell has it."""
+
+
+def exit_code(error: BaseException) -> int:
+    """The exit code of a command that ``error`` ended."""
+    codes = {UserError: 2, Preempted: 75, KeyboardInterrupt: INTERRUPTED}
+    return next((code for kind, code in codes.items() if isinstance(error, kind)), 1)
+
+
+def one_line(error: BaseException) -> str:
+    """An error's message without line breaks."""
+    return " ".join(str(error).split())
