@@ -60,7 +60,7 @@ def process_group(config: EngineConfig, batch: int) -> Iterator[None]:
     with stop_signals_raise():
         if config.uses_deepspeed:
             distributed.init_process_group(torch_device(config.device), config.timeout)
-        check_batch(batch, config.grad_accum_steps, distributed.world_size())
+        check_batch(batch, config.accumulation, distributed.world_size())
         try:
             with translate_errors():
                 yield

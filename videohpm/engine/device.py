@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 import torch
 
 from videohpm.config.engine import launched_world_size
@@ -83,3 +86,15 @@ def resolved_precision(precision: str, device: torch.device) -> str:
     # Older GPUs emulate it, which is slower than fp32.
     able = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
     return "bf16" if able else "fp32"
+
+
+def device_memory(device: torch.device) -> int:
+    """Bytes of a GPU's memory; of a CPU, what this machine, or its container, has."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_properties(device).total_memory
+    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    for name in ("memory.max", "memory/memory.limit_in_bytes"):  # cgroup version 2, and 1
+        limit = Path("/sys/fs/cgroup") / name
+        if limit.is_file() and (text := limit.read_text().strip()).isdigit():
+            total = min(total, int(text))
+    return total

@@ -54,6 +54,13 @@ def local_rank() -> int:
     return int(os.environ.get("LOCAL_RANK", "0"))
 
 
+def local_world_size() -> int:
+    """How many processes of the run are on this machine."""
+    names = "LOCAL_WORLD_SIZE", "LOCAL_SIZE", "SLURM_NTASKS_PER_NODE"
+    found = next((os.environ[name] for name in names if os.environ.get(name, "").isdigit()), None)
+    return min(int(found or launched_world_size()), launched_world_size())
+
+
 def rank() -> int:
     """The number of this process, from 0."""
     return dist.get_rank() if dist.is_initialized() else int(os.environ.get("RANK", "0"))
@@ -158,6 +165,15 @@ def all_reduce_sum(count: int) -> int:
     total = torch.tensor(count)
     dist.all_reduce(total, dist.ReduceOp.SUM, _Group.control_group)
     return int(total)
+
+
+def all_reduce_min(count: int) -> int:
+    """The least of a count over the ranks. Every rank must call it."""
+    if world_size() == 1:
+        return count
+    least = torch.tensor(count)
+    dist.all_reduce(least, dist.ReduceOp.MIN, _Group.control_group)
+    return int(least)
 
 
 def all_reduce_tensor(values: Tensor) -> Tensor:

@@ -33,7 +33,12 @@ class Ranks:
         with socket.socket() as unused:
             unused.bind(("127.0.0.1", 0))
             port = unused.getsockname()[1]
-        shared = {"WORLD_SIZE": count, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        shared = {
+            "WORLD_SIZE": count,
+            "LOCAL_WORLD_SIZE": count,
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": port,
+        }
         # As torchrun does: many processes with a thread for every core each would be slow.
         shared |= {} if "OMP_NUM_THREADS" in os.environ else {"OMP_NUM_THREADS": 1}
         for rank in range(count):

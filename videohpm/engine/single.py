@@ -80,7 +80,7 @@ class TorchEngine:
 
     def backward(self, loss: Tensor) -> None:
         """Add the gradient of one micro-batch's share of the loss."""
-        (loss / self.config.grad_accum_steps).backward()
+        (loss / self.config.accumulation).backward()
 
     def step(self, lr: float) -> Tensor | None:
         """Move the weights; returns the gradient's norm (before clipping) where it is clipped.
