@@ -116,7 +116,7 @@ class TrainingRun(ABC):
             batches = iter(loader)
             while self.done < self.steps:
                 with watch.waiting():
-                    micro_batches = list(islice(batches, config.engine.grad_accum_steps))
+                    micro_batches = list(islice(batches, config.engine.accumulation))
                 self._note_bad_files(micro_batches)
                 seed_step(config.run.seed, self.done + 1, engine.rank)
                 step = self.done - engine.skipped
@@ -250,7 +250,7 @@ def training_batches(
         config.optim.global_batch_size,
         rank=engine.rank,
         world=engine.world,
-        grad_accum_steps=config.engine.grad_accum_steps,
+        grad_accum_steps=config.engine.accumulation,
         seed=config.run.seed,
         start_step=first,
         steps=last,

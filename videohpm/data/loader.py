@@ -4,11 +4,13 @@ torch's DataLoader ends the run when a worker dies. Batches are a function of th
 so it can be made again from the first batch not delivered yet, and only time is lost.
 """
 
+import ctypes
 import gc
 import logging
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -26,6 +28,7 @@ from videohpm.errors import RunError, UserError
 
 MOST_DEATHS, AMONG_BATCHES = 10, 1000  # more deaths among so many batches end the run
 TEARDOWN_SECONDS = 30.0
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _log = logging.getLogger(__name__)
 
 
@@ -194,6 +197,7 @@ class _StartWorker:
         worker_state = self.dataset.worker_state
         worker_state.worker = worker
         worker_state.pids[worker] = os.getpid()
+        _die_with_parent()
         # The workers are the parallelism: more threads in each would fight over the same cores.
         torch.set_num_threads(1)
         if hasattr(signal, "SIGALRM"):
@@ -206,6 +210,16 @@ class _StartWorker:
             threading.Thread(
                 target=_exit_on_signal_of, args=(stops, os.getppid()), daemon=True
             ).start()
+
+
+def _die_with_parent() -> None:
+    """On Linux, end this process as soon as the run is gone.
+
+    A worker that lives on, perhaps in a file that hangs, keeps the run's connections open: the
+    other ranks would not notice that it is gone.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _exit_on_signal_of(stops: set[signal.Signals], run: int) -> None:

@@ -21,6 +21,7 @@ from videohpm.finetune.labels import check_flip
 from videohpm.finetune.start import start_classifier, warn_of_pixels
 from videohpm.finetune.task import Classification, Task
 from videohpm.interop.native import BEST
+from videohpm.plan.fit import fit_finetuning
 from videohpm.tracking import Tracker
 from videohpm.training import TrainingRun
 
@@ -86,6 +87,7 @@ class Finetuning(TrainingRun):
         self.model = start_classifier(config.model, self.task.outputs, recompute)
         data = training_clips(config, manifest, self.model.grid)
         self.protocol = final_protocol(config, info, self.model.grid)
+        config = fit_finetuning(config, self.model)
         config.check_batch(distributed.world_size())
         self.average = WeightAverage(self.model, config.ema) if config.ema else None
         ema_modules: dict[str, nn.Module] = (

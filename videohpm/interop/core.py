@@ -180,7 +180,7 @@ def verify_all_accounted(
         reason = "keeps its initial value, allowed by allow_missing"
         report.missing |= dict.fromkeys(absent, reason)
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
+            torch.default_generator.manual_seed(0)
             fresh = build_model(weights.config).state_dict()
         weights.tensors |= {name: fresh[name] for name in absent}
     return {name: weights.tensors[name].float() for name in expected}
