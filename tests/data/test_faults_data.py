@@ -7,6 +7,7 @@ import resource
 import shutil
 import signal
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -123,6 +124,44 @@ def test_a_killed_worker_costs_no_batch_and_changes_none(folder, sound):
     assert loader.deaths == 1
     assert len(batches) == 4 and all(map(same, batches, sound))
     assert all(map(same, loader, sound))  # and once more from the start
+
+
+@linux
+def test_readers_that_are_killed_from_outside_give_no_file_up(folder, sound, tmp_path, caplog):
+    """As where memory is short: twice in one file, which is sound. The batches stay the same."""
+
+    class Killed(Faulty):
+        def read(self, sample, rng):
+            if sample.path.endswith("3.mp4"):
+                misbehave(("killed", str(tmp_path / "reads"), 4))
+            return super().read(sample, rng)
+
+    config = DataConfig(root=str(folder), stride=2, prefetch=1)
+    data = Killed(find_samples(folder), config, frames=4, size=(32, 32), units=6)
+    batches, loader = load(data, count=2)
+    assert loader.deaths >= 2 and loader.workers == 1
+    assert bad_files(batches) == set() and all(map(same, batches, sound))
+    assert "killed from outside (signal 9; is memory short?); going on with 1" in caplog.text
+
+
+@linux
+def test_only_the_file_that_a_dead_reader_was_reading_is_suspected(folder):
+    """The others of the batch are read at that moment, by other processes."""
+
+    class Slow(Faulty):
+        def read(self, sample, rng):
+            if sample.path.endswith("3.mp4"):
+                time.sleep(0.5)  # so that the others have begun
+                misbehave("die")
+            time.sleep(1)
+            return super().read(sample, rng)
+
+    config = DataConfig(root=str(folder), stride=2, prefetch=1)
+    data = Slow(find_samples(folder), config, frames=4, size=(32, 32), units=6)
+    batches, loader = load(data, count=2, steps=2)
+    assert loader.deaths == 2
+    assert {name for name, _ in bad_files(batches)} == {"3.mp4"}
+    assert set(data.worker_state.files.nonzero().flatten().tolist()) == {3}
 
 
 @linux
