@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from made_runs import Run, same
 from safetensors import safe_open
 from safetensors.torch import load_file
 
@@ -18,49 +19,9 @@ from videohpm import checkpoint
 from videohpm.checkpoint import folders
 from videohpm.checkpoint.stream import TensorFile
 from videohpm.cli import main
-from videohpm.config import OptimConfig
-from videohpm.engine import EngineConfig, TorchEngine
 from videohpm.errors import RunError, UserError
-from videohpm.hpm import LossTeacher
 from videohpm.models import MaskedAutoencoder
-
-SIZES = {
-    "arch": "vit_tiny", "frames": 2, "image_size": 16, "patch": 8, "dim": 8, "depth": 1, "heads": 1,
-    "decoder_dim": 8, "decoder_depth": 1, "decoder_heads": 1, "target": "raw",
-}  # fmt: skip
-
-
-class Run:
-    """A model, its teacher and their engine, moved at random."""
-
-    def __init__(self, seed=0, **sizes):
-        torch.manual_seed(seed)
-        self.model = MaskedAutoencoder.create(**SIZES | sizes)
-        self.teacher = LossTeacher(self.model, 1)
-        self.wish = "auto"
-
-    def start(self):
-        config = EngineConfig(device="cpu", precision="fp32")
-        self.engine = TorchEngine(self.model, config, OptimConfig(global_batch_size=1))
-        return self
-
-    def step(self):
-        loss = sum((p * torch.randn_like(p)).sum() for p in self.model.parameters())
-        self.engine.backward(loss)
-        self.engine.step(1e-2)
-        self.teacher.update(self.model, 0.9)
-
-    def save(self, folder, step, keep=2):
-        ema_modules = {"teacher": self.teacher.model}
-        state = {"samples": 3, "config": {"run": {"resume": self.wish}}}
-        description = {"teacher": self.teacher.config}
-        checkpoint.save(folder, step, self.engine, ema_modules, state, keep, description)
-
-    def load(self, folder):
-        saved = checkpoint.restore(folder, self.model, {"teacher": self.teacher.model})
-        self.start()
-        checkpoint.restore_moments(saved, self.engine)
-        return saved
+from videohpm.report.runs import load_run
 
 
 @pytest.fixture
@@ -71,11 +32,6 @@ def run(tmp_path):
         run.step()
         run.save(tmp_path, step)
     return run, tmp_path
-
-
-def same(one: torch.nn.Module, other: torch.nn.Module) -> bool:
-    pairs = zip(one.state_dict().values(), other.state_dict().values(), strict=True)
-    return all(torch.equal(a, b) for a, b in pairs)
 
 
 def test_a_restored_run_goes_on_bit_for_bit(run):
@@ -113,6 +69,50 @@ def test_the_newest_are_kept(run):
     assert sorted(os.listdir(folder / "checkpoints")) == [
         f"step_{step:08d}" for step in (3, 4, 5)
     ]  # fmt: skip
+
+
+def stray(folder) -> dict:
+    """What people leave in a folder of checkpoints; returns all files with what they hold."""
+    inside = folder / "checkpoints"
+    copied = ["step_best", "step_00000002_good", "step_00000002.bak", "step_2", ".removed_best"]
+    for name in copied:
+        shutil.copytree(inside / "step_00000002", inside / name)
+    os.symlink("step_00000002", inside / "step_00000099")
+    os.symlink("step_00000002", inside / ".partial_00000098")
+    for name in ("step_00000097", "step_00000002.tar", "notes.txt", ".partial_", "step_"):
+        (inside / name).write_text("mine")
+    (inside / "step_00000002" / "results.txt").write_text("mine")
+    found = [path for name in copied for path in (inside / name).iterdir()]
+    found += [path for path in inside.iterdir() if path.is_file()]
+    found += [inside / "step_00000002" / "results.txt", inside / "step_00000099" / "state.json"]
+    return {path: path.read_bytes() for path in found}
+
+
+def test_what_the_run_did_not_write_is_neither_counted_nor_removed(run):
+    old, folder = run
+    mine = stray(folder)
+    checkpoint.tidy(folder)
+    assert checkpoint.latest(folder).name == "step_00000002"
+    assert checkpoint.to_resume(folder, "auto").name == "step_00000002"
+    for step in (3, 4, 5):
+        old.save(folder, step, keep=2)
+    left = [path.name for path in checkpoint.checkpoints(folder)]
+    assert left == ["step_00000002", "step_00000004", "step_00000005"]  # the first holds a note
+    assert {path: path.read_bytes() for path in mine} == mine
+    old.save(folder, 97)  # a file has this name
+    assert checkpoint.latest(folder).name == "step_00000097"
+    assert (folder / "checkpoints" / "step_00000097_replaced").read_text() == "mine"
+
+
+def test_a_copy_that_somebody_made_does_not_decide_what_a_report_shows(run):
+    _, folder = run
+    newest = folder / "checkpoints" / "step_00000002" / "state.json"
+    newest.write_text(json.dumps({"step": 2, "steps": 5, "samples": 3, "ema_modules": []}))
+    copy = folder / "checkpoints" / "step_best"
+    copy.mkdir()
+    (copy / "state.json").write_text(json.dumps({"steps": 77, "samples": 99}))
+    shown = load_run(folder, "run")
+    assert (shown.total_steps, shown.samples) == (5, 3)
 
 
 class Crash(BaseException):
@@ -258,13 +258,14 @@ def test_nothing_in_a_checkpoint_is_pickled(run):
             json.loads(path.read_text())
         else:
             with safe_open(path, "pt") as file:
-                assert file.metadata() == {"format": "pt"}
+                assert file.metadata().keys() == {"format", "tensor_crc32"}
 
 
 def test_which_checkpoint_is_meant(run, tmp_path):
     _, folder = run
     assert checkpoint.to_resume(folder, "auto").name == "step_00000002"
-    assert checkpoint.to_resume(folder, "elsewhere/step").name == "step"
+    with pytest.raises(UserError, match=r"run\.resume: elsewhere/step cannot be used \("):
+        checkpoint.to_resume(folder, "elsewhere/step")
     assert checkpoint.to_resume(tmp_path / "new", "auto") is None
     assert checkpoint.to_resume(tmp_path / "new", "never") is None
     with pytest.raises(UserError, match=r"run\.resume: never"):

@@ -65,6 +65,7 @@ def make_old(run: Path) -> None:
 
     def state(values: dict) -> dict:
         values = compat.upgrade_names(values, backward(compat.RENAMED_STATE))
+        values.pop("crc32")  # it did not have one
         return values | {"config": old_config(values["config"])}
 
     for folder in (run / "checkpoints").iterdir():

@@ -10,6 +10,7 @@ import os
 import random
 import re
 import shlex
+import shutil
 import signal
 import socket
 import subprocess
@@ -134,6 +135,45 @@ def test_killed_twenty_times_a_run_gives_the_same_losses_bit_for_bit(start, whol
     for file in ("model", "teacher", "optimizer"):
         here, there = (checkpoint.latest(run) / f"{file}.safetensors" for run in (folder, whole))
         assert here.read_bytes() == there.read_bytes(), file
+
+
+def test_bad_files_of_all_ranks_are_written_by_one_and_survive_a_kill(start, shapes, tmp_path):
+    root, folder = tmp_path / "videos", tmp_path / "run"
+    shutil.copytree(shapes / "train", root)
+    spoilt = sorted(root.rglob("*.mp4"))[::6]
+    for file in spoilt:
+        file.write_bytes(b"no video")
+    options = "--data.root", root, "--data.max_bad_fraction", 0.3, "--run.log_every", 2
+    job = start(folder, *options)
+    wait_until(steps_done(folder, 6), job)
+    job.kill()
+    job.wait()
+    again = start(folder, *options)
+    assert again.wait() == [0, 0], again.said()
+    named = [json.loads(line)["path"] for line in (folder / "bad_files.jsonl").open()]
+    assert sorted(named) == list(map(str, spoilt))
+    counts = [json.loads(line)["bad_files"] for line in lines(folder)]
+    assert counts == sorted(counts) and counts[-1] == len(spoilt)
+    few = start(tmp_path / "few", *options[:2], "--data.max_bad_fraction", 0.1)
+    assert few.wait() == [2, 2], few.said()
+    assert len(re.findall("max_bad_fraction: ", few.said())) == 1
+
+
+def test_a_damaged_newest_checkpoint_is_passed_over_by_all_ranks(start, whole, tmp_path):
+    folder = tmp_path / "run"
+    job = start(folder)
+    wait_until(lambda: len(checkpoint.checkpoints(folder)) == 2, job)
+    job.kill()
+    job.wait()
+    older, newest = checkpoint.checkpoints(folder)[-2:]
+    with (newest / "optimizer.safetensors").open("r+b") as file:
+        file.seek(-5, os.SEEK_END)
+        file.write(b"\x99")
+    again = start(folder)
+    assert again.wait() == [0, 0], again.said()
+    (line,) = re.findall(r".*is damaged.*", again.said())
+    assert f"kept as {newest.name}_damaged; going on from {older}; 3 steps" in line
+    assert losses(folder) == losses(whole)
 
 
 @pytest.mark.parametrize(

@@ -235,12 +235,6 @@ def test_yaml_that_would_grow_without_end_stays_small(tmp_path):
     assert len(flatten(looped)) == 1
 
 
-def test_yaml_builds_nothing_but_plain_values(tmp_path):
-    folder = make_run(tmp_path / "run")
-    (folder / "config.yaml").write_text("a: !!python/object/apply:os.getcwd []\n")
-    assert "config.yaml: cannot be read" in load_run(folder, "run").missing[0]
-
-
 def test_runs_side_by_side(tmp_path):
     a, b = make_run(tmp_path / "a" / "run"), make_run(tmp_path / "b" / "run", hpm=False)
     config = yaml.safe_load((b / "config.yaml").read_text()) | {"seed": 7}

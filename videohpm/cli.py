@@ -16,6 +16,7 @@ import os
 import re
 import select
 import sys
+import traceback
 from argparse import ArgumentError
 from collections.abc import Callable
 from dataclasses import is_dataclass
@@ -32,7 +33,7 @@ from jsonargparse import (
 from videohpm import config
 from videohpm.compat import RENAMED_FIELDS
 from videohpm.config import options
-from videohpm.errors import Preempted, RunError, UserError, printable
+from videohpm.errors import Preempted, RunError, UserError, exit_code, one_line
 
 
 class Command(NamedTuple):
@@ -110,10 +111,10 @@ COMMANDS = {
     ),
 }
 SHORT = {"output": "-o"}
-INTERRUPTED = 130
 NO_READER = 141
 """As of a program that SIGPIPE ended: whoever read the output, such as head, has enough."""
-EXIT_CODES = {UserError: 2, RunError: 1, Preempted: 75}
+LAUNCHERS = ("--local_rank=", "--local-rank=")
+"""What launchers put before the command; the environment (``LOCAL_RANK``) holds it too."""
 
 set_parsing_settings(docstring_parse_attribute_docstrings=True)
 
@@ -140,6 +141,8 @@ def _answer(arguments: list[str]) -> int:
     if not arguments or arguments[0] in ("-h", "--help"):
         print(_overview())
         return 0 if arguments else 2
+    if arguments[0].startswith(LAUNCHERS) and len(arguments) > 1:
+        arguments = arguments[1:]
     name, *rest = arguments
     if f"{name} {' '.join(rest[:1])}" in COMMANDS:  # as in: data scan
         name, rest = f"{name} {rest[0]}", rest[1:]
@@ -147,13 +150,10 @@ def _answer(arguments: list[str]) -> int:
         if name not in COMMANDS:
             raise UserError(f"{name}: no such command{_nearest(name, COMMANDS)}")
         return _run(name, rest)
-    except tuple(EXIT_CODES) as error:
-        if _reports():
-            print(f"videohpm: {_one_line(error)}", file=sys.stderr)
-        return next(code for kind, code in EXIT_CODES.items() if isinstance(error, kind))
-    except KeyboardInterrupt:
-        print("videohpm: interrupted", file=sys.stderr)
-        return INTERRUPTED
+    except (UserError, RunError, Preempted, KeyboardInterrupt) as error:
+        return _failed(error)
+    except Exception as error:
+        return _unexpected(error)
 
 
 def parser_of(name: str) -> ArgumentParser:
@@ -233,13 +233,34 @@ def _target(target: str) -> Callable:
     return getattr(importlib.import_module(module), attribute)
 
 
-def _reports() -> bool:
-    """Whether this process prints why it ends: one of several does."""
+def _unexpected(error: Exception) -> int:
+    """Too little memory in one line; any other error as a traceback, which then ends all ranks."""
+    from videohpm.engine import distributed
+    from videohpm.engine.failures import is_out_of_memory, last_words
+
+    if is_out_of_memory(error):
+        return _failed(
+            RunError(f"out of memory ({last_words(error)}); a smaller batch (--batch) needs less")
+        )
+    if distributed.world_size() == 1:
+        raise error
+    traceback.print_exception(error)
+    distributed.announce_failure(1)
+    return distributed.leave(1)
+
+
+def _failed(error: BaseException) -> int:
+    """Print why this process ends, or leave that to another one of several; the exit code."""
+    message = "interrupted" if isinstance(error, KeyboardInterrupt) else one_line(error)
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        return True
+        print(f"videohpm: {message}", file=sys.stderr)
+        return exit_code(error)
     from videohpm.engine import distributed
 
-    return distributed.first_to_report()
+    distributed.announce_failure(exit_code(error))
+    if distributed.first_to_report():
+        print(f"videohpm: {message}", file=sys.stderr)
+    return distributed.leave(exit_code(error))
 
 
 def _positional_lists(function: Callable) -> list[str]:
@@ -261,7 +282,7 @@ def _overview() -> str:
 
 def _explain(error: ArgumentError, parser: ArgumentParser, arguments: list[str]) -> str:
     """The parser's error as one line: which field, what is wrong, what was perhaps meant."""
-    text = _one_line(error)
+    text = one_line(error)
     known = [action.dest for action in parser._actions if action.dest != "help"]
     inside = re.search(r"Group '([\w.]+)' does not accept option '([\w.]+)'", text)
     typed = re.search(r"(?:unrecognized arguments: --|(?:[Oo]ption|[Kk]ey) ')([\w.]+)", text)
@@ -287,7 +308,3 @@ def _nearest(name: str, known) -> str:
     section = name.partition(".")[0]
     fields = [each for each in known if each.startswith(f"{section}.")] or known
     return f"; there are: {', '.join(each for each in fields if not each.startswith('print_'))}"
-
-
-def _one_line(error: Exception) -> str:
-    return printable(" ".join(str(error).split()))

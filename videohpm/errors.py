@@ -12,6 +12,10 @@ class UserError(Exception):
     """
 
 
+class DamagedError(UserError):
+    """A file that does not hold what was written to it."""
+
+
 class ConfigError(UserError, ValueError):
     """A field of a configuration whose value cannot be used.
 
@@ -46,3 +50,18 @@ def printable(text: str) -> str:
     return "".join(
         char if char.isprintable() else char.encode("unicode_escape").decode() for char in text
     )
+
+
+INTERRUPTED = 130
+"""The exit code after Ctrl-C, as a shell has it."""
+
+
+def exit_code(error: BaseException) -> int:
+    """The exit code of a command that ``error`` ended."""
+    codes = {UserError: 2, Preempted: 75, KeyboardInterrupt: INTERRUPTED}
+    return next((code for kind, code in codes.items() if isinstance(error, kind)), 1)
+
+
+def one_line(error: BaseException) -> str:
+    """An error's message without line breaks."""
+    return printable(" ".join(str(error).split()))

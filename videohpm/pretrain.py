@@ -14,6 +14,7 @@ from videohpm.data import Batch, make_dataset, normalise
 from videohpm.engine import TorchEngine, distributed, process_group, seed_step
 from videohpm.hpm import LossTeacher, Scorer, Target
 from videohpm.models import MaskedAutoencoder
+from videohpm.plan.fit import fit_pretraining
 from videohpm.tracking import Tracker
 from videohpm.training import TrainingRun
 
@@ -205,7 +206,7 @@ class Pretraining(TrainingRun):
 def pretrain(config: PretrainConfig) -> Path:
     """Train as ``config`` says and return the run folder; a run that was stopped goes on."""
     with process_group(config.engine, config.optim.global_batch_size):
-        run = Pretraining(config)
+        run = Pretraining(fit_pretraining(config))
         if run.done < run.steps:
             run.run()
             outcome = f"{run.steps} steps done"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from abc import ABC, abstractmethod
 from itertools import islice
 from pathlib import Path
@@ -13,20 +12,24 @@ import yaml
 from torch import Tensor, nn
 
 from videohpm import checkpoint
-from videohpm.config import RunConfig, as_plain
+from videohpm.config import as_plain
 from videohpm.data import (
     BadFileTracker,
     Batch,
     ClipDataset,
     GlobalBatchSampler,
+    append_bad_files,
     collate,
     make_loader,
+    replace_bad_files,
 )
 from videohpm.data.loader import Loader
 from videohpm.data.manifest import Manifest
 from videohpm.engine import StopRequest, TorchEngine, distributed, make_engine, seed_step
 from videohpm.errors import Preempted, RunError, UserError
 from videohpm.tracking import LoggedRun, Stopwatch, Tracker, describe_machine, make_loggers
+
+BAD_FILES = "bad_files.jsonl"
 
 
 class TrainingRun(ABC):
@@ -57,7 +60,7 @@ class TrainingRun(ABC):
         self.ema_modules = ema_modules
         self.steps_per_epoch = len(data) / config.optim.global_batch_size
         self.steps = config.run.total_steps(self.steps_per_epoch)
-        saved = restore(config.run, len(data), model, self._averages())
+        saved = restore(config, len(data), model, self._averages())
         self.engine = make_engine(model, config.engine, config.optim)
         for module in ema_modules.values():
             self.engine.attach_ema(module)
@@ -65,6 +68,9 @@ class TrainingRun(ABC):
             checkpoint.restore_moments(saved, self.engine)
         self.done = 0 if saved is None else saved.step
         self.restored: dict = {} if saved is None else saved.state
+        self.bad_files = BadFileTracker(len(data), config.data.max_bad_fraction)
+        if "bad_files" in self.restored:
+            self.bad_files.restore(self.restored["bad_files"])
 
     @abstractmethod
     def train(self, batches: list[Batch], step: int) -> dict[str, Tensor]:
@@ -87,7 +93,8 @@ class TrainingRun(ABC):
 
     def state(self) -> dict:
         """Plain values that a checkpoint keeps, besides the step and the configuration."""
-        return {"steps": self.steps, "samples": len(self.data)}
+        bad_files = self.bad_files.state()
+        return {"steps": self.steps, "samples": len(self.data), "bad_files": bad_files}
 
     def description(self) -> dict:
         """Plain values that config.json of a checkpoint holds beside the model's."""
@@ -99,17 +106,18 @@ class TrainingRun(ABC):
         self.folder.mkdir(parents=True, exist_ok=True)
         if first:
             write_settings(config)
+            if self.done == 0 or "bad_files" in self.restored:
+                replace_bad_files(self.folder / BAD_FILES, self.bad_files.files.values())
         loader = training_batches(self.data, config, engine, self.done, self.steps)
-        files = BadFileTracker(len(self.data), config.data.max_bad_fraction)
-        recent = RecentLosses(self.data.manifest)
+        recent = RecentLosses(self.data.manifest, config)
         watch = Stopwatch(config.optim.global_batch_size * config.data.repeats)
         logged = LoggedRun(self.folder, self.steps, self.done)
         with Tracker(make_loggers(logged) if first else []) as tracker, StopRequest() as request:
             batches = iter(loader)
             while self.done < self.steps:
                 with watch.waiting():
-                    micro_batches = list(islice(batches, config.engine.grad_accum_steps))
-                record_bad_files(self.folder, files, micro_batches)
+                    micro_batches = list(islice(batches, config.engine.accumulation))
+                self._note_bad_files(micro_batches)
                 seed_step(config.run.seed, self.done + 1, engine.rank)
                 step = self.done - engine.skipped
                 metrics = self.train(micro_batches, step)
@@ -119,7 +127,7 @@ class TrainingRun(ABC):
                 if self._due(config.run.log_every):
                     recent.check()
                     means = distributed.all_reduce_mean(metrics | watch.lap())
-                    faults = reading_faults(files, loader)
+                    faults = self._reading_faults(loader)
                     tracker.log(self.done, means | self._metrics(step) | faults)
                 if self.evaluate_every is not None and self._due(self.evaluate_every):
                     recent.check()
@@ -136,6 +144,7 @@ class TrainingRun(ABC):
     def save(self) -> None:
         """Write a checkpoint of the steps done so far; RunError on every rank where it fails."""
         failure = None
+        self._share_bad_files()
         state = self.state() | {"config": as_plain(self.config)}
         arguments = self.folder, self.done, self.engine, self._averages(), state
         try:
@@ -143,6 +152,30 @@ class TrainingRun(ABC):
         except RunError as error:
             failure = error
         distributed.raise_on_all_ranks(failure)
+
+    def _note_bad_files(self, batches: list[Batch]) -> None:
+        """Count batches; one process names their bad files at once, several when they share."""
+        new = [file for batch in batches for file in self.bad_files.update(batch)]
+        if self.engine.rank == 0:
+            append_bad_files(self.folder / BAD_FILES, new)
+        if self.engine.world == 1:
+            self.bad_files.check()
+
+    def _share_bad_files(self) -> None:
+        """Let every rank know what all have met: one writes, and all stop where they are many."""
+        found = distributed.all_gather(self.bad_files.unshared)
+        seen = distributed.all_reduce_any(self.bad_files.seen_flags)
+        new = self.bad_files.merge(seen, [file for part in found for file in part])
+        if self.engine.rank == 0:
+            append_bad_files(self.folder / BAD_FILES, new)
+        self.bad_files.check()
+
+    def _reading_faults(self, loader: Loader) -> dict[str, float | None]:
+        """Metrics over all ranks: files found unreadable, and, if any, readers that died."""
+        self._share_bad_files()
+        deaths = distributed.all_reduce_sum(loader.deaths)
+        found: dict[str, float | None] = {"bad_files": self.bad_files.bad}
+        return found | ({"reader_deaths": deaths} if deaths else {})
 
     def _averages(self) -> dict[str, nn.Module]:
         return {name: module.get_submodule("model") for name, module in self.ema_modules.items()}
@@ -158,7 +191,7 @@ class TrainingRun(ABC):
 
 
 def restore(
-    run: RunConfig, samples: int, model: nn.Module, ema_modules: dict[str, nn.Module]
+    config: Any, samples: int, model: nn.Module, ema_modules: dict[str, nn.Module]
 ) -> checkpoint.Saved | None:
     """Load the weights of the checkpoint that run.resume means, where there is one.
 
@@ -168,23 +201,44 @@ def restore(
 
     Raises UserError where run.dir cannot be written to, too.
     """
-    failure = None
-    if distributed.rank() == 0:
-        try:
-            checkpoint.check_writable(Path(run.dir), "run.dir")
-            checkpoint.tidy(Path(run.dir))
-        except UserError as error:
-            failure = error
-    distributed.raise_on_all_ranks(failure)  # and wait until that is done
-    folder = checkpoint.to_resume(Path(run.dir), run.resume)
-    saved = None if folder is None else checkpoint.restore(folder, model, ema_modules)
-    distributed.assert_equal_across_ranks("run.dir: steps done", saved.step if saved else 0)
+    folder = choose_checkpoint(config)
+    saved = failure = None
+    try:
+        if folder is not None:
+            if not folder.is_dir():
+                raise UserError(
+                    f"run.dir: {folder} is not there on rank {distributed.rank()}; all machines "
+                    "must see the same run.dir and data.root"
+                )
+            saved = checkpoint.restore(folder, model, ema_modules)
+    except UserError as error:
+        failure = error
+    distributed.raise_on_all_ranks(failure)
     if saved and saved.state["samples"] != samples:
         raise UserError(
             f"data.root: {samples} samples, but {folder} was trained on "
             f"{saved.state['samples']}; a run goes on only with the data it began with"
         )
     return saved
+
+
+def choose_checkpoint(config: Any) -> Path | None:
+    """The checkpoint to go on from, as rank 0 finds it: the same on every rank.
+
+    UserError on every rank where there is none that can be used.
+    """
+    choice = failure = None
+    if distributed.rank() == 0:
+        run = Path(config.run.dir)
+        try:
+            checkpoint.check_writable(run, "run.dir")
+            checkpoint.tidy(run)
+            choice = checkpoint.to_resume(run, config.run.resume, as_plain(config))
+        except UserError as error:
+            failure = error
+    distributed.raise_on_all_ranks(failure)  # and wait until that is done
+    choice = distributed.from_first_rank(None if choice is None else str(choice))
+    return None if choice is None else Path(choice)
 
 
 def training_batches(
@@ -196,7 +250,7 @@ def training_batches(
         config.optim.global_batch_size,
         rank=engine.rank,
         world=engine.world,
-        grad_accum_steps=config.engine.grad_accum_steps,
+        grad_accum_steps=config.engine.accumulation,
         seed=config.run.seed,
         start_step=first,
         steps=last,
@@ -222,22 +276,6 @@ def write_settings(config: Any) -> None:
     describe_machine(folder / "environment.json")
 
 
-def reading_faults(files: BadFileTracker, loader: Loader) -> dict[str, float | None]:
-    """Metrics over all ranks: files found unreadable, and, if any, readers that died."""
-    found = {"bad_files": int(distributed.all_reduce_any(files.bad_files).sum())}
-    deaths = distributed.all_reduce_sum(loader.deaths)
-    return {**found, "reader_deaths": deaths} if deaths else {**found}
-
-
-def record_bad_files(folder: Path, files: BadFileTracker, batches: list[Batch]) -> None:
-    """Write new unreadable files to bad_files.jsonl; UserError where they are too many."""
-    for batch in batches:
-        for bad in files.update(batch):
-            line = json.dumps({"path": bad.path, "reason": bad.reason}) + "\n"
-            with (folder / "bad_files.jsonl").open("a") as file:
-                file.write(line)
-
-
 def asked_to_stop(folder: Path, done: int, steps: int) -> Preempted:
     """The error that ends a run which was asked to stop and has saved."""
     return Preempted(
@@ -260,8 +298,8 @@ class RecentLosses:
     They are read only when something is logged or saved, so that steps do not wait for the device.
     """
 
-    def __init__(self, manifest: Manifest):
-        self.manifest = manifest
+    def __init__(self, manifest: Manifest, config: Any):
+        self.manifest, self.config = manifest, config
         self.kept: list[tuple[int, Tensor, list[Tensor]]] = []
 
     def add(self, step: int, loss: Tensor, batches: list[Batch]) -> None:
@@ -271,7 +309,13 @@ class RecentLosses:
     def check(self) -> None:
         """RunError on every rank, naming the step and its samples, where a loss is not finite."""
         failures = [self._failure(*kept) for kept in self.kept if not torch.isfinite(kept[1])]
-        distributed.raise_on_all_ranks(failures[0] if failures else None)
+        try:
+            distributed.raise_on_all_ranks(failures[0] if failures else None)
+        except RunError as error:
+            if distributed.rank() == 0:
+                folder = Path(self.config.run.dir)
+                checkpoint.note_not_finite(folder, as_plain(self.config), str(error))
+            raise
         self.kept.clear()
 
     def _failure(self, step: int, loss: Tensor, indices: list[Tensor]) -> RunError:

@@ -4,8 +4,10 @@ import csv
 import json
 import os
 import resource
+import shutil
 import signal
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -122,6 +124,44 @@ def test_a_killed_worker_costs_no_batch_and_changes_none(folder, sound):
     assert loader.deaths == 1
     assert len(batches) == 4 and all(map(same, batches, sound))
     assert all(map(same, loader, sound))  # and once more from the start
+
+
+@linux
+def test_readers_that_are_killed_from_outside_give_no_file_up(folder, sound, tmp_path, caplog):
+    """As where memory is short: twice in one file, which is sound. The batches stay the same."""
+
+    class Killed(Faulty):
+        def read(self, sample, rng):
+            if sample.path.endswith("3.mp4"):
+                misbehave(("killed", str(tmp_path / "reads"), 4))
+            return super().read(sample, rng)
+
+    config = DataConfig(root=str(folder), stride=2, prefetch=1)
+    data = Killed(find_samples(folder), config, frames=4, size=(32, 32), units=6)
+    batches, loader = load(data, count=2)
+    assert loader.deaths >= 2 and loader.workers == 1
+    assert bad_files(batches) == set() and all(map(same, batches, sound))
+    assert "killed from outside (signal 9; is memory short?); going on with 1" in caplog.text
+
+
+@linux
+def test_only_the_file_that_a_dead_reader_was_reading_is_suspected(folder):
+    """The others of the batch are read at that moment, by other processes."""
+
+    class Slow(Faulty):
+        def read(self, sample, rng):
+            if sample.path.endswith("3.mp4"):
+                time.sleep(0.5)  # so that the others have begun
+                misbehave("die")
+            time.sleep(1)
+            return super().read(sample, rng)
+
+    config = DataConfig(root=str(folder), stride=2, prefetch=1)
+    data = Slow(find_samples(folder), config, frames=4, size=(32, 32), units=6)
+    batches, loader = load(data, count=2, steps=2)
+    assert loader.deaths == 2
+    assert {name for name, _ in bad_files(batches)} == {"3.mp4"}
+    assert set(data.worker_state.files.nonzero().flatten().tolist()) == {3}
 
 
 @linux
@@ -247,6 +287,37 @@ def test_a_decoder_that_crashes_on_a_clip_of_the_pictures_does_not_end_the_run(
     assert list((tmp_path / "run/pictures").glob("*.png"))
     named = (tmp_path / "run/bad_files.jsonl").read_text().splitlines()
     assert [Path(json.loads(line)["path"]).name for line in named] == ["3.mp4"]
+
+
+@pytest.mark.parametrize("after", [1, 3], ids=["before a checkpoint", "after one"])
+def test_a_resumed_run_names_no_bad_file_twice_and_counts_on(tmp_path, folder, after, caplog):
+    root = tmp_path / "videos"
+    shutil.copytree(folder, root)
+    for name in ("2.mp4", "5.mp4"):
+        (root / name).write_bytes(b"no video")
+    config = settings(root, tmp_path / "run", 5, workers=0, max_bad_fraction=0.25)
+    config = replace(config, run=replace(config.run, save_every=2))
+
+    class Interrupted(Pretraining):
+        def train(self, batches, step):
+            if step == after:
+                raise KeyboardInterrupt
+            return super().train(batches, step)
+
+    with pytest.raises(KeyboardInterrupt):
+        Interrupted(config).run()
+    (root / "7.mp4").write_bytes(b"no video any more")
+    with pytest.raises(UserError, match=r"max_bad_fraction: 3 of 8"):
+        pretrain(config)
+    (root / "7.mp4").write_bytes((root / "1.mp4").read_bytes())
+    run = tmp_path / "run"
+    if after == 1:
+        shutil.rmtree(run / "checkpoints", ignore_errors=True)
+    pretrain(config)
+    named = [json.loads(line)["path"] for line in (run / "bad_files.jsonl").open()]
+    assert sorted(Path(path).name for path in named) == ["2.mp4", "5.mp4"]
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").open()]
+    assert [row["bad_files"] for row in rows] == [2] * 5
 
 
 def fill(folder, good_files, copies):

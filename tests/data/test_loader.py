@@ -1,5 +1,6 @@
 """The stream of global batches: the same for every division of the work."""
 
+import json
 import logging
 from itertools import islice
 
@@ -193,8 +194,10 @@ def test_the_ledger_counts_distinct_files_and_names_each_once(caplog):
 def test_the_ledger_stops_at_the_share():
     ledger = BadFileTracker(100, 0.02)
     ledger.update(made([0], [1, 2]))  # 2 of 100
+    ledger.check()
+    ledger.update(made([0], [9]))
     with pytest.raises(UserError, match=r"max_bad_fraction: 3 of 100 .*9\.mp4") as caught:
-        ledger.update(made([0], [9]))
+        ledger.check()
     assert "\n" not in str(caught.value)
 
 
@@ -204,8 +207,9 @@ def test_the_ledger_never_stops_below_the_share(n, share, data):
     bad = data.draw(st.sets(st.integers(0, n - 1)))
     ledger = BadFileTracker(n, share)
     for index in range(n):
+        ledger.update(made([index], [index] if index in bad else []))
         try:
-            ledger.update(made([index], [index] if index in bad else []))
+            ledger.check()
         except UserError:
             assert len(bad) > share * n
             return
@@ -214,9 +218,31 @@ def test_the_ledger_never_stops_below_the_share(n, share, data):
 
 
 def test_one_bad_file_of_many_stops_nothing():
-    BadFileTracker(240_000, 0.01).update(made([0], [1]))
+    ledger = BadFileTracker(240_000, 0.01)
+    ledger.update(made([0], [1]))
+    ledger.check()
 
 
 def test_no_bad_file_allowed():
+    ledger = BadFileTracker(10, 0.0)
+    ledger.update(made([0], [1]))
     with pytest.raises(UserError):
-        BadFileTracker(10, 0.0).update(made([0], [1]))
+        ledger.check()
+
+
+def test_what_ranks_have_met_is_put_together_and_kept_over_a_restart():
+    one, two = BadFileTracker(2000, 0.1), BadFileTracker(2000, 0.1)
+    one.update(made([1, 2], [7]))
+    two.update(made([2, 3], [7, 8]))
+    found, seen = one.unshared + two.unshared, one.seen_flags | two.seen_flags
+    assert [file.index for file in one.merge(seen, found)] == [8]
+    assert two.merge(seen, found) == []
+    assert (one.seen, one.bad) == (two.seen, two.bad) == (5, 2)
+    later = BadFileTracker(2000, 0.003)
+    later.restore(json.loads(json.dumps(one.state())))
+    assert (later.seen, later.bad) == (5, 2)
+    assert [file.index for file in later.update(made([4], [8, 9]))] == [9]
+    later.check()
+    later.max_bad_fraction = 0.002
+    with pytest.raises(UserError, match="3 of 1000"):
+        later.check()

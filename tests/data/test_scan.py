@@ -14,6 +14,7 @@ from videohpm import cli
 from videohpm.data import find_samples
 from videohpm.data import scan as scanning
 from videohpm.data.killable_pool import Failed, run_killable
+from videohpm.errors import RunError
 
 
 def test_a_bad_item_costs_only_itself():
@@ -30,6 +31,19 @@ def test_a_bad_item_costs_only_itself():
 
 def test_no_items_need_no_workers():
     assert list(run_killable(misbehave, [], jobs=4, seconds=1, memory=1)) == []
+
+
+def test_a_worker_that_is_killed_from_outside_costs_nothing(tmp_path, caplog):
+    items = [1, ("killed", str(tmp_path / "a"), 2), 2, ("killed", str(tmp_path / "b"), 1), 3]
+    found = dict(run_killable(misbehave, items, jobs=3, seconds=60, memory=1))
+    assert found == {0: 2, 1: 3, 2: 4, 3: 2, 4: 6}
+    assert "killed from outside" in caplog.text and caplog.text.count("going on with 1") == 2
+
+
+def test_workers_that_are_killed_again_and_again_end_the_command(tmp_path):
+    items = [("killed", str(tmp_path / "a"), 1000), 1]
+    with pytest.raises(RunError, match="each of the last 10 .* fewer --workers"):
+        list(run_killable(misbehave, items, jobs=1, seconds=60, memory=1))
 
 
 def test_workers_end_when_nobody_listens_any_more():

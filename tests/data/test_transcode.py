@@ -124,7 +124,7 @@ def test_a_run_that_was_stopped_goes_on(videos, tmp_path, monkeypatch):
     assert rows == [("open.mp4", "walk", "30"), ("b.mp4", "run", "30")]
     info = read_video_info(out / "b.mp4")
     assert (info.height, info.width) == (32, 64)
-    (out / "b.mp4").rename(out / ".b.mp4.partial")  # as if stopped there
+    (out / "b.mp4").rename(transcoding.partial_of(out / "b.mp4"))  # as if stopped there
     run(manifest, out, *small)
     assert done == ["open.mkv", "b.avi", "b.avi"] and not list(out.glob(".*.partial"))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import itertools
 import json
@@ -22,6 +23,7 @@ from videohpm.config import (
 from videohpm.data import DataConfig
 from videohpm.engine import EngineConfig, process_group
 from videohpm.engine.settings import UNSHARDED_BELOW
+from videohpm.errors import UserError
 from videohpm.pretrain import train_step
 
 SPOILT = 3
@@ -134,4 +136,36 @@ def a_loss_that_is_not_finite(arguments: list[str], step: int, rank: int, out: s
         return said
 
     pretrain.train_step = spoilt
+    return main(arguments)
+
+
+def wait_for_a_device() -> None:
+    """As a wait for a GPU does: native code that lets go of Python's lock, and never returns."""
+    ctypes.CDLL(None).pause()
+
+
+def stuck_on_a_device(arguments: list[str]) -> int:
+    """The command line, where every rank waits for its device in the first step."""
+
+    def stuck(*_, **__):
+        print("waiting", flush=True)
+        wait_for_a_device()
+
+    pretrain.train_step = stuck
+    return main(arguments)
+
+
+def fails_on_the_last_rank(arguments: list[str], kind: str, text: str) -> int:
+    """The command line, where the last rank fails in the second step and the others are stuck."""
+    kinds = {"user": UserError, "memory": torch.OutOfMemoryError, "bug": KeyError}
+    done = itertools.count(1)
+
+    def step(engine, *rest, **options):
+        if next(done) < 2:
+            return train_step(engine, *rest, **options)
+        if engine.rank == engine.world - 1:
+            raise kinds[kind](text)
+        wait_for_a_device()
+
+    pretrain.train_step = step
     return main(arguments)

@@ -109,6 +109,7 @@ def test_a_contradiction_names_both_sides(file, mine, both):
         {"zero_hpz_partition_size": 2},
         {"mics_shard_size": 2},
         {"zero_quantized_nontrainable_weights": True},
+        {"offload_param": {"device": "nvme", "nvme_path": "/fast"}},
     ],
     ids=lambda shards: next(iter(shards)),
 )

@@ -286,6 +286,24 @@ def test_a_finished_run_is_tested_again_and_not_trained(shapes, tmp_path, capsys
     assert (tmp_path / "evaluation.json").exists()
 
 
+def test_damaged_best_weights_are_kept_aside_and_replaced(shapes, tmp_path, caplog):
+    config = settings(shapes, tmp_path, steps=4)
+    finetune(config)
+    file = tmp_path / "best" / "model.safetensors"
+    damaged = bytearray(file.read_bytes())
+    damaged[-2] ^= 4
+    file.write_bytes(damaged)
+    with pytest.raises(UserError, match="test_weights: best.*are lost; give --test_weights last"):
+        finetune(config)
+    assert "best_damaged; the best of the validations to come" in caplog.text
+    longer = replace(config, run=replace(config.run, steps=6))
+    finetune(longer)
+    assert json.loads((tmp_path / "evaluation.json").read_text())["best_step"] == 6
+    assert (tmp_path / "best_damaged" / file.name).read_bytes() == damaged
+    last = load_model(tmp_path / "checkpoints/step_00000006")
+    assert torch.equal(load_model(tmp_path / "best").head.weight, last.head.weight)
+
+
 def test_clips_a_second_count_repeats_and_neither_validation_nor_checkpoints(
     shapes, tmp_path, monkeypatch
 ):

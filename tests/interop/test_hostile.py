@@ -265,3 +265,11 @@ def test_ratio_gives_back_the_hidden_width():
     for dim in range(1, 200):
         for hidden in range(1, 900, 7):
             assert int(dim * ratio_of(hidden, dim)) == hidden
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("-inf")])
+def test_values_that_are_not_finite_are_named(micro, tmp_path, good, value):
+    file, tree = good
+    tree["model"]["encoder.blocks.0.mlp.fc1.bias"][-1] = value
+    torch.save(tree, file)
+    refused(micro, file, tmp_path, "not every value of .*blocks.0.mlp.fc1.bias is finite")

@@ -8,12 +8,17 @@ a teacher. A checkpoint adds what a run needs to go on.
 weights        a model out and in, the teacher, ``videohpm export``
 runs           a checkpoint of a run, written and read by any number of ranks
 folders        how checkpoint folders appear and go in one move
+resume         which checkpoint a run goes on from
+soundness      whether a checkpoint holds what was written to it
+checksums      what tells that a file holds what was written to it
 stream         safetensors files written tensor by tensor
 ============== ==============================================================================
 """
 
-from videohpm.checkpoint.folders import check_writable, checkpoints, latest, tidy
-from videohpm.checkpoint.runs import Saved, restore, restore_moments, save, to_resume
+from videohpm.checkpoint.folders import check_writable, checkpoints, latest, set_aside, tidy
+from videohpm.checkpoint.resume import note_not_finite, to_resume
+from videohpm.checkpoint.runs import Saved, restore, restore_moments, save
+from videohpm.checkpoint.soundness import find_damage, newest_sound
 from videohpm.checkpoint.weights import (
     FORMAT,
     VERSION,
@@ -34,17 +39,21 @@ __all__ = [
     "check_writable",
     "checkpoints",
     "export",
+    "find_damage",
     "find_weights",
     "latest",
     "load_encoder",
     "load_model",
     "load_teacher",
+    "newest_sound",
+    "note_not_finite",
     "read_config",
     "read_metadata",
     "restore",
     "restore_moments",
     "save",
     "save_weights",
+    "set_aside",
     "tidy",
     "to_resume",
 ]

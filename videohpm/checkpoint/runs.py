@@ -6,7 +6,7 @@ teacher.safetensors         those of the teacher (or another average of the weig
 optimizer.safetensors       AdamW's moments, ``exp_avg/NAME`` and ``exp_avg_sq/NAME``
 config.json                 what to build, as in every folder of weights
 state.json                  steps done (the data position and all random states follow from them),
-                            the resolved config and the versions it ran with
+                            the resolved config and the versions it ran with; its own checksum
 =========================== =======================================================================
 
 Every tensor is complete and goes by its name, however the run that wrote it divided it: any number
@@ -16,7 +16,6 @@ it their parts, a parameter at a time. Nothing is ever unpickled.
 
 from __future__ import annotations
 
-import json
 import platform
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
@@ -26,13 +25,14 @@ from pathlib import Path
 from typing import Protocol
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from videohpm.checkpoint import folders
+from videohpm.checkpoint.checksums import TensorReader, is_finite
+from videohpm.checkpoint.resume import note_not_finite
+from videohpm.checkpoint.soundness import read_state, write_state
 from videohpm.checkpoint.stream import TensorFile
 from videohpm.checkpoint.weights import load_into, write_metadata
-from videohpm.compat import RENAMED_STATE, upgrade_names
 from videohpm.errors import RunError, UserError
 
 PACKAGES = ("videohpm", "torch", "deepspeed")
@@ -106,61 +106,28 @@ def restore(folder: Path, model: nn.Module, ema_modules: Mapping[str, nn.Module]
 
     Raises UserError when the checkpoint does not fit the model, or is damaged.
     """
-    try:
-        state = upgrade_names(json.loads((folder / "state.json").read_text()), RENAMED_STATE)
-        step, kept = state["step"], state["ema_modules"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{folder}: no checkpoint of a run, or a damaged one ({error})") from error
-    missing = sorted(ema_modules.keys() - set(kept))
+    state = read_state(folder)
+    missing = sorted(ema_modules.keys() - set(state["ema_modules"]))
     if missing:
         raise UserError(f"{folder}: holds no {missing[0]}; it was written by a run without one")
     load_into(model, folder / "model.safetensors")
     for name, module in ema_modules.items():
         load_into(module, folder / f"{name}.safetensors")
-    return Saved(folder, step, state)
+    return Saved(folder, state["step"], state)
 
 
 def restore_moments(saved: Saved, engine: Engine) -> None:
     """Restore the optimiser's state. Raises UserError when the checkpoint is damaged."""
-    file = saved.folder / "optimizer.safetensors"
+    reader = TensorReader(saved.folder / "optimizer.safetensors")
     engine.init_optimizer_state(saved.state["updates"])
     engine.skipped = saved.state["skipped"]
-    try:
-        with safe_open(file, "pt") as tensors:
-            for name, parameter in _trained(engine.model):
-                for moment in engine.moments:
-                    engine.set_moment(parameter, moment, tensors.get_tensor(f"{moment}/{name}"))
-    except (OSError, SafetensorError, RuntimeError) as error:
-        raise UserError(f"{file}: damaged, or of another model ({error})") from error
-
-
-def to_resume(run: Path, resume: str) -> Path | None:
-    """The checkpoint that ``run.resume`` means.
-
-    Args:
-        resume: auto (the newest of the run, if it has any), never, or the path of one, or of a
-            run. Where the run holds checkpoints that were written under the same value, the same
-            command was started again: it goes on from the newest of those.
-
-    Raises UserError where it is never, but the run has checkpoints.
-    """
-    newest = folders.latest(run)
-    if resume == "never" and newest:
-        raise UserError(
-            f"run.resume: never, but {run} holds checkpoints; give another --run.dir or remove it"
-        )
-    if resume in ("auto", "never"):
-        return newest
-    since = [path for path in folders.checkpoints(run) if _resume_of(path) == resume]
-    return since[-1] if since else folders.latest(Path(resume)) or Path(resume)
-
-
-def _resume_of(checkpoint: Path) -> str | None:
-    """What run.resume was in the run that wrote a checkpoint; None where that is not known."""
-    try:
-        return json.loads((checkpoint / "state.json").read_text())["config"]["run"]["resume"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+    for name, parameter in _trained(engine.model):
+        for moment in engine.moments:
+            value = reader.get(f"{moment}/{name}")
+            if value.shape != engine.full_shape(parameter) or value.dtype != torch.float32:
+                found = f"{moment}/{name} {list(value.shape)} of {value.dtype}"
+                raise UserError(f"{reader.path}: does not fit the model: {found}")
+            engine.set_moment(parameter, moment, value)
 
 
 class _Writer:
@@ -181,7 +148,7 @@ class _Writer:
     def add(self, file: str, name: str, tensor: Tensor) -> None:
         if self.error or self.not_finite:
             return
-        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+        if not is_finite(tensor):
             self.not_finite = f"{name} in {file}"
             return
         try:
@@ -195,27 +162,26 @@ class _Writer:
                 for file in self.files.values():
                     file.close()
                 write_metadata(self.partial, model, None, description)
-                (self.partial / "state.json").write_text(json.dumps(state, indent=2) + "\n")
+                write_state(self.partial, state)
                 folders.commit(self.partial, keep)
                 return
             except OSError as error:
                 self.error = error
-        self._abandon()
+        self._abandon(state.get("config", {}))
 
-    def _abandon(self) -> None:
+    def _abandon(self, config: dict) -> None:
         """Clear away what was written, and raise what happened and which checkpoint is left."""
         for file in self.files.values():
             with suppress(OSError):  # what could not be written is still in its buffer
-                file.file.close()
+                file.abandon()
         with suppress(OSError):  # then the next start does it
             folders.tidy(self.run)
         newest = folders.latest(self.run)
         left = f"the last good one is {newest}" if newest else "there is none yet"
         if self.error is None:
-            raise RunError(
-                f"step {self.step}: not every value of {self.not_finite} is finite; stopped "
-                f"without writing a checkpoint, {left}"
-            )
+            reason = f"step {self.step}: not every value of {self.not_finite} is finite"
+            note_not_finite(self.run, config, reason)
+            raise RunError(f"{reason}; stopped without writing a checkpoint, {left}")
         raise RunError(
             f"{self.run}: the checkpoint of step {self.step} could not be written "
             f"({self.error.strerror or self.error}); {left}. Make room and start the same command "

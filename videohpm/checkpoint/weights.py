@@ -6,12 +6,12 @@ import json
 from os import PathLike
 from pathlib import Path
 
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import nn
 
+from videohpm.checkpoint import checksums
 from videohpm.checkpoint.folders import latest
+from videohpm.checkpoint.soundness import name_another
 from videohpm.compat import RENAMED_MODEL_ARGUMENTS, upgrade_names
 from videohpm.config import options
 from videohpm.config.architecture import (
@@ -22,7 +22,7 @@ from videohpm.config.architecture import (
     mae_config,
 )
 from videohpm.config.plain import as_plain, from_plain
-from videohpm.errors import UserError
+from videohpm.errors import DamagedError, UserError
 from videohpm.hpm import LossTeacher
 from videohpm.models import MaskedAutoencoder, VideoViT
 from videohpm.models.build import CONFIGS, Model, build_model, encoder_in
@@ -42,9 +42,9 @@ def save_weights(
         extra: what else config.json should hold (plain JSON values).
     """
     folder.mkdir(parents=True, exist_ok=True)
-    save_file(_tensors(model), folder / "model.safetensors", {"format": "pt"})
+    _save_tensors(model, folder / "model.safetensors")
     if teacher is not None:
-        save_file(_tensors(teacher.model), folder / "teacher.safetensors", {"format": "pt"})
+        _save_tensors(teacher.model, folder / "teacher.safetensors")
     write_metadata(folder, model, teacher, extra)
 
 
@@ -52,11 +52,11 @@ def write_metadata(
     folder: Path, model: nn.Module, teacher: LossTeacher | None, extra: dict | None = None
 ) -> None:
     """Write config.json: which model to build, and with which configuration."""
-    metadata = {"format": FORMAT, "version": VERSION, "kind": type(model).__name__}
+    values = {"format": FORMAT, "version": VERSION, "kind": type(model).__name__}
     if teacher is not None:
-        metadata["teacher"] = {"steps": teacher.steps, "read": teacher.read}
-    metadata |= {"model": as_plain(model.config)} | (extra or {})
-    (folder / "config.json").write_text(json.dumps(metadata, indent=2) + "\n")
+        values["teacher"] = {"steps": teacher.steps, "read": teacher.read}
+    values |= {"model": as_plain(model.config)} | (extra or {})
+    (folder / "config.json").write_text(json.dumps(values, indent=2) + "\n")
 
 
 def load_model(path: str | PathLike[str]) -> Model:
@@ -69,7 +69,7 @@ def load_model(path: str | PathLike[str]) -> Model:
         model = build_model(read_config(metadata))
     except (TypeError, ValueError) as error:
         raise UserError(f"{folder}/config.json: describes no model ({error})") from None
-    load_into(model, folder / "model.safetensors")
+    _load_from(folder, model, "model.safetensors")
     return model.eval()
 
 
@@ -85,7 +85,7 @@ def load_teacher(path: str | PathLike[str]) -> LossTeacher:
         teacher = LossTeacher(MaskedAutoencoder(config), settings["steps"], settings["read"])
     except (TypeError, ValueError, KeyError) as error:
         raise UserError(f"{folder}/config.json: describes no teacher ({error})") from None
-    load_into(teacher.model, folder / "teacher.safetensors")
+    _load_from(folder, teacher.model, "teacher.safetensors")
     return teacher
 
 
@@ -167,22 +167,36 @@ def export(source: str, out: str, what: str = "encoder", weights: str = "student
     print(f"{out}: {what} of the {weights} of {find_weights(source)}")
 
 
-def _tensors(model: nn.Module) -> dict[str, torch.Tensor]:
-    return {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+def _save_tensors(model: nn.Module, file: Path) -> None:
+    state = model.state_dict().items()
+    tensors = {name: value.detach().cpu().contiguous() for name, value in state}
+    sums = {name: checksums.checksum(name, tensor) for name, tensor in tensors.items()}
+    save_file(tensors, file, checksums.metadata(sums))
+
+
+def _load_from(folder: Path, model: nn.Module, file: str) -> None:
+    """As :func:`load_into`; where it is damaged, a sound checkpoint of the same run is named."""
+    try:
+        load_into(model, folder / file)
+    except DamagedError as error:
+        raise DamagedError(f"{error}{name_another(folder)}") from None
 
 
 def load_into(model: nn.Module, file: Path) -> None:
-    """Load a file of weights into ``model``. Raises UserError: it is damaged, or does not fit."""
-    try:
-        weights = load_file(file)
-    except (OSError, SafetensorError) as error:
-        raise UserError(f"{file}: cannot be read ({error})") from error
-    wanted = model.state_dict()
-    wrong = [
-        f"{name} {list(weights[name].shape) if name in weights else 'missing'}"
-        for name in sorted(wanted.keys() | weights.keys())
-        if name not in wanted or name not in weights or wanted[name].shape != weights[name].shape
-    ]
+    """Load a file of weights into ``model``.
+
+    Raises UserError: it is damaged, holds values that are not finite, or does not fit.
+    """
+    weights, wanted = checksums.read_tensors(file), model.state_dict()
+    wrong = []
+    for name in sorted(wanted.keys() | weights.keys()):
+        found, own = weights.get(name), wanted.get(name)
+        if found is None:
+            wrong.append(f"{name} missing")
+        elif own is None or found.shape != own.shape:
+            wrong.append(f"{name} {list(found.shape)}")
+        elif found.dtype != own.dtype:
+            wrong.append(f"{name} is {found.dtype}, not {own.dtype}")
     if wrong:
         more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
         raise UserError(f"{file}: does not fit the model: {', '.join(wrong[:3])}{more}")

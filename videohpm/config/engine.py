@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from typing import Literal
 
 from videohpm.config.checks import Section
 from videohpm.errors import ConfigError
@@ -11,6 +12,7 @@ from videohpm.errors import ConfigError
 DEVICES = ("auto", "cpu", "cuda")
 PRECISIONS = ("auto", "fp32", "bf16")
 STAGES = (0, 1, 2, 3)
+AUTO: Literal["auto"] = "auto"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,7 +23,8 @@ class EngineConfig:
         device: auto (a GPU if there is one), cpu, cuda or cuda:N.
         precision: auto (bf16 where the GPU has it, else fp32), fp32 or bf16 (autocast; weights,
             targets and losses stay fp32).
-        grad_accum_steps: micro-batches of one optimiser step; the batch is divided by it.
+        grad_accum_steps: micro-batches of one optimiser step; the batch is divided by it. auto: the
+            fewest that memory has room for, as videohpm plan counts; the run says how many.
         grad_clip: largest norm of the gradient; 0 does not clip.
         checkpoint_activations: recompute blocks in the backward pass: less memory, more time.
         compile: let torch.compile fuse the transformer blocks: faster steps after a slow first one
@@ -36,7 +39,7 @@ class EngineConfig:
 
     device: str = "auto"
     precision: str = "auto"
-    grad_accum_steps: int = 1
+    grad_accum_steps: int | Literal["auto"] = AUTO
     grad_clip: float = 0.0
     checkpoint_activations: bool = False
     compile: bool = False
@@ -49,7 +52,10 @@ class EngineConfig:
         check = Section(self, "engine")
         check_device("engine.device", self.device)
         check.choice("precision", PRECISIONS)
-        check.at_least(1, "grad_accum_steps")
+        if self.grad_accum_steps != AUTO:
+            if isinstance(self.grad_accum_steps, str):
+                check.choice("grad_accum_steps", (AUTO, "a number"))
+            check.at_least(1, "grad_accum_steps")
         check.at_least(0, "grad_clip", finite=False)
         check.choice("zero_stage", (None, *STAGES))
         if self.compile and self.zero_stage == 3:
@@ -57,6 +63,11 @@ class EngineConfig:
         if self.offload and self.zero_stage == 0:
             raise ConfigError("engine.offload: needs engine.zero_stage 1, 2 or 3, not 0")
         check.above_zero("timeout", finite=False)
+
+    @property
+    def accumulation(self) -> int:
+        """Micro-batches of a step; 1 where that is auto and has not been found out yet."""
+        return 1 if self.grad_accum_steps == AUTO else int(self.grad_accum_steps)
 
     @property
     def uses_deepspeed(self) -> bool:

@@ -257,7 +257,7 @@ class FinetuneConfig:
         """ConfigError where the global batch cannot be divided over ``world`` ranks."""
         check_batch(
             self.optim.global_batch_size,
-            self.engine.grad_accum_steps,
+            self.engine.accumulation,
             world,
             per="ranks",
             pairs=self.augment.mixes,

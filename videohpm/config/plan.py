@@ -48,6 +48,8 @@ class PlanConfig(PretrainConfig):
         samples: clips in the data set; without it, and without run.steps, the length of the run is
             unknown.
         overhead: power of the machine and its cooling, as a multiple of the GPUs' own.
+        clips_per_core: clips that a CPU core reads and crops in a second, as benchmarks/loader.py
+            measures; the default is of 16 frames of 340x256 H.264.
     """
 
     gpus: int = 8
@@ -56,6 +58,7 @@ class PlanConfig(PretrainConfig):
     utilisation: float = 0.35
     samples: int | None = None
     overhead: float = 1.4
+    clips_per_core: float = 13.0
 
     def __post_init__(self):
         super().__post_init__()
@@ -63,8 +66,9 @@ class PlanConfig(PretrainConfig):
         check.choice("gpu", GPUS)
         check.choice("zero", (None, *STAGES))
         check.fraction("utilisation", zero=False)
+        check.above_zero("clips_per_core")
         check.at_least(1, "gpus", "samples")
-        batch, accumulation = self.optim.global_batch_size, self.engine.grad_accum_steps
+        batch, accumulation = self.optim.global_batch_size, self.engine.accumulation
         check_batch(batch, accumulation, self.gpus, per="GPUs")
 
     @property
@@ -73,7 +77,7 @@ class PlanConfig(PretrainConfig):
         return (
             self.optim.global_batch_size
             * self.data.repeats
-            // (self.gpus * self.engine.grad_accum_steps)
+            // (self.gpus * self.engine.accumulation)
         )
 
     @property

@@ -42,7 +42,7 @@ class PretrainConfig:
             masked_count(unit_count(grid, self.mask.unit), self.mask.ratio)
         except ValueError as error:
             raise ConfigError(f"mask.{error}") from None
-        check_batch(self.optim.global_batch_size, self.engine.grad_accum_steps)
+        check_batch(self.optim.global_batch_size, self.engine.accumulation)
         if self.mask.decode_ratio < 1 and grid.t == 1 and self.mask.unit == "tube":
             raise ConfigError(
                 "mask.decode_ratio: a tube of one time step is decoded whole or not at all; give 1"

@@ -23,7 +23,8 @@ class RunConfig:
         log_every: steps between two lines of metrics.
         picture_every: steps between two pictures; 0 for one at the end only.
         save_every: steps between two checkpoints; 0 for one at the end only.
-        keep: how many checkpoints to keep; older ones are removed.
+        keep: how many checkpoints to keep; older ones are removed, but none that was renamed or
+            holds files of your own.
         resume: auto (continue from the newest checkpoint in the run folder, if any), never, or the
             path of a checkpoint to start from (the same command again continues the run).
     """

@@ -1,7 +1,12 @@
 """Reading videos and images into batches of clips."""
 
 from videohpm.config import DataConfig
-from videohpm.data.bad_files import BadFile, BadFileTracker
+from videohpm.data.bad_files import (
+    BadFile,
+    BadFileTracker,
+    append_bad_files,
+    replace_bad_files,
+)
 from videohpm.data.batches import Batch, GlobalBatchSampler, collate
 from videohpm.data.clips import (
     ClipDataset,
@@ -32,6 +37,7 @@ __all__ = [
     "Sample",
     "VideoDataset",
     "VideoInfo",
+    "append_bad_files",
     "collate",
     "count_frames",
     "find_samples",
@@ -43,6 +49,7 @@ __all__ = [
     "read_video_info",
     "read_frames",
     "read_image",
+    "replace_bad_files",
     "training_transform",
     "verify",
 ]

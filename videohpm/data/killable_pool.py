@@ -4,20 +4,25 @@ Used where files are read for the first time (``scan``, ``transcode``). Training
 ``loader.py``.
 """
 
+import logging
 import multiprocessing
 import os
 import signal
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
+from videohpm.data.worker_state import KILLED
 from videohpm.errors import RunError
 
 START_SECONDS = 300.0  # a worker imports torch, perhaps from a busy network disk
 GRACE_SECONDS = 30.0  # after which a worker ends itself, where its parent did not kill it
 GIGABYTE = 2**30
+MOST_KILLS = 10  # one after the other, without a result between them
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -39,14 +44,17 @@ def run_killable(
 
     ``function`` belongs to a module and runs in one of ``jobs`` processes. One that takes longer
     than ``seconds``, or dies, is replaced, and its item is Failed. ``memory`` is how many GB a
-    worker may take beyond what it starts with (on Linux; elsewhere there is no bound).
+    worker may take beyond what it starts with (on Linux; elsewhere there is no bound). One that is
+    killed from outside is no fault of its item, which is done again, with one process fewer.
+    Raises RunError where they are killed again and again.
     """
     context = _context(function.__module__)
-    numbered = enumerate(items)
+    waiting = _Items(items)
     workers: list[_Worker] = []
+    kills = 0
     try:
         while True:
-            while len(workers) < jobs and (item := next(numbered, None)) is not None:
+            while len(workers) < jobs and (item := waiting.take()) is not None:
                 workers.append(_Worker.start(context, function, seconds, memory, item))
             if not workers:
                 return
@@ -61,14 +69,44 @@ def run_killable(
                     done = worker.time_out()
                 else:
                     continue
-                if done is not None:
+                if worker.killed:
+                    kills, jobs = kills + 1, max(jobs - 1, 1)
+                    _report_kill(kills, jobs)
+                    assert worker.item is not None
+                    waiting.put_back(worker.item)
+                elif done is not None:
+                    kills = 0
                     yield done
-                if not worker.alive or (worker.item is None and not worker.send(numbered)):
+                if not worker.alive or (worker.item is None and not worker.send(waiting)):
                     workers.remove(worker)
                     worker.stop()
     finally:
         for worker in workers:
             worker.stop()
+
+
+def _report_kill(kills: int, jobs: int) -> None:
+    what = "was killed from outside (signal 9; is memory short?)"
+    if kills >= MOST_KILLS:
+        raise RunError(
+            f"each of the last {kills} worker processes {what}; start again with fewer --workers, "
+            "or more memory"
+        )
+    _log.warning("a worker process %s; going on with %d", what, jobs)
+
+
+class _Items:
+    """Items with their positions; one whose process was killed comes again, after the others."""
+
+    def __init__(self, items: Iterable[Any]):
+        self.numbered, self.again = enumerate(items), deque()
+
+    def take(self) -> tuple[int, Any] | None:
+        """The next one; None where there is none."""
+        return next(self.numbered, None) or (self.again.popleft() if self.again else None)
+
+    def put_back(self, item: tuple[int, Any]) -> None:
+        self.again.append(item)
 
 
 @dataclass
@@ -79,7 +117,8 @@ class _Worker:
     deadline: float
     item: tuple[int, Any] | None  # what it works on
     waiting: tuple[int, Any] | None = None  # its first item, until it has started
-    alive: bool = field(default=True)
+    alive: bool = True
+    killed: bool = False  # from outside
 
     @classmethod
     def start(cls, context, function, seconds: float, memory: float, item) -> "_Worker":
@@ -90,9 +129,9 @@ class _Worker:
         for_worker.close()
         return cls(process, connection, seconds, time.monotonic() + START_SECONDS, item, item)
 
-    def send(self, numbered: Iterator[tuple[int, Any]]) -> bool:
+    def send(self, items: _Items) -> bool:
         """Hands over the next item; False where there is none."""
-        self.item, self.waiting = self.waiting or next(numbered, None), None
+        self.item, self.waiting = self.waiting or items.take(), None
         if self.item is None:
             return False
         self.deadline = time.monotonic() + self.seconds
@@ -103,15 +142,19 @@ class _Worker:
         return True
 
     def receive(self) -> tuple[int, Any] | None:
-        """The result of its item; None where it reports that it has started."""
+        """The result of its item; None where it has started, or was killed from outside."""
         assert self.item is not None
         position = self.item[0]
         try:
             result = self.connection.recv()
         except Exception:  # a message that was cut off means that it died, too
             self.alive = False
+            self.process.join(5)
+            self.killed = self.process.exitcode == KILLED
             self.process.kill()
             self.process.join(5)
+            if self.killed:
+                return None
             if self.waiting is not None:
                 raise RunError(f"a worker did not start ({self.exit_reason()})") from None
             return position, Failed(f"the decoder crashed ({self.exit_reason()})")

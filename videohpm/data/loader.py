@@ -4,11 +4,13 @@ torch's DataLoader ends the run when a worker dies. Batches are a function of th
 so it can be made again from the first batch not delivered yet, and only time is lost.
 """
 
+import ctypes
 import gc
 import logging
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -21,11 +23,12 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from videohpm.data.batches import GlobalBatchSampler, collate
 from videohpm.data.clips import ClipDataset
 from videohpm.data.manifest import Manifest
-from videohpm.data.worker_state import WorkerState
+from videohpm.data.worker_state import KILLED, WorkerState
 from videohpm.errors import RunError, UserError
 
 MOST_DEATHS, AMONG_BATCHES = 10, 1000  # more deaths among so many batches end the run
 TEARDOWN_SECONDS = 30.0
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _log = logging.getLogger(__name__)
 
 
@@ -50,8 +53,9 @@ class Loader:
     """Batches of ``dataset`` in the order of ``sampler``; iterating starts at its first batch.
 
     ``deaths`` counts how often workers died and were replaced. A file that kills its reader twice
-    is not read again: another replaces it, as for any that cannot be read. Raises RunError where
-    workers keep dying, UserError where the data set raises one in a worker.
+    is not read again: another replaces it, as for any that cannot be read. Where workers are killed
+    from outside (memory is short), no file is to blame, and one worker fewer goes on. Raises
+    RunError where workers keep dying, UserError where the data set raises one in a worker.
     """
 
     def __init__(
@@ -68,6 +72,7 @@ class Loader:
         self.workers, self.prefetch, self.pin_memory = workers, prefetch, pin_memory
         self.deaths = 0
         self._kept: DataLoader | None = None  # with its workers, for the next iteration
+        self._processes: set = set()  # those workers
         if workers:
             dataset.worker_state.share(workers)
 
@@ -92,8 +97,9 @@ class Loader:
                 # means that one is gone.
                 if not self.workers or str(error).startswith("Caught "):
                     raise
+                died = {p.pid: p.exitcode for p in self._processes if p.exitcode is not None}
                 self._tidy(batches)
-                self._count_death(done, recent, error)
+                self._count_death(done, recent, error, died)
 
     def _start(self, first: int) -> Iterator[Any]:
         """Iterates from batch number ``first`` on."""
@@ -115,14 +121,18 @@ class Loader:
             # this process has: garbage goes now, and what remains is not for them to collect.
             gc.collect()
             gc.freeze()
+        before = set(multiprocessing.active_children())
         batches = iter(loader)
         if self.workers:
+            self._processes = set(multiprocessing.active_children()) - before
             gc.unfreeze()
             _ignore_deaths()
         return batches
 
-    def _count_death(self, done: int, recent: deque, error: Exception) -> None:
-        rows = self.dataset.worker_state.mark_crashed()
+    def _count_death(
+        self, done: int, recent: deque, error: Exception, died: dict[int, int]
+    ) -> None:
+        rows = self.dataset.worker_state.mark_crashed(died)
         where = ", ".join(self.dataset.manifest[row].path for row in rows) or "nothing"
         self.deaths += 1
         recent.append(done)
@@ -132,6 +142,13 @@ class Loader:
                 f"last while reading {where}: {error}); look for bad files with videohpm data "
                 "scan, or for memory that is short with fewer data.workers"
             ) from None
+        if KILLED in died.values() and self.workers > 1:
+            self.workers -= 1
+            _log.warning(
+                "a reading process was killed from outside (signal 9; is memory short?); going on "
+                "with %d of them",
+                self.workers,
+            )
         _log.warning(
             "a reading process died; read at that moment: %s; starting again at batch %d",
             where,
@@ -194,6 +211,7 @@ class _StartWorker:
         worker_state = self.dataset.worker_state
         worker_state.worker = worker
         worker_state.pids[worker] = os.getpid()
+        _die_with_parent()
         # The workers are the parallelism: more threads in each would fight over the same cores.
         torch.set_num_threads(1)
         if hasattr(signal, "SIGALRM"):
@@ -206,6 +224,16 @@ class _StartWorker:
             threading.Thread(
                 target=_exit_on_signal_of, args=(stops, os.getppid()), daemon=True
             ).start()
+
+
+def _die_with_parent() -> None:
+    """On Linux, end this process as soon as the run is gone.
+
+    A worker that lives on, perhaps in a file that hangs, keeps the run's connections open: the
+    other ranks would not notice that it is gone.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _exit_on_signal_of(stops: set[signal.Signals], run: int) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from videohpm.data.class_labels import LINE
 from videohpm.data.readers import READERS
+from videohpm.data.tables import plain_field
 from videohpm.errors import UserError
 
 VIDEO_SUFFIXES = frozenset(
@@ -21,6 +22,8 @@ IMAGE_SUFFIXES = frozenset(
     [".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm"]
 )
 _COLUMNS = ("path", "label", "frames", "reader", "height", "width")
+MOST_CHARACTERS = 4096
+"""No path, number or name of a class is longer."""
 FEW_FRAMES = 16
 """Where all videos of a list without a header seem to be shorter, this is reported."""
 _log = logging.getLogger(__name__)
@@ -48,8 +51,11 @@ def read_rows(file: Path) -> dict[str, list]:
     numbered = [(number, line) for number, line in enumerate(lines, 1) if line.strip()]
     if not numbered:
         raise UserError(f"data.manifest: {file} is empty")
-    first = numbered[0][1]
-    header = [field.strip().lower() for field in _fields(first)]
+    line, first = numbered[0]
+    try:
+        header = [field.strip().lower() for field in _fields(first)]
+    except csv.Error as error:
+        raise UserError(f"data.manifest: {file} line {line}: {error}") from None
     if "path" in header:
         return _comma_rows(file, header, _records(file, text))
     if _is_plain_list(first):
@@ -98,7 +104,10 @@ def _comma_rows(file: Path, header: list[str], records: list) -> dict[str, list]
         near = difflib.get_close_matches(name, _COLUMNS, 1, cutoff=0.75)
         if near and name not in _COLUMNS:
             raise UserError(f"data.manifest: {file}: column {name!r}; rename it to {near[0]!r}")
-    return _by_column(file, tuple(header), records[1:], "the header")
+    rows = _by_column(file, tuple(header), records[1:], "the header")
+    for name in rows.keys() - {LINE}:
+        rows[name] = [plain_field(name, field) for field in rows[name]]
+    return rows
 
 
 def _listed_rows(file: Path, records: list) -> dict[str, list]:
@@ -140,6 +149,12 @@ def _by_column(file: Path, names: tuple[str, ...], records: list, model: str) ->
                 f"{len(names)} ({separator.join(names)})"
             )
         for name, field in zip(names, fields, strict=True):
+            if name in _COLUMNS and (len(field) > MOST_CHARACTERS or "\0" in field):
+                what = "a NUL character" if "\0" in field else f"{len(field)} characters"
+                raise UserError(
+                    f"data.manifest: {file} line {number}: {name} has {what}; correct or remove "
+                    "this row"
+                )
             rows[name].append(field)
         rows[LINE].append(number)
     if not rows[LINE]:
@@ -210,13 +225,13 @@ def check_rows(where: str, base: Path, rows: dict[str, list]) -> None:
         )
     # A few files stand for all: asking for every one of a million on a network disk takes minutes.
     some = rows["path"][:: max(1, len(rows["path"]) // 8)][:9]
-    folder = next((path for path in some if (base / path).is_dir()), None)
+    folder = next((path for path in some if os.path.isdir(base / path)), None)
     if folder is not None:
         raise UserError(
             f"{where}: {folder} is a folder; lists of folders of frames are not read: make a video "
             "of each (ffmpeg -i FOLDER/%05d.jpg), or list the pictures"
         )
-    if not any((base / path).exists() for path in some):
+    if not any(os.path.exists(base / path) for path in some):
         raise UserError(
             f"{where}: none of its files is found, such as {base / some[0]}; set root to the "
             f"folder that the paths start from"

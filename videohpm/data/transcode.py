@@ -6,6 +6,7 @@ clip only its own frames are decoded. Sound is dropped, rotation applied; frames
 and order, so that clips cut from the copy are those of the original.
 """
 
+import hashlib
 import json
 import os
 from dataclasses import asdict, dataclass
@@ -139,9 +140,10 @@ def fitted(frame, index: VideoIndex, recipe: Recipe):
 
 
 def partial_of(target: str | os.PathLike) -> Path:
-    """Where a file is written before it is complete."""
+    """Where a file is written before it is complete: a short name, however long the final one."""
     target = Path(target)
-    return target.with_name(f".{target.name}.partial")
+    digest = hashlib.blake2b(os.fsencode(target.name), digest_size=12).hexdigest()
+    return target.with_name(f".{digest}.partial")
 
 
 def _targets(names: list[str], base: str, folder: Path) -> dict[str, tuple[str, str]]:

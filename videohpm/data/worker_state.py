@@ -1,7 +1,7 @@
 """What the reading processes and the training process know of each other, in shared memory."""
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
@@ -12,6 +12,9 @@ _REASONS = {
     HUNG: "reading it did not end before",
 }
 NOTHING = -1
+KILLED = -signal.SIGKILL if hasattr(signal, "SIGKILL") else None
+"""The exit code of a process that was ended from outside, for example where memory is short."""
+_OUTSIDE = {-number for number in (signal.SIGTERM, signal.SIGINT)} | {KILLED}
 
 
 class WorkerState:
@@ -19,7 +22,8 @@ class WorkerState:
 
     ``files`` uint8 (samples,): a file is SUSPECT where a worker died reading it, which may have
     another cause; where that happens again it is CRASHED and not read any more, as one that HUNG is
-    at once. Workers that start later share the state.
+    at once. A worker that was killed from outside says nothing of its file. Workers that start
+    later share the state.
     """
 
     def __init__(self, samples: int):
@@ -42,12 +46,20 @@ class WorkerState:
         """A file whose reading did not end."""
         self.files[row] = HUNG
 
-    def mark_crashed(self) -> list[int]:
-        """Marks and returns the rows that were being read when a worker died."""
-        rows = [int(row) for row in self.reading if row != NOTHING]
-        for row in set(rows):
-            self.files[row] = min(int(self.files[row]) + 1, CRASHED)
+    def mark_crashed(self, exit_codes: Mapping[int, int]) -> list[int]:
+        """Marks the rows that dead workers were reading; returns them, also those not to blame.
+
+        Args:
+            exit_codes: of the workers that have died, by process.
+        """
+        rows = []
+        for pid, row in zip(self.pids.tolist(), self.reading.tolist(), strict=True):
+            if pid in exit_codes and row != NOTHING:
+                rows.append(row)
+                if exit_codes[pid] not in _OUTSIDE:
+                    self.files[row] = min(int(self.files[row]) + 1, CRASHED)
         self.reading.fill_(NOTHING)
+        self.pids.zero_()
         return rows
 
     @contextmanager

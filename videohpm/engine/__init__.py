@@ -9,6 +9,8 @@ ema            moving averages of weights that ZeRO-3 divides
 compile        what makes steps faster without changing what they compute
 distributed    the processes of a run: groups and collectives
 preemption     what ends a run early: signals, lost processes, full disks
+failures       errors of torch, NCCL and gloo by their texts
+watch          a thread that notices when another process ends
 launch         starts a process for each GPU of one machine
 ============== ==============================================================================
 """
@@ -29,6 +31,7 @@ from videohpm.engine import distributed
 from videohpm.engine.device import resolved_precision, torch_device
 from videohpm.engine.preemption import StopRequest, stop_signals_raise, translate_errors
 from videohpm.engine.single import TorchEngine
+from videohpm.errors import exit_code
 
 __all__ = [
     "EngineConfig",
@@ -57,10 +60,14 @@ def process_group(config: EngineConfig, batch: int) -> Iterator[None]:
     with stop_signals_raise():
         if config.uses_deepspeed:
             distributed.init_process_group(torch_device(config.device), config.timeout)
-        check_batch(batch, config.grad_accum_steps, distributed.world_size())
-        with translate_errors():
-            yield
-            distributed.destroy_process_group()  # not after an error: it waits for the others
+        check_batch(batch, config.accumulation, distributed.world_size())
+        try:
+            with translate_errors():
+                yield
+                distributed.destroy_process_group()  # not after an error: it waits for the others
+        except BaseException as error:
+            distributed.announce_failure(exit_code(error))
+            raise
 
 
 def make_engine(model: nn.Module, config: EngineConfig, optim: OptimConfig) -> TorchEngine:

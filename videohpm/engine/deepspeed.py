@@ -37,7 +37,7 @@ class ZeroEngine(TorchEngine):
             self._register_external_parameters(self.model)
         self.deepspeed = self._initialize()
         if self.stage == 3:
-            self.ema = ShardedEma()
+            self.ema = ShardedEma(self.device)
             _empty_padding(parameters)
 
     def _initialize(self):
@@ -186,7 +186,10 @@ def _empty_padding(parameters: Iterable[Any]) -> None:
 def _deepspeed(device: torch.device):
     """The package, quiet and on the right kind of device. Raises UserError where it is missing."""
     os.environ.setdefault("DS_ACCELERATOR", device.type)
-    os.environ.setdefault("LOCAL_RANK", "0")  # which a single process has from no launcher
+    # DeepSpeed takes the device of this number, which a single process has from no launcher.
+    if device.index is not None:
+        os.environ["LOCAL_RANK"] = str(device.index)
+    os.environ.setdefault("LOCAL_RANK", "0")
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
     try:
         import deepspeed

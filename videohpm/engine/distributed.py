@@ -13,6 +13,7 @@ with the gradients' collectives.
 from __future__ import annotations
 
 import os
+import sys
 import time
 from collections.abc import Mapping
 from datetime import timedelta
@@ -25,8 +26,11 @@ from torch import Tensor
 from torch.distributed import distributed_c10d
 
 from videohpm.config.engine import launched_world_size
-from videohpm.errors import RunError, UserError
+from videohpm.engine.watch import PeerWatch, leave_now
+from videohpm.errors import RunError, UserError, one_line
 
+NCCL_LATER = 60.0
+"""Seconds that NCCL waits longer than ``engine.timeout``."""
 LAST_WORD = 2.0
 """Seconds that rank 0 waits for the others to ask whether they should report an error."""
 
@@ -39,11 +43,22 @@ class _Group:
     control_group: dist.ProcessGroup | None = None
     """The gloo group for flags and metrics."""
     timeout: float = 0.0
+    watch: PeerWatch | None = None
+    """Ends this process when another one has ended."""
+    first: bool | None = None
+    """Whether this process reports why the run ends, once it has asked."""
 
 
 def local_rank() -> int:
     """The number of this process on its machine."""
     return int(os.environ.get("LOCAL_RANK", "0"))
+
+
+def local_world_size() -> int:
+    """How many processes of the run are on this machine."""
+    names = "LOCAL_WORLD_SIZE", "LOCAL_SIZE", "SLURM_NTASKS_PER_NODE"
+    found = next((os.environ[name] for name in names if os.environ.get(name, "").isdigit()), None)
+    return min(int(found or launched_world_size()), launched_world_size())
 
 
 def rank() -> int:
@@ -65,34 +80,45 @@ def init_process_group(device: torch.device, seconds: float) -> None:
     if dist.is_initialized():
         return
     limit = timedelta(seconds=seconds)
+    on_gpu = device.type == "cuda"
+    # NCCL ends the process when its time is over: the control group comes first, and says why.
+    device_limit = limit + timedelta(seconds=NCCL_LATER) if on_gpu else limit
     # The groups that DeepSpeed makes for itself take the defaults, of up to half an hour.
-    distributed_c10d.default_pg_timeout = distributed_c10d.default_pg_nccl_timeout = limit
-    backend = "nccl" if device.type == "cuda" else "gloo"
+    distributed_c10d.default_pg_timeout = limit
+    distributed_c10d.default_pg_nccl_timeout = device_limit
+    backend = "nccl" if on_gpu else "gloo"
     try:
         if launched_world_size() > 1:
             store, number, total = next(dist.rendezvous("env://", timeout=limit))
         else:
             store, number, total = dist.HashStore(), 0, 1
         store.set_timeout(limit)
-        if device.type == "cuda":
+        if on_gpu:
             torch.cuda.set_device(device)
         _Group.store = dist.PrefixStore("videohpm", store)
         _Group.timeout = seconds
-        dist.init_process_group(backend, store=store, rank=number, world_size=total, timeout=limit)
+        dist.init_process_group(
+            backend, store=store, rank=number, world_size=total, timeout=device_limit
+        )
         group: Any = dist.new_group(backend="gloo", timeout=limit)  # of all ranks: this one too
         _Group.control_group = group
+        if total > 1:
+            _Group.watch = PeerWatch(_report_lost)
     except (ValueError, RuntimeError) as error:
         raise UserError(
             f"RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT: the other processes cannot be reached "
-            f"({' '.join(str(error).split())[:200]}); see the README on starting several"
+            f"({one_line(error)[:200]}); see the README on starting several. On several machines "
+            "GLOO_SOCKET_IFNAME names the network interface that leads to the others"
         ) from error
 
 
 def destroy_process_group() -> None:
     """Leave the other processes at the end of a run."""
+    if _Group.watch is not None:
+        _Group.watch.bye()
     if dist.is_initialized():
         dist.destroy_process_group()
-    _Group.store = _Group.control_group = None
+    _Group.store = _Group.control_group = _Group.watch = _Group.first = None
 
 
 def any_rank(flag: bool) -> bool:
@@ -118,6 +144,23 @@ def raise_on_all_ranks(error: Exception | None) -> None:
     raise UserError(text) if kind == "user" else RunError(text)
 
 
+def from_first_rank(text: str | None) -> str | None:
+    """The ``text`` of rank 0, on every rank. Every rank must call it."""
+    if world_size() == 1:
+        return text
+    texts = [text]
+    dist.broadcast_object_list(texts, src=0, group=_Group.control_group)
+    return texts[0]
+
+
+def all_gather(values: list) -> list[list]:
+    """The lists of all ranks, rank by rank, of plain values. Every rank must call it."""
+    gathered: list[Any] = [values] * world_size()
+    if world_size() > 1:
+        dist.all_gather_object(gathered, values, group=_Group.control_group)
+    return gathered
+
+
 def assert_equal_across_ranks(name: str, value: int) -> None:
     """UserError where ranks have different values of what must be equal, such as the first step."""
     if world_size() == 1:
@@ -139,6 +182,15 @@ def all_reduce_sum(count: int) -> int:
     total = torch.tensor(count)
     dist.all_reduce(total, dist.ReduceOp.SUM, _Group.control_group)
     return int(total)
+
+
+def all_reduce_min(count: int) -> int:
+    """The least of a count over the ranks. Every rank must call it."""
+    if world_size() == 1:
+        return count
+    least = torch.tensor(count)
+    dist.all_reduce(least, dist.ReduceOp.MIN, _Group.control_group)
+    return int(least)
 
 
 def all_reduce_tensor(values: Tensor) -> Tensor:
@@ -190,18 +242,57 @@ def timeout() -> float:
 def first_to_report() -> bool:
     """Whether this process should print why the run ends: true once over all ranks.
 
-    Before they have joined, the first process of each machine prints. Rank 0, which may hold the
-    store, waits a moment for the others to ask: once it has ended nobody can tell them.
+    Before they have joined, the first process of each machine prints.
     """
     if _Group.store is None:
         return local_rank() == 0
+    if _Group.first is None:
+        try:
+            _Group.first = _Group.store.add("reported", 1) == 1
+        except RuntimeError:  # the process that held the store is gone: better twice than never
+            _Group.first = True
+    return _Group.first
+
+
+def announce_failure(code: int) -> None:
+    """Have all ranks end with this exit code, promptly and whatever they wait for.
+
+    Call it where this process is about to end so; nothing happens where all have left.
+    """
+    if _Group.watch is not None:
+        first_to_report()  # before the others are told: they would be the first to ask
+        _Group.watch.failed(code)
+
+
+def leave(code: int) -> int:
+    """The exit code; of several processes that have joined, this one ends here instead.
+
+    It does not clean up, which would wait for the others. Rank 0, which may hold the store, waits a
+    moment for them to ask whether they should report an error: once it has ended none can know.
+    """
+    if _Group.watch is None:
+        return code
+    deadline = time.monotonic() + LAST_WORD
     try:
-        asked = _Group.store.add("reported", 1)
-        deadline = time.monotonic() + LAST_WORD
-        while rank() == 0 and _Group.store.add("reported", 0) < world_size():
-            if time.monotonic() > deadline:
+        while rank() == 0 and _Group.store and time.monotonic() < deadline:
+            if _Group.store.add("reported", 0) >= world_size():
                 break
             time.sleep(0.05)
-        return asked == 1
-    except Exception:  # the process that held the store is gone: better twice than never
-        return True
+    except RuntimeError:
+        pass  # a store that is gone needs nobody to hold it
+    leave_now(code)
+    return code
+
+
+def lost_process(noticed_by: int) -> str:
+    """What is told where another process is gone."""
+    return (
+        f"another of the {world_size()} processes of this run died, or did not answer for "
+        f"engine.timeout = {timeout():g} seconds (noticed by rank {noticed_by}); all end, "
+        "checkpoints are kept, and the same command goes on from the newest"
+    )
+
+
+def _report_lost(_gone: int) -> None:
+    if first_to_report():
+        print(f"videohpm: {lost_process(rank())}", file=sys.stderr, flush=True)

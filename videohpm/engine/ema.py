@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 import torch.distributed as dist
 from torch import Tensor
 
@@ -14,13 +15,19 @@ class ShardedEma(Ema):
     """The moving average of a divided model: each rank moves the shards that it holds.
 
     That needs no communication, because the copy is divided as the model is.
+
+    Args:
+        device: the engine's, where collectives are done; shards may be kept in main memory.
     """
+
+    def __init__(self, device: torch.device):
+        self.device = device
 
     def local_part(self, parameter: Tensor) -> Tensor:
         return shard_of(parameter)[1]
 
     def over_ranks(self, norms: Tensor) -> Tensor:
-        squares = norms.square()
+        squares = norms.to(self.device).square()
         dist.all_reduce(squares)
         return squares.sqrt()
 

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 
+NAMES = {number.value: number.name for number in signal.Signals}
 GRACE = 60.0
 """Seconds that the others get to end by themselves once one process has failed."""
 
@@ -32,7 +33,12 @@ class Ranks:
         with socket.socket() as unused:
             unused.bind(("127.0.0.1", 0))
             port = unused.getsockname()[1]
-        shared = {"WORLD_SIZE": count, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        shared = {
+            "WORLD_SIZE": count,
+            "LOCAL_WORLD_SIZE": count,
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": port,
+        }
         # As torchrun does: many processes with a thread for every core each would be slow.
         shared |= {} if "OMP_NUM_THREADS" in os.environ else {"OMP_NUM_THREADS": 1}
         for rank in range(count):
@@ -50,11 +56,19 @@ class Ranks:
             process.send_signal(number)
 
     def wait(self) -> int:
-        """Until all have ended; returns the exit code of the one that failed first, 0 without."""
-        code, deadline = 0, None
+        """Until all have ended; returns the exit code of the one that failed first, 0 without.
+
+        Says which were ended by a signal, and by which.
+        """
+        code, deadline, told = 0, None, set()
         while True:
             codes = [process.poll() for process in self.processes]
             failed = [found for found in codes if found]
+            for rank, found in enumerate(codes):
+                if found is not None and found < 0 and rank not in told:
+                    told.add(rank)
+                    name = NAMES.get(-found, f"signal {-found}")
+                    print(f"videohpm: rank {rank} was ended by {name}", file=sys.stderr)
             if failed and deadline is None:
                 code, deadline = failed[0], time.monotonic() + GRACE
             if None not in codes:

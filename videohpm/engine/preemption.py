@@ -13,18 +13,23 @@ import torch.distributed as dist
 from torch import Tensor
 
 from videohpm.engine import distributed
+from videohpm.engine.distributed import lost_process
+from videohpm.engine.failures import (
+    explain_communication,
+    is_lost_process,
+    is_out_of_memory,
+    last_words,
+)
 from videohpm.errors import Preempted, RunError
 
 # Not every system has all of these.
 STOP_SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGUSR1") if hasattr(signal, name)]
 FULL = [getattr(errno, name) for name in ("ENOSPC", "EDQUOT") if hasattr(errno, name)]
-# What gloo and NCCL have in their messages when a process is gone.
-BROKEN = ("gloo", "NCCL", "Connection closed", "Connection reset", "Broken pipe")
 
 
 @contextmanager
 def translate_errors() -> Iterator[None]:
-    """Around a run: a full disk and a lost process become a RunError of one line."""
+    """Around a run: full disks, lost processes, too little memory become a RunError of one line."""
     try:
         yield
     except OSError as error:
@@ -34,21 +39,27 @@ def translate_errors() -> Iterator[None]:
             f"{error.filename or 'run.dir'}: {error.strerror}; checkpoints are kept. Make room and "
             "start the same command again"
         ) from error
-    except RuntimeError as error:
-        if not is_lost_process(error):
+    except (RuntimeError, MemoryError) as error:
+        told = _told(error)
+        if told is None:
             raise
-        raise RunError(
-            f"another of the {distributed.world_size()} processes of this run died, or did not "
-            f"answer for engine.timeout = {distributed.timeout():g} seconds (noticed by rank "
-            f"{distributed.rank()}); all end, checkpoints are kept, and the same command goes on "
-            "from the newest"
-        ) from error
+        raise RunError(told) from error
 
 
-def is_lost_process(error: RuntimeError) -> bool:
-    """Whether an error means that another process does not answer."""
-    broken = isinstance(error, dist.DistError) or any(mark in str(error) for mark in BROKEN)
-    return broken and distributed.world_size() > 1
+def _told(error: RuntimeError | MemoryError) -> str | None:
+    """What a run's error means, and what helps, in one line; None where that is not known."""
+    if is_out_of_memory(error):
+        return (
+            f"rank {distributed.rank()} ran out of memory ({last_words(error)}); give a larger "
+            "engine.grad_accum_steps (the batch stays as it is), or engine.checkpoint_activations "
+            "true; videohpm plan with the same options says what fits"
+        )
+    if distributed.world_size() == 1 or not isinstance(error, RuntimeError):
+        return None
+    if is_lost_process(error):
+        return lost_process(distributed.rank())
+    told = explain_communication(error)
+    return told and f"{told} (rank {distributed.rank()})"
 
 
 @contextmanager

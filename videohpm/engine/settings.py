@@ -58,9 +58,8 @@ def deepspeed_settings(
     """What ``deepspeed.initialize`` is given. Raises UserError for a file that contradicts us."""
     derived: dict[str, Any] = {
         "train_batch_size": optim.global_batch_size,
-        "train_micro_batch_size_per_gpu": optim.global_batch_size
-        // (world * config.grad_accum_steps),
-        "gradient_accumulation_steps": config.grad_accum_steps,
+        "train_micro_batch_size_per_gpu": optim.global_batch_size // (world * config.accumulation),
+        "gradient_accumulation_steps": config.accumulation,
         "gradient_clipping": config.grad_clip,  # always: DeepSpeed's default is not 0
         "zero_optimization": {
             "stage": DEFAULT_STAGE if config.zero_stage is None else config.zero_stage,
@@ -86,14 +85,29 @@ def deepspeed_settings(
     return merged
 
 
-def _with_file(derived: dict[str, Any], config: EngineConfig, file: Path) -> dict[str, Any]:
-    """Our settings with the user's file laid over them."""
+def bucket_of(config: EngineConfig) -> int:
+    """Numbers that DeepSpeed gathers before gradients are sent, as a user's file may say."""
+    if config.deepspeed_config is None:
+        return BUCKET
+    given = _read(Path(config.deepspeed_config)).get("zero_optimization", {})
+    found = given.get("reduce_bucket_size", BUCKET) if isinstance(given, dict) else BUCKET
+    return BUCKET if found == "auto" else int(found)
+
+
+def _read(file: Path) -> dict[str, Any]:
+    """A user's file of settings. Raises UserError."""
     try:
         given = json.loads(file.read_text())
     except (OSError, ValueError) as error:
         raise UserError(f"engine.deepspeed_config: {file} cannot be read ({error})") from error
     if not isinstance(given, dict):
         raise UserError(f"engine.deepspeed_config: {file} must hold a JSON object")
+    return given
+
+
+def _with_file(derived: dict[str, Any], config: EngineConfig, file: Path) -> dict[str, Any]:
+    """Our settings with the user's file laid over them."""
+    given = _read(file)
     owned = dict(OWNED)
     if config.zero_stage is None and not config.offload:
         del owned["zero_optimization.stage"]  # not set here: the file may
@@ -104,6 +118,11 @@ def _with_file(derived: dict[str, Any], config: EngineConfig, file: Path) -> dic
                 f"engine.deepspeed_config: {file} sets zero_optimization.{key}, which the teacher "
                 "and checkpoints do not support; leave it out"
             )
+    if merged["zero_optimization"].get("offload_param", {}).get("device") == "nvme":
+        raise UserError(
+            f"engine.deepspeed_config: {file} sets zero_optimization.offload_param.device = nvme, "
+            "where the teacher cannot follow the weights; give cpu"
+        )
     return merged
 
 

@@ -37,6 +37,8 @@ class TorchEngine:
         self.config = config
         self.rank, self.world = distributed.rank(), distributed.world_size()
         self.device = torch_device(config.device)
+        if self.device.type == "cuda":
+            torch.cuda.set_device(self.device)  # for what asks for no device of its own
         self.precision = resolved_precision(config.precision, self.device)
         self.model = model.to(self.device).train()
         if self.device.type == "cpu":
@@ -78,7 +80,7 @@ class TorchEngine:
 
     def backward(self, loss: Tensor) -> None:
         """Add the gradient of one micro-batch's share of the loss."""
-        (loss / self.config.grad_accum_steps).backward()
+        (loss / self.config.accumulation).backward()
 
     def step(self, lr: float) -> Tensor | None:
         """Move the weights; returns the gradient's norm (before clipping) where it is clipped.

@@ -158,7 +158,7 @@ def attentive_probabilities(
     """
     whiten = Whiten(train)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)
         probe = AttentiveProbe(train.shape[2], heads, classes).to(device)
         optimiser = torch.optim.AdamW(probe.parameters(), lr=lr, weight_decay=weight_decay)
         steps = math.ceil(len(train) / batch)

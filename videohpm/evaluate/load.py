@@ -100,5 +100,5 @@ def pool_tokens(model: Model, tokens: Tensor) -> Tensor:
 def random_copy(model: Model, seed: int) -> Model:
     """A model of the same architecture with random weights, as a baseline."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)
         return build_model(model.config).eval()

@@ -32,12 +32,15 @@ GREY = (128 / 255,) * 3
 
 @contextmanager
 def temporary_seed(seed: int) -> Iterator[None]:
-    """Seed the global generators of Python, NumPy and torch (CPU), and put them back after."""
+    """Seed the global generators of Python, NumPy and torch (CPU), and put them back after.
+
+    Those of GPUs, which drop-path draws from, go on undisturbed.
+    """
     python, numpy = random.getstate(), np.random.get_state()
     with torch.random.fork_rng(devices=[]):
         random.seed(seed)
         np.random.seed(seed % 2**32)
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed seeds GPUs too
         try:
             yield
         finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 from pathlib import Path
@@ -9,8 +10,28 @@ from pathlib import Path
 from torch import nn
 
 from videohpm import checkpoint
-from videohpm.engine import TorchEngine
+from videohpm.engine import TorchEngine, distributed
+from videohpm.errors import UserError
 from videohpm.interop.native import BEST
+
+_log = logging.getLogger(__name__)
+
+
+def best_is_lost(run: Path) -> bool:
+    """Whether the best weights of a run cannot be loaded. Every rank must call it.
+
+    The first one looks, and sets aside with a warning what is damaged.
+    """
+    lost = False
+    if distributed.rank() == 0:
+        try:
+            checkpoint.load_model(run / BEST)
+        except UserError as error:
+            lost, kept = True, ""
+            if (run / BEST).exists():
+                kept = f", kept as {checkpoint.set_aside(run / BEST, 'damaged').name}"
+            _log.warning("%s%s; the best of the validations to come takes its place", error, kept)
+    return distributed.any_rank(lost)
 
 
 def replace_best(run: Path, engine: TorchEngine, model: nn.Module, metadata: dict) -> None:

@@ -12,14 +12,16 @@ from videohpm.config import FinetuneConfig
 from videohpm.config.dataset_info import read_dataset_info
 from videohpm.data import Batch, Manifest, find_samples, normalise
 from videohpm.engine import TorchEngine, distributed, process_group, seed_step
+from videohpm.errors import UserError
 from videohpm.finetune.augment import check_policy
 from videohpm.finetune.average import WeightAverage
-from videohpm.finetune.best import replace_best
+from videohpm.finetune.best import best_is_lost, replace_best
 from videohpm.finetune.clips import final_protocol, training_clips, validation_samples
 from videohpm.finetune.labels import check_flip
 from videohpm.finetune.start import start_classifier, warn_of_pixels
 from videohpm.finetune.task import Classification, Task
 from videohpm.interop.native import BEST
+from videohpm.plan.fit import fit_finetuning
 from videohpm.tracking import Tracker
 from videohpm.training import TrainingRun
 
@@ -85,6 +87,7 @@ class Finetuning(TrainingRun):
         self.model = start_classifier(config.model, self.task.outputs, recompute)
         data = training_clips(config, manifest, self.model.grid)
         self.protocol = final_protocol(config, info, self.model.grid)
+        config = fit_finetuning(config, self.model)
         config.check_batch(distributed.world_size())
         self.average = WeightAverage(self.model, config.ema) if config.ema else None
         ema_modules: dict[str, nn.Module] = (
@@ -94,6 +97,8 @@ class Finetuning(TrainingRun):
         if self.validation is not None:
             self.evaluate_every = config.validation.period(self.steps_per_epoch)
         self.best: dict = self.restored.get("best", {})
+        if self.best and best_is_lost(self.folder):
+            self.best = {}
         self.processes = evaluate.init_eval_processes(self.engine.device)
 
     def train(self, batches: list[Batch], step: int) -> dict[str, Tensor]:
@@ -133,6 +138,11 @@ class Finetuning(TrainingRun):
         """Test on all views of each validation video, and write the result."""
         assert self.validation is not None, "there is nothing to test on"
         which, best_step = self.config.test_weights, self.best.get("step")
+        if which == "best" and not self.best:
+            raise UserError(
+                f"test_weights: best, but the best weights of {self.folder} are lost; give "
+                "--test_weights last"
+            )
         if which == "best":
             model = checkpoint.load_model(self.folder / BEST).to(self.engine.device)
             folder = self.folder / BEST

@@ -8,6 +8,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from videohpm.checkpoint.checksums import is_finite
 from videohpm.config import ReadOptions
 from videohpm.config.architecture import Architecture, encoder_of
 from videohpm.errors import UserError
@@ -171,11 +172,15 @@ def verify_all_accounted(
     for name, tensor in weights.tensors.items():
         if not tensor.is_floating_point():
             raise UserError(f"{report.source}: {report.loaded.get(name, name)} is {tensor.dtype}")
+        if not is_finite(tensor.float()):
+            raise UserError(
+                f"{report.source}: not every value of {report.loaded.get(name, name)} is finite"
+            )
     if absent:
         reason = "keeps its initial value, allowed by allow_missing"
         report.missing |= dict.fromkeys(absent, reason)
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
+            torch.default_generator.manual_seed(0)
             fresh = build_model(weights.config).state_dict()
         weights.tensors |= {name: fresh[name] for name in absent}
     return {name: weights.tensors[name].float() for name in expected}

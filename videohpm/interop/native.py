@@ -7,11 +7,12 @@ from os import PathLike
 from pathlib import Path
 
 from videohpm import checkpoint
+from videohpm.checkpoint.checksums import read_tensors
 from videohpm.compat import upgrade_config
 from videohpm.config import DataConfig, from_plain
 from videohpm.errors import UserError
 from videohpm.interop.core import ReadOptions, Weights, expected_shapes, verify_all_accounted
-from videohpm.interop.files import read_json, read_safetensors
+from videohpm.interop.files import read_json
 from videohpm.interop.report import ConversionReport
 from videohpm.models import MAEConfig
 
@@ -70,7 +71,7 @@ def read(folder: Path, report: ConversionReport, options: ReadOptions) -> Weight
     """What :func:`videohpm.checkpoint.save_weights` wrote."""
     metadata = read_metadata(folder)
     report.layout = f"videohpm {metadata['kind']}"
-    tensors = read_safetensors(folder / "model.safetensors")
+    tensors = read_tensors(folder / "model.safetensors")
     try:
         config = checkpoint.read_config(metadata)
     except (TypeError, ValueError) as error:
@@ -103,7 +104,7 @@ def _read_teacher(
     """Add the teacher beside an autoencoder, accounted for under its own name."""
     if not isinstance(weights.config, MAEConfig):
         raise UserError(f"{folder}/config.json: a {weights.kind} has no teacher")
-    found = read_safetensors(folder / "teacher.safetensors")
+    found = read_tensors(folder / "teacher.safetensors")
     own = ConversionReport(f"{folder}/teacher.safetensors", loaded={name: name for name in found})
     teacher = Weights(weights.config.for_teacher(), dict(found))
     weights.teacher = verify_all_accounted(teacher, set(found), own, options)

@@ -8,13 +8,12 @@ from videohpm.config import PlanConfig
 from videohpm.config.engine import STAGES
 from videohpm.config.plan import GPUS
 from videohpm.plan.count import (
-    Memory,
     flops_of,
-    memory_of,
     parameters_of,
     traffic_of,
     work_of,
 )
+from videohpm.plan.memory import Memory, memory_of
 from videohpm.plan.text import describe
 
 __all__ = [

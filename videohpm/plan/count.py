@@ -1,16 +1,15 @@
-"""What a step is made of, counted from the configuration: tokens, FLOPs, bytes."""
+"""What a step is made of, counted from the configuration: tokens, FLOPs, traffic."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
 
 from videohpm import hpm
 from videohpm.config import PlanConfig, PretrainConfig
-from videohpm.engine.settings import deepspeed_settings
 from videohpm.models import MAEConfig, MaskedAutoencoder
 
 
@@ -47,6 +46,10 @@ class BlockStack:
         """FLOPs of activation checkpointing: forward once more, up to the last layer's input."""
         last = sum(2 * r * self.hidden * self.width for _, r in self.positions())
         return self.linear() + self.attention() - last
+
+    def passed_back(self, wide: int, narrow: int) -> int:
+        """Bytes a token takes while its gradient goes back through a block's wide layer."""
+        return self.width * wide + self.hidden * narrow
 
     def kept(self, wide: int, narrow: int) -> list[int]:
         """Bytes each block keeps for the backward pass.
@@ -131,9 +134,9 @@ def parameters_of(config: PretrainConfig) -> tuple[int, int, int]:
     teacher = 0
     if config.scorer == "loss_teacher":
         rest = model.decoder.parameters() if model.decoder else ()
-        teacher = _count(model.parameters()) - _count(rest)
-    largest = max(_count(module.parameters(recurse=False)) for module in model.modules())
-    return _count(model.parameters()), teacher, largest
+        teacher = count(model.parameters()) - count(rest)
+    largest = max(count(module.parameters(recurse=False)) for module in model.modules())
+    return count(model.parameters()), teacher, largest
 
 
 def flops_of(config: PretrainConfig) -> dict[str, int]:
@@ -165,77 +168,6 @@ def flops_of(config: PretrainConfig) -> dict[str, int]:
     return {"student": student, "teacher": teacher}
 
 
-@dataclass(frozen=True)
-class Memory:
-    """Bytes on one GPU."""
-
-    weights: float
-    gradients: float
-    optimiser: float
-    teacher: float
-    buffers: float
-    activations: float
-
-    @property
-    def total(self) -> float:
-        return sum(getattr(self, field.name) for field in fields(self))
-
-
-def memory_of(config: PlanConfig, stage: int) -> Memory:
-    """What one GPU holds at the fullest moment of a step, under a ZeRO stage.
-
-    Weights, gradients and AdamW's two moments are fp32 (bf16 is autocast's). From stage 1 on
-    DeepSpeed also keeps each GPU's share of the weights a second time, which the optimiser updates.
-    """
-    student, teacher, largest = parameters_of(config)
-    share = 1 / config.gpus
-    full_gradients = stage == 0 or (stage == 1 and config.engine.grad_accum_steps > 1)
-    state = 8.0 if stage == 0 else 12 * share
-    buffers = 0.0
-    if config.gpus > 1 or config.zero is not None or config.engine.zero_stage is not None:
-        settings = deepspeed_settings(config.engine, config.optim, config.gpus, config.precision)
-        bucket = settings["zero_optimization"]["reduce_bucket_size"]
-        if stage == 0:
-            buffers = 4.0 * min(student, bucket)
-        else:
-            # For each precision that gradients are sent in; below stage 3 both have fp32's size.
-            buffers = bucket * (4.0 if config.precision == "fp32" else 8.0 if stage < 3 else 6.0)
-    if config.precision == "bf16":
-        buffers += 2.0 * student  # autocast's copies, kept for the backward pass
-    if stage == 3:
-        buffers += 4.0 * largest * 2  # the layer at work, and the next on its way
-    return Memory(
-        weights=4 * student * (share if stage == 3 else 1),
-        gradients=4 * student * (1 if full_gradients else share),
-        optimiser=0.0 if config.engine.offload and stage else state * student,
-        teacher=4 * teacher * (share if stage == 3 else 1),
-        buffers=buffers,
-        activations=config.micro_batch * activations_of(config),
-    )
-
-
-def activations_of(config: PlanConfig) -> float:
-    """Bytes one clip takes at the fullest moment, which is when the backward pass begins."""
-    work, grid = work_of(config), config.model.grid()
-    wide, narrow = 4, 2 if config.precision == "bf16" else 4
-    stacks = [x for x in (work.encoder, work.decoder, work.predictor) if x]
-    blocks = [size for stack in stacks for size in stack.kept(wide, narrow)]
-    kept = sum(blocks)
-    if config.engine.checkpoint_activations:
-        kept = max(blocks) + sum(wide * x.tokens * x.width * x.depth for x in stacks)
-    clip = grid.num_tokens * grid.patch_dim * (wide + 1)  # in floating point, and as it came
-    embedded = work.visible * grid.patch_dim * narrow
-    # The decoder's output, its error and the gradient of it.
-    pixels = work.decoded * grid.patch_dim * (narrow + 2 * wide)
-    student = kept + clip + embedded + pixels
-    if not work.teacher_encoder:
-        return student
-    teacher = (
-        max(work.teacher_encoder.kept(wide, narrow)) + work.teacher_tokens * grid.patch_dim * 4
-    )
-    return max(student, clip + teacher)
-
-
 def traffic_of(config: PlanConfig, stage: int) -> float:
     """Bytes that one GPU sends in an optimiser step, by rings.
 
@@ -243,7 +175,7 @@ def traffic_of(config: PlanConfig, stage: int) -> float:
     """
     student, teacher, _ = parameters_of(config)
     around = (config.gpus - 1) / config.gpus
-    small, micro_batches = 2 if config.precision == "bf16" else 4, config.engine.grad_accum_steps
+    small, micro_batches = 2 if config.precision == "bf16" else 4, config.engine.accumulation
     if stage == 0:
         return around * 2 * small * student
     if stage == 3:  # weights for both passes, gradients, and the teacher's weights
@@ -259,5 +191,6 @@ def _meta_model(config: MAEConfig) -> MaskedAutoencoder:
         return MaskedAutoencoder(config)
 
 
-def _count(parameters) -> int:
+def count(parameters) -> int:
+    """How many numbers some parameters hold."""
     return sum(parameter.numel() for parameter in parameters)

@@ -2,33 +2,30 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+import math
 
 from videohpm.config import PlanConfig
-from videohpm.config.engine import STAGES
+from videohpm.config.engine import AUTO, STAGES
 from videohpm.config.plan import GPUS
 from videohpm.plan.count import (
-    Memory,
-    activations_of,
     flops_of,
-    memory_of,
     parameters_of,
     traffic_of,
     work_of,
 )
-
-USABLE = 0.92
-"""Share of a GPU's memory that tensors can have: the rest is the driver's and fragments."""
+from videohpm.plan.fit import USABLE, Batch, fit_plan
+from videohpm.plan.memory import Memory, memory_of
 
 
 def describe(config: PlanConfig) -> str:
     """All that ``videohpm plan`` prints."""
-    return "\n".join(
-        [*_step(config), "", *_memory(config), "", *_time(config), "", *_assumptions(config)]
-    )
+    chosen = config.engine.grad_accum_steps == AUTO
+    config = fit_plan(config)
+    parts = _step(config, chosen), _memory(config), _time(config), _assumptions(config)
+    return "\n\n".join("\n".join(part) for part in parts)
 
 
-def _step(config: PlanConfig) -> list[str]:
+def _step(config: PlanConfig, chosen: bool) -> list[str]:
     student, teacher, _ = parameters_of(config)
     flops, work, grid = flops_of(config), work_of(config), config.model.grid()
     clips = config.optim.global_batch_size * config.data.repeats
@@ -41,7 +38,8 @@ def _step(config: PlanConfig) -> list[str]:
         f"{work.decoded} decoded"
         + (f", {work.queries} scored; the teacher sees {work.teacher_tokens}" if teacher else ""),
         f"a step         {clips} clips, {config.micro_batch} on a GPU at a time, "
-        f"{config.engine.grad_accum_steps} times",
+        f"{config.engine.accumulation} times"
+        + (" (engine.grad_accum_steps auto)" if chosen else ""),
         f"FLOPs          {flops['student'] / 1e9:.1f} G a clip"
         + (f" + {flops['teacher'] / 1e9:.1f} G of the teacher" if teacher else "")
         + f"; {step / 1e15:.3g} P a step",
@@ -51,7 +49,7 @@ def _step(config: PlanConfig) -> list[str]:
 
 def _memory(config: PlanConfig) -> list[str]:
     room = GPUS[config.gpu].memory * USABLE
-    names = [field.name for field in fields(Memory)]
+    names = Memory.KINDS
     lines = [
         "GB on a GPU    " + "".join(f"{name:>12}" for name in [*names, "total"]),
     ]
@@ -62,7 +60,7 @@ def _memory(config: PlanConfig) -> list[str]:
         fits = "fits" if memory.total <= room else "DOES NOT FIT"
         lines.append(f"ZeRO-{stage} {mark}      {numbers}{memory.total / 1e9:>12.2f}  {fits}")
     memory = memory_of(config, config.stage)
-    largest = int((room - memory.total + memory.activations) // activations_of(config))
+    largest = memory.most_clips(room)
     if largest < 1:
         lines.append(
             "not even one clip fits beside the weights: take a higher --zero, "
@@ -70,11 +68,11 @@ def _memory(config: PlanConfig) -> list[str]:
         )
     else:
         lines.append(f"at most {largest} clips fit on a GPU at a time under ZeRO-{config.stage}")
-        if largest < config.micro_batch:
+        if memory.total > room:
+            batch = Batch(config.optim.global_batch_size, config.gpus, config.data.repeats)
             lines.append(
                 f"{config.micro_batch} do not fit: set --engine.grad_accum_steps to at least "
-                f"{-(-config.micro_batch * config.engine.grad_accum_steps // largest)} (a divisor "
-                "of the batch), or --engine.checkpoint_activations true"
+                f"{batch.accumulation_for(largest)}, or --engine.checkpoint_activations true"
             )
     return lines
 
@@ -86,13 +84,17 @@ def _time(config: PlanConfig) -> list[str]:
     if not rate:
         return [f"time           {config.gpu} has no bf16: set --engine.precision fp32"]
     computing = sum(flops_of(config).values()) * clips / config.gpus / rate
+    wanted = clips / computing
+    cores = math.ceil(wanted / config.data.repeats / config.clips_per_core)
     sent = traffic_of(config, config.stage)
     sending = sent / gpu.link
     lines = [
         f"communication  {sent / 1e9:.2f} GB sent by each GPU in a step: {sending * 1e3:.1f} ms "
         f"at {gpu.link / 1e9:.0f} GB/s, beside {computing * 1e3:.1f} ms of computing",
-        f"pace           {clips / computing:.0f} to {clips / (computing + sending):.0f} clips/s "
+        f"pace           {wanted:.0f} to {clips / (computing + sending):.0f} clips/s "
         "(communication hidden, or not)",
+        f"data           {wanted:.0f} clips/s wanted, {wanted / config.gpus:.0f} for each GPU: "
+        f"{cores} cores of {config.clips_per_core:g} clips/s",
     ]
     steps = _steps(config)
     if steps is None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import io
-import json
 import math
 import re
 from collections.abc import Iterator
@@ -16,18 +15,19 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 
-import yaml
 from PIL import Image
 
 from videohpm.compat import RENAMED_FIELDS, RENAMED_METRICS, upgrade_names
 from videohpm.errors import UserError
+from videohpm.report.files import Lines, inside, read_structure
 
 MOST_PICTURES = 24
 MOST_FIELDS = 600
-MOST_BYTES = 1 << 20
+MOST_FILES = 40
 MOST_CELLS = 64 * 64
 PLAIN_PNG = 400_000
 LARGEST_SIDE = 16_000
+MOST_PIXELS = 20_000_000
 
 
 @dataclass
@@ -87,10 +87,10 @@ def load_run(folder: Path, name: str) -> Run:
     settings = flatten(_structure(run, "config.yaml", "the settings are not shown"))
     run.config = upgrade_names(settings, RENAMED_FIELDS)
     run.environment = flatten(_structure(run, "environment.json", "the machine is not shown"))
-    for file in sorted([*folder.glob("evaluation*.json"), *folder.glob("evaluation*/*.json")]):
-        inside = file.relative_to(folder).as_posix()
-        run.evaluations[inside] = flatten(_structure(run, inside, "its results are not shown"))
-    for file in sorted([*folder.glob("confusion.png"), *folder.glob("evaluation*/confusion.png")]):
+    for file in _found(run, "evaluation*.json", "evaluation*/*.json"):
+        path = file.relative_to(folder).as_posix()
+        run.evaluations[path] = flatten(_structure(run, path, "its results are not shown"))
+    for file in _found(run, "confusion.png", "evaluation*/confusion.png"):
         if uri := _picture(run, file):
             run.confusions[file.relative_to(folder).as_posix()] = uri
     _bad_files(run)
@@ -98,6 +98,13 @@ def load_run(folder: Path, name: str) -> Run:
     _pictures(run)
     _diagnostics(run)
     return run
+
+
+def _found(run: Run, *patterns: str) -> list[Path]:
+    files = sorted(file for pattern in patterns for file in run.folder.glob(pattern))
+    if len(files) > MOST_FILES:
+        run.missing.append(f"{patterns[0]}: {len(files) - MOST_FILES} more files are not shown")
+    return files[:MOST_FILES]
 
 
 def signature(folder: Path) -> tuple:
@@ -112,6 +119,12 @@ def signature(folder: Path) -> tuple:
                 continue
             found.append((str(file), status.st_size, status.st_mtime_ns))
     return tuple(sorted(found))
+
+
+def reason_of(error: Exception) -> str:
+    """An error in a few words."""
+    text = getattr(error, "strerror", None) or str(error)
+    return " ".join(text.split())[:200]
 
 
 def number(value: object) -> float | None:
@@ -165,24 +178,15 @@ def _short(value: object, most: int) -> str:
 
 
 def _lines(run: Run, name: str) -> Iterator[dict]:
-    """The objects of a JSON-lines file; what is damaged is counted and named."""
-    torn = []
+    """The objects of a JSON-lines file; what is left out is named."""
     try:
-        with (run.folder / name).open("rb") as file:
-            for count, line in enumerate(file, 1):
-                try:
-                    row = json.loads(line)
-                except (ValueError, RecursionError):
-                    row = None
-                if isinstance(row, dict):
-                    yield upgrade_names(row, RENAMED_METRICS)
-                elif line.strip():
-                    torn.append(count)
-    except OSError as error:
-        run.missing.append(f"{name}: cannot be read ({error.strerror})")
-    if torn:
-        lines = ", ".join(map(str, torn[:5])) + (" …" if len(torn) > 5 else "")
-        run.missing.append(f"{name}: damaged line {lines} left out ({len(torn)} in all)")
+        lines = Lines(run.folder, run.folder / name)
+        for row in lines:
+            yield upgrade_names(row, RENAMED_METRICS)
+    except (OSError, ValueError) as error:
+        run.missing.append(f"{name}: cannot be read ({reason_of(error)})")
+    else:
+        run.missing += [f"{name}: {note}" for note in lines.notes]
 
 
 def _metrics(run: Run) -> list[dict]:
@@ -197,7 +201,7 @@ def _metrics(run: Run) -> list[dict]:
             nowhere += 1
             continue
         values = {str(name)[:100]: number(value) for name, value in list(row.items())[:200]}
-        rows[int(step)] = {"step": int(step)} | values
+        rows.setdefault(int(step), {"step": int(step)}).update(values)
     if nowhere:
         run.missing.append(f"metrics.jsonl: {nowhere} lines without a step left out")
     if not rows:
@@ -212,18 +216,10 @@ def _structure(run: Run, name: str, consequence: str) -> object:
         run.missing.append(f"{name}: not there; {consequence}")
         return {}
     try:
-        if file.stat().st_size > MOST_BYTES:
-            raise ValueError("too large")
-        text = file.read_bytes().decode("utf-8")
-        value = yaml.safe_load(text) if name.endswith(".yaml") else json.loads(text)
-    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split())[:200]
-        run.missing.append(f"{name}: cannot be read ({reason}); {consequence}")
+        return read_structure(run.folder, file)
+    except (OSError, ValueError) as error:
+        run.missing.append(f"{name}: cannot be read ({reason_of(error)}); {consequence}")
         return {}
-    if not isinstance(value, (dict, list)):
-        run.missing.append(f"{name}: empty or no table; {consequence}")
-        return {}
-    return value
 
 
 def _bad_files(run: Run) -> None:
@@ -236,9 +232,10 @@ def _bad_files(run: Run) -> None:
 
 def _progress(run: Run) -> None:
     """Samples and total steps, from the newest checkpoint or else the settings."""
-    states = sorted(run.folder.glob("checkpoints/step_*/state.json"))
-    if states:
-        name = states[-1].relative_to(run.folder).as_posix()
+    names = [file.parent.name for file in run.folder.glob("checkpoints/step_*/state.json")]
+    steps = [name for name in names if re.fullmatch(r"step_[0-9]{8,18}", name)]
+    if steps:
+        name = f"checkpoints/{max(steps, key=lambda name: int(name[5:]))}/state.json"
         state = _structure(run, name, "the number of samples is not known")
         if isinstance(state, dict):
             steps, samples = number(state.get("steps")), number(state.get("samples"))
@@ -261,7 +258,7 @@ def _steps(folder: Path, suffix: str) -> dict[str, list[tuple[int, Path]]]:
             last = len(files) - 1
             chosen = {round(i * last / (MOST_PICTURES - 1)) for i in range(MOST_PICTURES)}
             found[name] = [files[i] for i in sorted(chosen)]
-    return dict(sorted(found.items()))
+    return dict(sorted(found.items())[:MOST_FILES])
 
 
 def _pictures(run: Run) -> None:
@@ -276,11 +273,13 @@ def _pictures(run: Run) -> None:
 
 def _picture(run: Run, file: Path) -> str | None:
     """A picture as a data URI; None, and a line in ``missing``, where it is damaged."""
+    name = file.relative_to(run.folder).as_posix()
     try:
-        status = file.stat()
+        status = inside(run.folder, file).stat()
         return _data_uri(str(file), status.st_size, status.st_mtime_ns)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
-        run.missing.append(f"{file.relative_to(run.folder).as_posix()}: damaged; left out")
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        why = str(error) if "link" in str(error) else "damaged"
+        run.missing.append(f"{name}: {why}; left out")
         return None
 
 
@@ -291,10 +290,10 @@ def _data_uri(path: str, size: int, changed: int) -> str:
     ``size`` and ``changed`` are there for the cache: a page that follows a run asks again.
     """
     with Image.open(path, formats=["PNG"]) as image:
+        if max(image.size) > LARGEST_SIDE or image.width * image.height > MOST_PIXELS:
+            raise ValueError("too large")
         image.load()
         picture = image.convert("RGB")
-    if max(picture.size) > LARGEST_SIDE:
-        raise ValueError("too large")
     out = io.BytesIO()
     kind = "png" if size <= PLAIN_PNG else "webp"
     if kind == "png":

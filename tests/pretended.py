@@ -1,0 +1,162 @@
+"""A machine with GPUs, pretended: what torch says of them, and tensors without contents on them."""
+
+from __future__ import annotations
+
+import warnings
+import weakref
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.weak import WeakIdKeyDictionary
+
+from videohpm import hpm
+from videohpm.config import FinetuneConfig, PretrainConfig
+from videohpm.data import Batch
+from videohpm.engine import make_engine
+from videohpm.finetune import start_classifier
+from videohpm.finetune.run import train_step as finetune_step
+from videohpm.finetune.task import Classification
+from videohpm.models import MaskedAutoencoder
+from videohpm.pretrain import train_step
+
+
+class PretendedGpus:
+    """What code finds out from ``torch.cuda``; notes what it makes the current device."""
+
+    def __init__(self, patch: pytest.MonkeyPatch, count: int = 2, major: int = 8, memory=80e9):
+        self.current: list[torch.device] = []
+        facts = SimpleNamespace(major=major, minor=0, total_memory=int(memory), name="a GPU")
+        for name, value in {
+            "is_available": lambda: True,
+            "device_count": lambda: count,
+            "current_device": lambda: self.current[-1].index if self.current else 0,
+            "get_device_properties": lambda device=None: facts,
+            "set_device": self._set_device,
+        }.items():
+            patch.setattr(torch.cuda, name, value)
+        # An emulated bf16 tensor can be made on any GPU.
+        patch.setattr(torch.cuda, "_check_bf16_tensor_supported", lambda device: True)
+        patch.setattr(nn.Module, "to", move)
+
+    def _set_device(self, device) -> None:
+        device = torch.device(device)
+        if device.index is None:  # as torch has it
+            raise ValueError(f"Expected a torch.device with a specified index, but got:{device}")
+        self.current.append(device)
+
+
+def move(module: nn.Module, device: torch.device) -> nn.Module:
+    """Give a module weights without contents on ``device``, in place, in a FakeTensorMode.
+
+    ``Module.to`` cannot replace a fake parameter by another one.
+    """
+    for part in module.modules():
+        for name, value in part._parameters.items():
+            if value is not None:
+                fresh = torch.empty(value.shape, dtype=value.dtype, device=device)
+                part._parameters[name] = nn.Parameter(fresh, value.requires_grad)
+        for name, value in part._buffers.items():
+            if value is not None:
+                part._buffers[name] = torch.empty(value.shape, dtype=value.dtype, device=device)
+    return module
+
+
+def fake_tensors() -> FakeTensorMode:
+    """Within it, tensors have shapes and devices and no contents."""
+    return FakeTensorMode(allow_non_fake_inputs=True)
+
+
+class PeakMemory(TorchDispatchMode):
+    """Counts the bytes of all tensors that are there, by the life of their storages.
+
+    What an operator allocates within itself is not seen.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.now = self.peak = 0
+        self.seen = WeakIdKeyDictionary()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        for value in tree_leaves(out):
+            if isinstance(value, torch.Tensor):
+                self._add(value.untyped_storage())
+        return out
+
+    def _add(self, storage: torch.UntypedStorage) -> None:
+        if storage not in self.seen:
+            size = storage.nbytes()
+            self.seen[storage] = size
+            self.now += size
+            self.peak = max(self.peak, self.now)
+            weakref.finalize(storage, self._remove, size)
+
+    def _remove(self, size: int) -> None:
+        self.now -= size
+
+
+def pretrain_parts(config: PretrainConfig, clips: int):
+    """Model, scorer, target and a batch of a run, without contents; in a FakeTensorMode.
+
+    The model and its scorer are on no device yet.
+    """
+    grid = config.model.grid()
+    target = hpm.TARGETS[config.model.target](grid, config)
+    units = hpm.unit_count(grid, config.mask.unit)
+    size = (clips, 3, grid.frames, grid.height, grid.width)
+    nothing = torch.zeros(clips, dtype=torch.long)
+    batch = Batch(
+        torch.empty(size, dtype=torch.uint8),
+        torch.empty(clips, units, dtype=torch.long),
+        nothing, nothing, [],
+    )  # fmt: skip
+    return target, batch
+
+
+def unbuilt(config: PretrainConfig):
+    """The model and the scorer of a run, without memory: outside any FakeTensorMode."""
+    with torch.device("meta"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # nothing is copied into what has no memory
+        model = MaskedAutoencoder(config.model_config(), config.engine.checkpoint_activations)
+        return model, hpm.SCORERS[config.scorer](model, config)
+
+
+def traced_peak(config: PretrainConfig, clips: int, steps: int = 2) -> int:
+    """Bytes at the fullest moment of a training step of ``clips`` clips a micro-batch.
+
+    Of all tensors, weights and AdamW's state among them; nothing is computed.
+    """
+    model, scorer = unbuilt(config)
+    with fake_tensors(), PeakMemory() as memory:
+        target, batch = pretrain_parts(config, clips)
+        engine = make_engine(model, config.engine, config.optim)
+        if isinstance(scorer, nn.Module):
+            engine.attach_ema(scorer)
+        options = {"hard_ratio": 0.5, "momentum": 0.9, "lr": 1e-4}
+        batches = [batch] * config.engine.grad_accum_steps
+        for _ in range(steps):
+            train_step(engine, scorer, target, batches, config, **options)
+    return memory.peak
+
+
+def traced_classifier_peak(config: FinetuneConfig, clips: int, classes: int) -> int:
+    """The same of fine-tuning, with mixup."""
+    with torch.device("meta"):
+        model = start_classifier(config.model, classes, config.engine.checkpoint_activations)
+    task = Classification.__new__(Classification)
+    task.config, task.outputs, task.weights = config, classes, None
+    with fake_tensors(), PeakMemory() as memory:
+        grid = model.grid
+        size = (clips, 3, grid.frames, grid.height, grid.width)
+        labels = torch.zeros(clips, dtype=torch.long)
+        batch = Batch(torch.empty(size, dtype=torch.uint8), labels, labels, labels, [])
+        engine = make_engine(model, config.engine, config.optim)
+        for step in range(2):
+            finetune_step(engine, task, [batch], config, step=step, lr=1e-4)
+    return memory.peak
