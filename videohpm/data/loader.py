@@ -111,6 +111,7 @@ class Loader:
             worker_init_fn=_StartWorker(self.dataset),
             prefetch_factor=self.prefetch if self.workers else None,
             persistent_workers=self.workers > 0,
+            generator=torch.Generator(),  # a seed for the workers, not drawn from the run's
         )
         self._kept = loader if first == 0 else None
         if self.workers:

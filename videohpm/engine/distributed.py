@@ -61,6 +61,20 @@ def local_world_size() -> int:
     return min(int(found or launched_world_size()), launched_world_size())
 
 
+def cores_per_rank() -> int:
+    """The CPU cores of each process of this machine.
+
+    torchrun, the ``deepspeed`` launcher and ours let their processes share what they have; Slurm
+    gives each its own.
+    """
+    try:
+        cores = len(os.sched_getaffinity(0))
+    except AttributeError:  # not on every system
+        cores = os.cpu_count() or 1
+    sharing = os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("LOCAL_SIZE") or "1"
+    return max(1, cores // int(sharing))
+
+
 def rank() -> int:
     """The number of this process, from 0."""
     return dist.get_rank() if dist.is_initialized() else int(os.environ.get("RANK", "0"))

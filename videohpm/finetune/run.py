@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -29,7 +30,7 @@ ONE_VIEW = {"clips": 1, "crops": 1}
 def train_step(
     engine: TorchEngine,
     task: Task,
-    batches: list[Batch],
+    batches: Iterable[Batch],
     config: FinetuneConfig,
     *,
     step: int,
@@ -96,7 +97,7 @@ class Finetuning(TrainingRun):
         self.best: dict = self.restored.get("best", {})
         self.processes = evaluate.init_eval_processes(self.engine.device)
 
-    def train(self, batches: list[Batch], step: int) -> dict[str, Tensor]:
+    def train(self, batches: Iterable[Batch], step: int) -> dict[str, Tensor]:
         """See :func:`train_step`; then the average follows."""
         metrics = train_step(
             self.engine, self.task, batches, self.config, step=self.done, lr=self._lr(step)
