@@ -132,7 +132,7 @@ class Pretraining(TrainingRun):
     def run(self) -> None:
         """Train until the last step; the pictures show the same clips every time."""
         keys = [(0, i % len(self.data)) for i in range(FIXED_CLIPS)]
-        self.fixed = training.read_once(self.data, keys, self.config.data.workers)
+        self.fixed = training.read_once(self.data, keys, self.config.data.readers)
         super().run()
 
     def train(self, batches: Iterable[Batch], step: int) -> dict[str, Tensor]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,14 @@ from torch import Tensor, nn
 
 from videohpm import checkpoint
 from videohpm.config import RunConfig, as_plain
+from videohpm.config.machine import local_world_size
 from videohpm.data import (
     BadFileTracker,
     Batch,
     ClipDataset,
     GlobalBatchSampler,
     collate,
+    join_batches,
     make_loader,
 )
 from videohpm.data.loader import Loader
@@ -205,8 +208,13 @@ def training_batches(
         start_step=first,
         steps=last,
     )
-    on_gpu = engine.device.type == "cuda"
-    return make_loader(data, sampler, workers=config.data.workers, pin_memory=on_gpu)
+    return make_loader(
+        data,
+        sampler,
+        pin_memory=engine.device.type == "cuda",
+        processes=local_world_size(),
+        join=partial(join_batches, device=engine.device),
+    )
 
 
 def noting(batches: Iterable[Batch], read: list[Batch]) -> Iterator[Batch]:

@@ -16,6 +16,8 @@ def misbehave(item):
         sum(range(10**12))
     if item == "die":
         os.kill(os.getpid(), signal.SIGSEGV)
+    if item == "write to full memory":
+        os.kill(os.getpid(), signal.SIGBUS)
     if item == "leave":
         os._exit(3)
     if item == "grow":

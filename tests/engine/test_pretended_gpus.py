@@ -14,10 +14,10 @@ from torch import nn
 
 from videohpm.cli import main
 from videohpm.config import AugmentConfig, OptimConfig
+from videohpm.config.machine import cores_per_rank
 from videohpm.data import transforms
 from videohpm.engine import (
     EngineConfig,
-    distributed,
     make_engine,
     resolved_precision,
     torch_device,
@@ -217,7 +217,7 @@ def test_processes_of_one_launcher_share_its_cores(monkeypatch, environment, cor
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(16)), raising=False)
-    assert distributed.cores_per_rank() == cores
+    assert cores_per_rank() == cores
 
 
 def test_predictions_are_in_bf16_where_training_would_be(gpus):
@@ -237,14 +237,15 @@ def test_the_next_batch_is_copied_on_a_stream_of_its_own_while_a_step_runs(monke
     class Batch(NamedTuple):
         number: int
 
-        def to(self, device):
-            events.append(f"copy {self.number}")
-            return self
+    def loader():
+        for number in range(5):
+            events.append(f"copy {number}")
+            yield Batch(number)
 
     monkeypatch.setattr(torch.cuda, "Stream", Stream)
     monkeypatch.setattr(torch.cuda, "stream", lambda stream: nullcontext())
     monkeypatch.setattr(torch.cuda, "current_stream", lambda device: Stream())
-    feed = Feed(map(Batch, range(5)), torch.device("cuda", 0), nullcontext)
+    feed = Feed(loader(), torch.device("cuda", 0), nullcontext)
     for _ in range(2):
         for batch in feed.step(2):
             events.append(f"compute {batch.number}")

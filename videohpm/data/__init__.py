@@ -2,7 +2,7 @@
 
 from videohpm.config import DataConfig
 from videohpm.data.bad_files import BadFile, BadFileTracker
-from videohpm.data.batches import Batch, GlobalBatchSampler, collate
+from videohpm.data.batches import Batch, GlobalBatchSampler, collate, join_batches
 from videohpm.data.clips import (
     ClipDataset,
     ImageDataset,
@@ -33,6 +33,7 @@ __all__ = [
     "VideoDataset",
     "VideoInfo",
     "collate",
+    "join_batches",
     "count_frames",
     "find_samples",
     "load_clip",

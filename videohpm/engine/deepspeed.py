@@ -13,7 +13,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from videohpm.config import OptimConfig
-from videohpm.engine import distributed
+from videohpm.config.machine import cores_per_rank
 from videohpm.engine.ema import ShardedEma, shard_of
 from videohpm.engine.settings import deepspeed_settings, for_ema_module
 from videohpm.engine.single import TorchEngine, adamw_state
@@ -35,7 +35,7 @@ class ZeroEngine(TorchEngine):
         self.settings = deepspeed_settings(self.config, optim, self.world, self.precision, on_gpu)
         if on_gpu and self.settings["zero_optimization"].get("offload_optimizer"):
             # AdamW works on the CPU then, and launchers give each process a single thread.
-            torch.set_num_threads(distributed.cores_per_rank())
+            torch.set_num_threads(cores_per_rank())
         self.stage = self.settings["zero_optimization"]["stage"]
         parameters = list(self.model.parameters())
         if self.stage == 3:

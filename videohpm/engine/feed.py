@@ -3,28 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
-from typing import Generic, Protocol, TypeVar
+from contextlib import AbstractContextManager, nullcontext
+from typing import Generic, TypeVar
 
 import torch
 
-
-class Movable(Protocol):
-    """A batch: :class:`videohpm.data.Batch`."""
-
-    def to(self, device: torch.device | str, /) -> Movable: ...
-
-
-B = TypeVar("B", bound=Movable)
+B = TypeVar("B")
 
 
 class Feed(Generic[B]):
-    """The batches of a loader on the engine's device, one step's worth at a time.
+    """The batches of a loader, one step's worth at a time; a step never holds all of its own.
 
-    On a GPU a stream of its own copies the next batch while the last one is computed with; the
-    loader's batches must lie in pinned memory for that. A step never holds all its micro-batches.
+    On a GPU a stream of its own copies the next batch while the last one is computed with.
 
     Args:
+        batches: each on ``device``, where its copy was begun on the stream of the moment.
         waiting: entered while the loader is waited for.
     """
 
@@ -54,12 +47,9 @@ class Feed(Generic[B]):
             yield batch
 
     def _fetch(self) -> B | None:
-        with self.waiting():
-            batch = next(self.batches, None)
-        if batch is None or self.stream is None:
-            return batch
-        with torch.cuda.stream(self.stream):
-            return batch.to(self.device)  # pyright: ignore[reportReturnType]: the same type
+        beside = nullcontext() if self.stream is None else torch.cuda.stream(self.stream)
+        with self.waiting(), beside:  # the loader copies the parts of a batch
+            return next(self.batches, None)
 
     def _hand_over(self, batch, copying: torch.cuda.Stream) -> None:
         """Have the computing wait for the copy, and the copy's memory for the computing."""

@@ -178,7 +178,7 @@ class Finetuning(TrainingRun):
             processes=self.processes,
             device=self.engine.device,
             batch=self.config.test.batch,
-            workers=self.config.data.workers,
+            workers=self.config.data.readers,
             decode_timeout=self.config.data.decode_timeout,
             bf16=self.engine.precision == "bf16",
             progress=progress,
