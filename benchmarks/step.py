@@ -25,6 +25,7 @@ from videohpm.engine import EngineConfig, torch_device
 CASES = {
     "small": {"model": {"arch": "vit_small"}, "batch": 8},
     "base": {"model": {"arch": "vit_base"}, "batch": 2},
+    "large": {"model": {"arch": "vit_large"}, "batch": 1},
     "image": {"model": {"arch": "vit_base", "frames": 1, "tubelet": 1}, "ratio": 0.75, "batch": 8},
     "toy": {"model": {"arch": "vit_tiny", "image_size": 64}, "batch": 2},
 }

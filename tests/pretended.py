@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 import weakref
+from collections import Counter
 from types import SimpleNamespace
 
 import pytest
@@ -69,6 +70,18 @@ def move(module: nn.Module, device: torch.device) -> nn.Module:
 def fake_tensors() -> FakeTensorMode:
     """Within it, tensors have shapes and devices and no contents."""
     return FakeTensorMode(allow_non_fake_inputs=True)
+
+
+class Operators(TorchDispatchMode):
+    """Counts what torch is asked to do, by the names of the operators."""
+
+    def __init__(self):
+        super().__init__()
+        self.count: Counter[str] = Counter()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count[str(func)] += 1
+        return func(*args, **(kwargs or {}))
 
 
 class PeakMemory(TorchDispatchMode):

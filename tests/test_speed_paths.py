@@ -20,8 +20,8 @@ from videohpm.engine import EngineConfig, make_engine
 from videohpm.engine.compile import compile_blocks
 from videohpm.grid import TokenGrid
 from videohpm.hpm import LossTeacher
-from videohpm.models import MaskedAutoencoder, VideoViT, ViTConfig
-from videohpm.models.vit import Block, run_blocks
+from videohpm.models import MaskedAutoencoder, VideoClassifier, VideoViT, ViTConfig
+from videohpm.models.vit import Block, DropPath, run_blocks
 from videohpm.pretrain import train_step
 
 MICRO = {
@@ -235,6 +235,50 @@ def test_compiled_blocks_compute_the_same_under_the_same_names():
         out.square().mean().backward()
     for mine, theirs in zip(compiled.parameters(), plain.parameters(), strict=True):
         close(mine.grad, theirs.grad)
+
+
+@pytest.fixture
+def graphs(monkeypatch):
+    """graphs(): how many torch.compile has made since; they are run as they were traced."""
+    compile_module = nn.Module.compile
+    monkeypatch.setattr(
+        nn.Module,
+        "compile",
+        lambda self, **options: compile_module(self, backend="eager", **options),
+    )
+    torch._dynamo.reset()
+    before = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+    yield lambda: torch._dynamo.utils.counters["stats"]["unique_graphs"] - before
+    torch._dynamo.reset()
+
+
+@pytest.mark.parametrize("drop_path", [0.0, 0.3])
+def test_the_blocks_of_a_classifier_are_one_graph_whatever_their_drop_path(graphs, drop_path):
+    model = VideoClassifier.create(
+        "vit_tiny", classes=3, frames=4, image_size=16, patch=8, dim=16, depth=10, heads=2,
+        drop_path=drop_path,
+    )  # fmt: skip
+    compile_blocks(model)
+    for _ in range(2):
+        model(torch.randn(2, 3, 4, 16, 16)).square().mean().backward()
+    assert graphs() == 1
+    with torch.no_grad():
+        model.eval()(torch.randn(2, 3, 4, 16, 16))
+    assert graphs() == 2  # and one for validation
+
+
+def test_drop_path_keeps_a_sample_whole_or_not_at_all_and_its_mean():
+    torch.manual_seed(0)
+    drop = DropPath(0.3)
+    x = torch.rand(4000, 2, 3) + 1
+    out = drop(x)
+    kept = out[:, 0, 0] != 0
+    close(out[kept], x[kept] / 0.7)
+    assert not out[~kept].any()
+    assert kept.float().mean() == pytest.approx(0.7, abs=0.03)
+    assert torch.equal(DropPath(0.0)(x), x) and torch.equal(drop.eval()(x), x)
+    assert drop.train()(x.bfloat16()).dtype == torch.bfloat16
+    assert not drop.state_dict()  # weights of before load
 
 
 def test_compiling_does_not_go_with_divided_weights():

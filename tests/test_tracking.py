@@ -395,9 +395,11 @@ def test_stopwatch_divides_by_all_the_time_and_starts_anew(clock):
         with watch.waiting():
             clock.now += 0.5
         clock.now += 1.5
+        watch.count_step()
     assert watch.lap() == {"clips_per_second": 16.0, "data_wait": 0.25}
     with watch.waiting():
         clock.now += 4
+    watch.count_step()
     assert watch.lap() == {"clips_per_second": 8.0, "data_wait": 1.0}
 
 
@@ -408,6 +410,7 @@ def test_pictures_and_validation_count_neither_as_steps_nor_as_waiting(clock):
             with watch.waiting():
                 clock.now += 1
             clock.now += 3
+            watch.count_step()
             if step == 2:
                 with watch.paused():
                     clock.now += pause

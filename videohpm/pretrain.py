@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -25,7 +26,7 @@ def train_step(
     engine: TorchEngine,
     scorer: Scorer | None,
     target: Target,
-    batches: list[Batch],
+    batches: Iterable[Batch],
     config: PretrainConfig,
     *,
     hard_ratio: float,
@@ -132,10 +133,10 @@ class Pretraining(TrainingRun):
     def run(self) -> None:
         """Train until the last step; the pictures show the same clips every time."""
         keys = [(0, i % len(self.data)) for i in range(FIXED_CLIPS)]
-        self.fixed = training.read_once(self.data, keys, self.config.data.workers)
+        self.fixed = training.read_once(self.data, keys, self.config.data.readers)
         super().run()
 
-    def train(self, batches: list[Batch], step: int) -> dict[str, Tensor]:
+    def train(self, batches: Iterable[Batch], step: int) -> dict[str, Tensor]:
         """See :func:`train_step`."""
         method = self.engine, self.scorer, self.target
         schedule = self.schedule(step)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from itertools import islice
+from collections.abc import Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 
 from videohpm import checkpoint
 from videohpm.config import as_plain
+from videohpm.config.machine import local_world_size
 from videohpm.data import (
     BadFileTracker,
     Batch,
@@ -20,16 +22,19 @@ from videohpm.data import (
     GlobalBatchSampler,
     append_bad_files,
     collate,
+    join_batches,
     make_loader,
     replace_bad_files,
 )
 from videohpm.data.loader import Loader
 from videohpm.data.manifest import Manifest
 from videohpm.engine import StopRequest, TorchEngine, distributed, make_engine, seed_step
+from videohpm.engine.feed import Feed
 from videohpm.errors import Preempted, RunError, UserError
 from videohpm.tracking import LoggedRun, Stopwatch, Tracker, describe_machine, make_loggers
 
 BAD_FILES = "bad_files.jsonl"
+NOTHING = torch.empty(0)
 
 
 class TrainingRun(ABC):
@@ -73,10 +78,11 @@ class TrainingRun(ABC):
             self.bad_files.restore(self.restored["bad_files"])
 
     @abstractmethod
-    def train(self, batches: list[Batch], step: int) -> dict[str, Tensor]:
+    def train(self, batches: Iterable[Batch], step: int) -> dict[str, Tensor]:
         """Do one optimiser step; returns scalars, left on the device, among them ``loss``.
 
         Args:
+            batches: its micro-batches, on the engine's device, each read when it is asked for.
             step: the steps before it that moved the weights; ``done`` counts skipped ones too.
         """
 
@@ -113,16 +119,16 @@ class TrainingRun(ABC):
         watch = Stopwatch(config.optim.global_batch_size * config.data.repeats)
         logged = LoggedRun(self.folder, self.steps, self.done)
         with Tracker(make_loggers(logged) if first else []) as tracker, StopRequest() as request:
-            batches = iter(loader)
+            feed = Feed(iter(loader), engine.device, watch.waiting)
             while self.done < self.steps:
-                with watch.waiting():
-                    micro_batches = list(islice(batches, config.engine.accumulation))
-                self._note_bad_files(micro_batches)
                 seed_step(config.run.seed, self.done + 1, engine.rank)
-                step = self.done - engine.skipped
-                metrics = self.train(micro_batches, step)
+                step, read = self.done - engine.skipped, []
+                batches = noting(feed.step(config.engine.accumulation), read)
+                metrics = self.train(batches, step)
+                self._note_bad_files(read)
                 self.done += 1
-                recent.add(self.done, metrics["loss"], micro_batches)
+                watch.count_step()
+                recent.add(self.done, metrics["loss"], read)
                 tracker.advance(self.done)
                 if self._due(config.run.log_every):
                     recent.check()
@@ -255,8 +261,20 @@ def training_batches(
         start_step=first,
         steps=last,
     )
-    on_gpu = engine.device.type == "cuda"
-    return make_loader(data, sampler, workers=config.data.workers, pin_memory=on_gpu)
+    return make_loader(
+        data,
+        sampler,
+        pin_memory=engine.device.type == "cuda",
+        processes=local_world_size(),
+        join=partial(join_batches, device=engine.device),
+    )
+
+
+def noting(batches: Iterable[Batch], read: list[Batch]) -> Iterator[Batch]:
+    """``batches``; what they were read from is added to ``read``, without the clips."""
+    for batch in batches:
+        read.append(batch._replace(clips=NOTHING, shuffle_ids=NOTHING, labels=NOTHING))
+        yield batch
 
 
 def read_once(data: ClipDataset, keys: list[tuple[int, int]], workers: int) -> Batch:

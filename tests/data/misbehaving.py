@@ -23,6 +23,8 @@ def misbehave(item):
         if os.path.getsize(marker) <= times:
             os.kill(os.getpid(), signal.SIGKILL)
         return os.path.getsize(marker)
+    if item == "write to full memory":
+        os.kill(os.getpid(), signal.SIGBUS)
     if item == "leave":
         os._exit(3)
     if item == "grow":

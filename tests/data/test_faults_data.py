@@ -165,6 +165,14 @@ def test_only_the_file_that_a_dead_reader_was_reading_is_suspected(folder):
 
 
 @linux
+def test_shared_memory_that_is_full_is_told_and_no_file_is_blamed(folder):
+    data = faulty(folder, "write to full memory")
+    with pytest.raises(RunError, match=r"data\.workers: shared memory is full.*--shm-size"):
+        load(data, count=1)
+    assert not data.worker_state.files.any()
+
+
+@linux
 def test_workers_that_keep_dying_end_the_run(folder, monkeypatch):
     monkeypatch.setattr(loader, "MOST_DEATHS", 1)
     with pytest.raises(RunError, match=r"died 1 times.*3\.mp4.*data scan") as caught:

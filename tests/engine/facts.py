@@ -128,6 +128,7 @@ def a_loss_that_is_not_finite(arguments: list[str], step: int, rank: int, out: s
     done = itertools.count(1)
 
     def spoilt(engine, teacher, target, batches, config, **schedule):
+        batches = list(batches)
         said = train_step(engine, teacher, target, batches, config, **schedule)
         if (next(done), engine.rank) == (step, rank):
             said["loss"] = said["loss"] * float("nan")

@@ -3,19 +3,31 @@
 import os
 import subprocess
 import sys
+from contextlib import nullcontext
+from typing import NamedTuple
 
 import pytest
 import torch
 import torch.distributed as dist
-from pretended import PretendedGpus, fake_tensors
+from pretended import Operators, PretendedGpus, fake_tensors
 from torch import nn
 
 from videohpm.cli import main
 from videohpm.config import AugmentConfig, OptimConfig
-from videohpm.engine import EngineConfig, make_engine, resolved_precision, torch_device
+from videohpm.config.machine import cores_per_rank
+from videohpm.data import transforms
+from videohpm.engine import (
+    EngineConfig,
+    make_engine,
+    resolved_precision,
+    torch_device,
+)
 from videohpm.engine import deepspeed as zero_engine
 from videohpm.engine.ema import ShardedEma
+from videohpm.engine.feed import Feed
+from videohpm.engine.settings import deepspeed_settings
 from videohpm.errors import UserError
+from videohpm.evaluate import prediction
 from videohpm.finetune.augment import mix
 
 TOO_OLD = (
@@ -137,6 +149,112 @@ def test_distances_of_shards_in_main_memory_are_added_up_on_the_gpu(monkeypatch)
         ema = ShardedEma(torch.device("cuda", 0))
         distance = ema.distance(nn.Linear(2, 2), nn.Linear(2, 2))
     assert devices == [distance.device.type] == ["cuda"]
+
+
+def test_a_teachers_update_is_done_before_it_is_gathered_on_another_stream(monkeypatch):
+    done = []
+
+    class Stream:
+        def synchronize(self):
+            done.append("update is done")
+
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: Stream())
+    with fake_tensors():
+        for device, expected in (("cpu", []), ("cuda", ["update is done"])):
+            ShardedEma(torch.device(device)).update(nn.Linear(2, 2), nn.Linear(2, 2), 0.9)
+            assert done == expected
+
+
+def test_normalising_on_a_gpu_is_a_kernel_a_channel_and_the_same_but_for_rounding():
+    clips = torch.randint(256, (2, 3, 2, 8, 8), dtype=torch.uint8)
+    mean, std = (0.1, 0.2, 0.3), (0.5, 0.6, 0.7)
+    at_once = transforms._normalise_at_once(clips, mean, std)
+    torch.testing.assert_close(at_once, transforms.normalise(clips, mean, std), rtol=0, atol=1e-6)
+    with fake_tensors(), Operators() as operators:
+        transforms.normalise(torch.empty_like(clips, device="cuda"), mean, std)
+    assert operators.count["aten.add.out"] == 3
+    assert sum(n for name, n in operators.count.items() if name.startswith("aten.div")) == 0
+
+
+def test_on_a_gpu_gradients_are_sent_while_others_are_computed():
+    def zero(on_gpu):
+        optim = OptimConfig(global_batch_size=2)
+        return deepspeed_settings(EngineConfig(), optim, 2, "bf16", on_gpu)["zero_optimization"]
+
+    assert zero(True)["overlap_comm"] is True
+    assert "overlap_comm" not in zero(False)
+
+
+@pytest.mark.parametrize(("precision", "matmul"), [("bf16", "high"), ("fp32", "highest")])
+def test_what_stays_fp32_beside_bf16_may_be_tf32(gpus, monkeypatch, precision, matmul):
+    set_to = []
+    monkeypatch.setattr(torch, "set_float32_matmul_precision", set_to.append)
+    with fake_tensors():
+        make_engine(
+            nn.Linear(2, 2), EngineConfig(device="cuda", precision=precision), OptimConfig()
+        )
+    assert (set_to or ["highest"]) == [matmul]
+
+
+@pytest.mark.parametrize(("rank", "device"), [(0, "cpu"), (1, "cuda")])
+def test_only_the_rank_that_writes_a_checkpoint_copies_it_from_its_gpu(gpus, rank, device):
+    with fake_tensors():
+        engine = make_engine(nn.Linear(2, 2), EngineConfig(device="cuda"), OptimConfig())
+        engine.rank = rank
+        parameter = engine.model.weight
+        assert engine.full_tensor(parameter).device.type == device
+        engine.init_optimizer_state(1)
+        assert engine.moment(parameter, "exp_avg").device.type == device
+
+
+@pytest.mark.parametrize(
+    ("environment", "cores"),
+    [({}, 16), ({"LOCAL_WORLD_SIZE": "4"}, 4), ({"LOCAL_SIZE": "8"}, 2), ({"LOCAL_SIZE": "32"}, 1)],
+)
+def test_processes_of_one_launcher_share_its_cores(monkeypatch, environment, cores):
+    for name in ("LOCAL_WORLD_SIZE", "LOCAL_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(16)), raising=False)
+    assert cores_per_rank() == cores
+
+
+def test_predictions_are_in_bf16_where_training_would_be(gpus):
+    assert prediction._in_bf16("cuda") and not prediction._in_bf16("cpu")
+
+
+def test_the_next_batch_is_copied_on_a_stream_of_its_own_while_a_step_runs(monkeypatch):
+    events = []
+
+    class Stream:
+        def __init__(self, *_):
+            pass
+
+        def wait_stream(self, other):
+            events.append("wait")
+
+    class Batch(NamedTuple):
+        number: int
+
+    def loader():
+        for number in range(5):
+            events.append(f"copy {number}")
+            yield Batch(number)
+
+    monkeypatch.setattr(torch.cuda, "Stream", Stream)
+    monkeypatch.setattr(torch.cuda, "stream", lambda stream: nullcontext())
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: Stream())
+    feed = Feed(loader(), torch.device("cuda", 0), nullcontext)
+    for _ in range(2):
+        for batch in feed.step(2):
+            events.append(f"compute {batch.number}")
+    assert [batch.number for batch in feed.step(2)] == [4]
+    computing = {event: place for place, event in enumerate(events)}
+    assert events[:3] == ["copy 0", "wait", "compute 0"]  # the first step waits for nothing else
+    for number in (1, 2, 3):
+        assert events[computing[f"compute {number}"] - 1] == f"copy {number + 1}"
+    assert events.count("wait") == 5
 
 
 # --- launchers -----------------------------------------------------------------------------------

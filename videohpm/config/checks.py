@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from typing import Literal
 
 from videohpm.errors import ConfigError
 
 Number = int | float
+AUTO: Literal["auto"] = "auto"
+"""The value of fields that follow from the machine."""
 
 
 def choice(field: str, value: object, known: Iterable) -> None:
@@ -93,3 +96,13 @@ class Section:
     def image_size(self, field: str) -> None:
         """See :func:`image_size`."""
         image_size(self.prefix + field, getattr(self.config, field))
+
+
+def auto_or_at_least(section: Section, least: int, field: str) -> None:
+    """The field must be auto, or a number of ``least`` or more."""
+    value = getattr(section.config, field)
+    if value == AUTO:
+        return
+    if isinstance(value, str):
+        raise ConfigError(f"{section.prefix}{field}: {value!r} is neither auto nor a number")
+    section.at_least(least, field)

@@ -6,7 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import Literal, get_args, get_origin, get_type_hints
 
-from videohpm.config.checks import Section
+from videohpm.config.checks import AUTO, Section, auto_or_at_least
+from videohpm.config.machine import cores_per_rank
 from videohpm.errors import ConfigError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -54,10 +55,11 @@ class DataConfig:
     repeats: int = 1
     """Clips cut from each decoded sample, each with its own crop and mask (repeated
     augmentation)."""
-    workers: int = 4
-    """Reading processes for each rank; 0 reads in the training process."""
+    workers: int | Literal["auto"] = AUTO
+    """Reading processes for each rank; auto: as many as it has CPU cores; 0 reads in the training
+    process."""
     prefetch: int = 2
-    """Micro-batches that each worker keeps ready."""
+    """Micro-batches that the workers of a rank keep ready together, in shared memory."""
     mean: tuple[float, float, float] = IMAGENET_MEAN
     """Channel means of pixels in 0..1, subtracted on the device."""
     std: tuple[float, float, float] = IMAGENET_STD
@@ -76,7 +78,8 @@ class DataConfig:
     def __post_init__(self) -> None:
         check = Section(self, "data")
         check.at_least(1, "stride", "repeats", "max_retries", "prefetch")
-        check.at_least(0, "workers", "decode_timeout")
+        check.at_least(0, "decode_timeout")
+        auto_or_at_least(check, 0, "workers")
         for name, known in _CHOICES.items():
             check.choice(name, known)
         if not self.crop_scales or not all(0 < scale <= 1 for scale in self.crop_scales):
@@ -94,6 +97,11 @@ class DataConfig:
         if len(self.std) != 3 or not all(0 < value < math.inf for value in self.std):
             raise ConfigError(f"data.std: {self.std} must be three numbers over 0")
         check.fraction("max_bad_fraction")
+
+    @property
+    def readers(self) -> int:
+        """Reading processes of this rank."""
+        return cores_per_rank() if self.workers == AUTO else int(self.workers)
 
 
 _CHOICES = {

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from typing import Literal
 
-from videohpm.config.checks import Section
+from videohpm.config.checks import AUTO, Section, auto_or_at_least
+from videohpm.config.machine import launched_world_size
 from videohpm.errors import ConfigError
 
 DEVICES = ("auto", "cpu", "cuda")
 PRECISIONS = ("auto", "fp32", "bf16")
 STAGES = (0, 1, 2, 3)
-AUTO: Literal["auto"] = "auto"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,10 +51,7 @@ class EngineConfig:
         check = Section(self, "engine")
         check_device("engine.device", self.device)
         check.choice("precision", PRECISIONS)
-        if self.grad_accum_steps != AUTO:
-            if isinstance(self.grad_accum_steps, str):
-                check.choice("grad_accum_steps", (AUTO, "a number"))
-            check.at_least(1, "grad_accum_steps")
+        auto_or_at_least(check, 1, "grad_accum_steps")
         check.at_least(0, "grad_clip", finite=False)
         check.choice("zero_stage", (None, *STAGES))
         if self.compile and self.zero_stage == 3:
@@ -76,11 +72,6 @@ class EngineConfig:
             self.zero_stage is not None or self.offload or self.deepspeed_config is not None
         )
         return configured or launched_world_size() > 1
-
-
-def launched_world_size() -> int:
-    """How many processes the launcher started, as the environment says; 1 without one."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def check_device(field: str, device: str) -> None:

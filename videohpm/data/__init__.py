@@ -7,7 +7,7 @@ from videohpm.data.bad_files import (
     append_bad_files,
     replace_bad_files,
 )
-from videohpm.data.batches import Batch, GlobalBatchSampler, collate
+from videohpm.data.batches import Batch, GlobalBatchSampler, collate, join_batches
 from videohpm.data.clips import (
     ClipDataset,
     ImageDataset,
@@ -39,6 +39,7 @@ __all__ = [
     "VideoInfo",
     "append_bad_files",
     "collate",
+    "join_batches",
     "count_frames",
     "find_samples",
     "load_clip",

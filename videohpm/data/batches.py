@@ -50,6 +50,18 @@ def collate(items: list[dict]) -> Batch:
     )
 
 
+def join_batches(parts: list[Batch], device: torch.device | str = "cpu") -> Batch:
+    """Parts of a batch, in order, as one batch on ``device``.
+
+    On a GPU each part is copied there by itself, without waiting where it lies in pinned memory.
+    """
+    if len(parts) == 1:
+        return parts[0].to(device)
+    moved = [part.to(device) for part in parts]
+    joined = (torch.cat(values) for values in zip(*(part[:4] for part in moved), strict=True))
+    return Batch(*joined, bad=[bad for part in parts for bad in part.bad])
+
+
 class GlobalBatchSampler(Sampler):
     """Lists of keys (epoch, index), one for each micro-batch of one rank, step after step.
 

@@ -151,6 +151,12 @@ class ClipDataset(Dataset):
     def __len__(self) -> int:
         return len(self.manifest)
 
+    @property
+    def item_bytes(self) -> int:
+        """Bytes of the clips and shuffle ids of an item."""
+        clip = 3 * self.frames * self.size[0] * self.size[1]
+        return self.config.repeats * (clip + 8 * self.units)
+
     def read(self, sample: Sample, rng: np.random.Generator) -> Tensor:
         """Frames of one sample, uint8 (T, 3, H, W), not cropped. Raises DecodeError."""
         raise NotImplementedError

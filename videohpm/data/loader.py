@@ -7,20 +7,23 @@ so it can be made again from the first batch not delivered yet, and only time is
 import ctypes
 import gc
 import logging
+import math
 import multiprocessing
 import os
+import shutil
 import signal
 import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from itertools import islice
+from pathlib import Path
 from typing import Any, Protocol, cast
 
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from videohpm.data.batches import GlobalBatchSampler, collate
+from videohpm.data.batches import Batch, GlobalBatchSampler, collate, join_batches
 from videohpm.data.clips import ClipDataset
 from videohpm.data.manifest import Manifest
 from videohpm.data.worker_state import KILLED, WorkerState
@@ -28,6 +31,16 @@ from videohpm.errors import RunError, UserError
 
 MOST_DEATHS, AMONG_BATCHES = 10, 1000  # more deaths among so many batches end the run
 TEARDOWN_SECONDS = 30.0
+PART = 8
+"""Samples in a part of a batch, at most: they keep the cost of handing it over small."""
+SHARED = Path("/dev/shm")
+"""Where Linux keeps the shared memory in which workers hand over what they made."""
+USABLE = 0.9
+LARGER = "make it larger (docker run --shm-size 16g, or --ipc host)"
+FULL_MEMORY = (
+    f"data.workers: shared memory is full ({SHARED}); {LARGER}, or give fewer data.workers or a "
+    "smaller data.prefetch"
+)
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _log = logging.getLogger(__name__)
 
@@ -52,6 +65,10 @@ class BatchSampler(Protocol):
 class Loader:
     """Batches of ``dataset`` in the order of ``sampler``; iterating starts at its first batch.
 
+    Each batch is made in ``parts`` of equally many keys, which workers make side by side and
+    ``join`` puts together: the first batch is there sooner, and shared memory holds less.
+    ``prefetch`` is how many parts each worker keeps ready.
+
     ``deaths`` counts how often workers died and were replaced. A file that kills its reader twice
     is not read again: another replaces it, as for any that cannot be read. Where workers are killed
     from outside (memory is short), no file is to blame, and one worker fewer goes on. Raises
@@ -67,8 +84,11 @@ class Loader:
         workers: int,
         prefetch: int = 2,
         pin_memory: bool = False,
+        parts: int = 1,
+        join: Callable[[list], Any] | None = None,
     ):
         self.dataset, self.sampler, self.collate = dataset, sampler, collate
+        self.parts, self.join = parts, join
         self.workers, self.prefetch, self.pin_memory = workers, prefetch, pin_memory
         self.deaths = 0
         self._kept: DataLoader | None = None  # with its workers, for the next iteration
@@ -80,13 +100,21 @@ class Loader:
         return len(self.sampler)
 
     def __iter__(self) -> Iterator[Any]:
+        parts = self._made_parts()
+        while found := list(islice(parts, self.parts)):
+            batch = self.join(found) if self.join else found[0]
+            found.clear()  # shared memory is free again while the batch is worked with
+            yield batch
+            del batch
+
+    def _made_parts(self) -> Iterator[Any]:
         done, recent = 0, deque(maxlen=MOST_DEATHS)
         while True:
             batches = [self._start(done)]  # in a list, so that _tidy can drop the last reference
             try:
-                for batch in batches[0]:
+                for part in batches[0]:
                     done += 1
-                    yield batch
+                    yield part
                 return
             except UserError as error:
                 # torch puts the worker's traceback before the message.
@@ -95,25 +123,31 @@ class Loader:
             except Exception as error:
                 # What a worker raises comes as "Caught ... in DataLoader worker"; everything else
                 # means that one is gone.
+                if "unable to allocate shared memory" in str(error):
+                    raise RunError(FULL_MEMORY) from error
                 if not self.workers or str(error).startswith("Caught "):
                     raise
                 died = {p.pid: p.exitcode for p in self._processes if p.exitcode is not None}
+                full = _ended_by_full_memory(batches[0])
                 self._tidy(batches)
-                self._count_death(done, recent, error, died)
+                if full:
+                    raise RunError(FULL_MEMORY) from error
+                self._count_death(done // self.parts, recent, error, died)
 
     def _start(self, first: int) -> Iterator[Any]:
-        """Iterates from batch number ``first`` on."""
+        """Iterates from part number ``first`` on."""
         if first == 0 and self._kept is not None:
             return iter(self._kept)
         loader = DataLoader(
             cast(Dataset, self.dataset),
-            batch_sampler=_From(self.sampler, first),
+            batch_sampler=_PartsFrom(self.sampler, self.parts, first),
             collate_fn=self.collate,
             num_workers=self.workers,
             pin_memory=self.pin_memory,
             worker_init_fn=_StartWorker(self.dataset),
             prefetch_factor=self.prefetch if self.workers else None,
             persistent_workers=self.workers > 0,
+            generator=torch.Generator(),  # a seed for the workers, not drawn from the run's
         )
         self._kept = loader if first == 0 else None
         if self.workers:
@@ -175,30 +209,106 @@ def make_loader(
     *,
     workers: int | None = None,
     pin_memory: bool = False,
+    processes: int = 1,
+    join: Callable[[list[Batch]], Batch] = join_batches,
 ) -> Loader:
-    """Batches in the sampler's order; ``workers`` defaults to the data set's configuration."""
-    workers = dataset.config.workers if workers is None else workers
+    """Batches in the sampler's order.
+
+    Args:
+        workers: by default as the data set's configuration says.
+        pin_memory: of the parts of a batch, for copies to a GPU.
+        processes: of the run that share this machine's shared memory.
+        join: puts the parts of a batch together, and perhaps on a device.
+
+    Raises UserError where shared memory is too small for what the workers make.
+    """
+    workers = dataset.config.readers if workers is None else workers
+    parts = part_count(sampler.micro_batch, workers)
+    prefetch = 1
+    if workers:
+        # Over all workers together the configured number of batches.
+        wanted = math.ceil(dataset.config.prefetch * parts / workers)
+        size = dataset.item_bytes * sampler.micro_batch // parts
+        prefetch = shared_prefetch(wanted, workers, size, processes)
     return Loader(
         dataset,
         sampler,
         collate,
         workers=workers,
-        prefetch=dataset.config.prefetch,
+        prefetch=prefetch,
         pin_memory=pin_memory,
+        parts=parts,
+        join=join,
     )
 
 
-class _From(Sampler):
-    """The keys of ``sampler`` from batch ``first`` on."""
+def part_count(micro_batch: int, workers: int) -> int:
+    """How many parts of equal size a batch is made in: some for every worker, of a few samples.
 
-    def __init__(self, sampler: BatchSampler, first: int):
-        self.sampler, self.first = sampler, first
+    >>> part_count(256, 4), part_count(12, 4), part_count(7, 4), part_count(256, 0)
+    (32, 4, 7, 1)
+    """
+    if not workers:
+        return 1
+    largest = min(PART, math.ceil(micro_batch / workers))
+    sizes = range(1, largest + 1)
+    return micro_batch // max(size for size in sizes if micro_batch % size == 0)
+
+
+def shared_prefetch(wanted: int, workers: int, size: int, processes: int) -> int:
+    """How many parts each worker may keep ready in the shared memory that is free.
+
+    Args:
+        wanted: how many there should be.
+        size: bytes of a part.
+        processes: of this machine that need as much.
+
+    Raises UserError where there is no room for a single one.
+    """
+    if not SHARED.is_dir():  # not Linux: no such limit
+        return wanted
+    free = shutil.disk_usage(SHARED).free
+    room = int(free * USABLE / (processes * workers * size))
+    if room < 1:
+        raise UserError(
+            f"data.workers: {workers} for each of {processes} processes keep at least "
+            f"{processes * workers * size / 1e9:.2f} GB in shared memory, and {SHARED} has "
+            f"{free / 1e9:.2f} GB free; {LARGER}, or give fewer workers"
+        )
+    if room < wanted:
+        _log.warning(
+            "data.prefetch: %s has %.2f GB free, so workers keep %d of %d parts of a batch ready; "
+            "%s",
+            *(SHARED, free / 1e9, room, wanted, LARGER),
+        )
+    return min(room, wanted)
+
+
+def _ended_by_full_memory(batches: Any) -> bool:
+    """Whether a worker wrote to shared memory that was not there any more.
+
+    Such memory is promised before it is taken; the process that is then refused it ends by SIGBUS.
+    """
+    codes = [worker.exitcode for worker in getattr(batches, "_workers", ())]
+    return hasattr(signal, "SIGBUS") and -signal.SIGBUS in codes
+
+
+class _PartsFrom(Sampler):
+    """The keys of ``sampler``, each batch in ``parts`` pieces, from piece ``first`` on."""
+
+    def __init__(self, sampler: BatchSampler, parts: int, first: int):
+        self.sampler, self.parts, self.first = sampler, parts, first
 
     def __len__(self) -> int:
-        return len(self.sampler) - self.first
+        return len(self.sampler) * self.parts - self.first
 
     def __iter__(self) -> Iterator:
-        return islice(iter(self.sampler), self.first, None)
+        whole, begun = divmod(self.first, self.parts)
+        for keys in islice(iter(self.sampler), whole, None):
+            size = len(keys) // self.parts
+            for part in range(begun, self.parts):
+                yield keys[part * size : (part + 1) * size]
+            begun = 0
 
 
 class _StartWorker:

@@ -166,10 +166,22 @@ def normalise(
     Mean and std are those of pixels in 0..1. They stay Python numbers: a tensor of them would be
     copied to the device, and waited for, at every step.
     """
+    if clips.device.type == "cuda":
+        return _normalise_at_once(clips, mean, std)
     clips = clips.to(torch.float32).div_(255)
     for channel, (centre, spread) in enumerate(zip(mean, std, strict=True)):
         clips[:, channel].sub_(centre).div_(spread)
     return clips
+
+
+def _normalise_at_once(clips: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
+    """The same, but for rounding, with memory read and written once; on a CPU it is slower."""
+    out = torch.empty(clips.shape, dtype=torch.float32, device=clips.device)
+    for channel, (centre, spread) in enumerate(zip(mean, std, strict=True)):
+        # A scalar on the CPU is an argument of the kernel, and no copy.
+        shift = torch.tensor(-centre / spread)
+        torch.add(shift, clips[:, channel], alpha=1 / (255 * spread), out=out[:, channel])
+    return out
 
 
 def _snap(side: int, output: int, limit: int) -> int:

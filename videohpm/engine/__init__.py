@@ -6,6 +6,7 @@ single         one process, plain torch
 deepspeed      several, or ZeRO in one: DeepSpeed, imported nowhere else and only when needed
 settings       DeepSpeed's settings, from ours and a user's file
 ema            moving averages of weights that ZeRO-3 divides
+feed           batches from the loader to the device
 compile        what makes steps faster without changing what they compute
 distributed    the processes of a run: groups and collectives
 preemption     what ends a run early: signals, lost processes, full disks

@@ -13,6 +13,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from videohpm.config import OptimConfig
+from videohpm.config.machine import cores_per_rank
 from videohpm.engine.ema import ShardedEma, shard_of
 from videohpm.engine.settings import deepspeed_settings, for_ema_module
 from videohpm.engine.single import TorchEngine, adamw_state
@@ -30,7 +31,11 @@ class ZeroEngine(TorchEngine):
 
     def _prepare(self, optim: OptimConfig) -> None:
         self.package, self.ema_modules = _deepspeed(self.device), []
-        self.settings = deepspeed_settings(self.config, optim, self.world, self.precision)
+        on_gpu = self.device.type == "cuda"
+        self.settings = deepspeed_settings(self.config, optim, self.world, self.precision, on_gpu)
+        if on_gpu and self.settings["zero_optimization"].get("offload_optimizer"):
+            # AdamW works on the CPU then, and launchers give each process a single thread.
+            torch.set_num_threads(cores_per_rank())
         self.stage = self.settings["zero_optimization"]["stage"]
         parameters = list(self.model.parameters())
         if self.stage == 3:
@@ -127,12 +132,13 @@ class ZeroEngine(TorchEngine):
     def full_tensor(self, parameter: Tensor) -> Tensor:
         if not hasattr(parameter, "ds_tensor"):
             return super().full_tensor(parameter)
-        return self._join(*shard_of(parameter), self.full_shape(parameter))
+        return self._on_first(self._join(*shard_of(parameter), self.full_shape(parameter)))
 
     def moment(self, parameter: Tensor, name: str) -> Tensor:
         if self.stage == 0:
             return super().moment(parameter, name)
-        return self._join(*self._piece(parameter, name), self.full_shape(parameter))
+        joined = self._join(*self._piece(parameter, name), self.full_shape(parameter))
+        return self._on_first(joined)
 
     def init_optimizer_state(self, updates: int) -> None:
         if self.stage == 0:
@@ -166,7 +172,7 @@ class ZeroEngine(TorchEngine):
         return mapping.lp_fragment_address.start, moment
 
     def _join(self, start: int, piece: Tensor, shape: torch.Size) -> Tensor:
-        """The full tensor that the ranks hold in pieces, on the CPU of every rank.
+        """The full tensor that the ranks hold in pieces, on the device of every rank.
 
         The pieces' bits are added as integers to zeros: exact, whatever they mean.
         """
@@ -174,7 +180,7 @@ class ZeroEngine(TorchEngine):
         full.view(-1)[start : start + piece.numel()] = piece
         if self.world > 1:
             dist.all_reduce(full.view(torch.int32))
-        return full.cpu()
+        return full
 
 
 def _empty_padding(parameters: Iterable[Any]) -> None:

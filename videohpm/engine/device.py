@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from videohpm.config.engine import launched_world_size
+from videohpm.config.machine import launched_world_size
 from videohpm.engine import distributed
 from videohpm.errors import UserError
 

@@ -25,7 +25,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed import distributed_c10d
 
-from videohpm.config.engine import launched_world_size
+from videohpm.config.machine import launched_world_size
 from videohpm.engine.watch import PeerWatch, leave_now
 from videohpm.errors import RunError, UserError, one_line
 
@@ -52,13 +52,6 @@ class _Group:
 def local_rank() -> int:
     """The number of this process on its machine."""
     return int(os.environ.get("LOCAL_RANK", "0"))
-
-
-def local_world_size() -> int:
-    """How many processes of the run are on this machine."""
-    names = "LOCAL_WORLD_SIZE", "LOCAL_SIZE", "SLURM_NTASKS_PER_NODE"
-    found = next((os.environ[name] for name in names if os.environ.get(name, "").isdigit()), None)
-    return min(int(found or launched_world_size()), launched_world_size())
 
 
 def rank() -> int:

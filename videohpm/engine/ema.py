@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 
 from videohpm.hpm import Ema
 
@@ -22,6 +22,15 @@ class ShardedEma(Ema):
 
     def __init__(self, device: torch.device):
         self.device = device
+
+    def update(self, ema_module: nn.Module, model: nn.Module, momentum: float) -> None:
+        """As of one process; when it returns, the copy may be gathered.
+
+        DeepSpeed gathers on a stream of its own, which does not wait for this one.
+        """
+        super().update(ema_module, model, momentum)
+        if self.device.type == "cuda":
+            torch.cuda.current_stream(self.device).synchronize()
 
     def local_part(self, parameter: Tensor) -> Tensor:
         return shard_of(parameter)[1]

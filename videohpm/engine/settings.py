@@ -53,7 +53,7 @@ OTHER_SHARDS = {
 
 
 def deepspeed_settings(
-    config: EngineConfig, optim: OptimConfig, world: int, precision: str
+    config: EngineConfig, optim: OptimConfig, world: int, precision: str, on_gpu: bool = False
 ) -> dict[str, Any]:
     """What ``deepspeed.initialize`` is given. Raises UserError for a file that contradicts us."""
     derived: dict[str, Any] = {
@@ -72,6 +72,8 @@ def deepspeed_settings(
         "zero_force_ds_cpu_optimizer": False,  # torch's fused AdamW needs no compiler
         "steps_per_print": None,
     }
+    if on_gpu:  # gradients are sent while others are computed; by default at stage 3 only
+        derived["zero_optimization"]["overlap_comm"] = True
     if config.offload:
         derived["zero_optimization"]["offload_optimizer"] = {"device": "cpu", "pin_memory": True}
     if config.deepspeed_config is None:

@@ -37,9 +37,11 @@ class TorchEngine:
         self.config = config
         self.rank, self.world = distributed.rank(), distributed.world_size()
         self.device = torch_device(config.device)
+        self.precision = resolved_precision(config.precision, self.device)
         if self.device.type == "cuda":
             torch.cuda.set_device(self.device)  # for what asks for no device of its own
-        self.precision = resolved_precision(config.precision, self.device)
+            if self.precision == "bf16":  # what stays fp32 there may have TF32's ten bits
+                torch.set_float32_matmul_precision("high")
         self.model = model.to(self.device).train()
         if self.device.type == "cpu":
             keep_freed_memory()
@@ -122,13 +124,20 @@ class TorchEngine:
         return parameter.shape
 
     def full_tensor(self, parameter: Tensor) -> Tensor:
-        """All of a parameter, of the model or an average, on the CPU. Every rank must call it."""
-        return parameter.detach().cpu()
+        """All of a parameter, of the model or an average. Every rank must call it.
+
+        On the CPU of rank 0, which writes it; on the others' devices.
+        """
+        return self._on_first(parameter.detach())
 
     def moment(self, parameter: Tensor, name: str) -> Tensor:
-        """All of one of a parameter's ``moments``, on the CPU. Every rank must call it."""
+        """All of one of a parameter's ``moments``, where :meth:`full_tensor` is."""
         state = self.optimizer.state.get(parameter)
-        return state[name].cpu() if state else torch.zeros(parameter.shape)
+        return self._on_first(state[name]) if state else torch.zeros(parameter.shape)
+
+    def _on_first(self, tensor: Tensor) -> Tensor:
+        """On the CPU of rank 0; the others, which only help, copy nothing."""
+        return tensor.cpu() if self.rank == 0 else tensor
 
     def updates(self) -> int:
         """How often AdamW has moved the weights, which its bias correction depends on."""
@@ -147,7 +156,7 @@ class TorchEngine:
 
 def adamw_state(parameter: Tensor, updates: int) -> dict[str, Tensor]:
     """AdamW's state of a parameter, with moments of zero."""
-    count = torch.tensor(float(updates), dtype=torch.float32, device=parameter.device)
+    count = torch.full((), float(updates), dtype=torch.float32, device=parameter.device)
     return {"step": count} | {
         name: torch.zeros_like(parameter.detach()) for name in TorchEngine.moments
     }

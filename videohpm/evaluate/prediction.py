@@ -16,6 +16,7 @@ from videohpm.config import ViewConfig
 from videohpm.config.checks import at_least
 from videohpm.data import Manifest, find_samples
 from videohpm.data.manifest import IMAGE_SUFFIXES
+from videohpm.engine import resolved_precision
 from videohpm.errors import UserError, printable
 from videohpm.evaluate.command import check_kind, resolve_device
 from videohpm.evaluate.extraction import Features, extract, write_features
@@ -70,6 +71,7 @@ def predict(
         processes=EvalProcesses(),
         device=torch.device(device),
         batch=view.batch,
+        bf16=_in_bf16(device),
     )
     predictions = {
         i: Prediction(manifest.name(i), [], [], [], why) for i, why in scores.errors.items()
@@ -110,12 +112,18 @@ def features(
         what=what,
         device=torch.device(device),
         batch=view.batch,
+        bf16=_in_bf16(device),
     )
 
 
 def as_loaded(model: Model) -> Loaded:
     """The model itself, or the one at a path."""
     return model if isinstance(model, Loaded) else load(model)
+
+
+def _in_bf16(device: str | torch.device) -> bool:
+    """Whether training would compute in bf16 there."""
+    return resolved_precision("auto", torch.device(device)) == "bf16"
 
 
 def _views(views: dict[str, Any]) -> ViewConfig:

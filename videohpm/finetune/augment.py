@@ -185,7 +185,7 @@ def mix(
     """
     if not config.mixes:
         return clips, mixup_target(labels, classes, 1.0, smoothing)
-    order = pair_order(len(clips), repeats).to(clips.device)
+    order = pair_order(len(clips), repeats, clips.device)
     mixer = Mixup(
         config.mixup,
         config.cutmix,
@@ -199,7 +199,7 @@ def mix(
     return mixed.unflatten(1, (3, -1)), targets
 
 
-def pair_order(count: int, repeats: int) -> Tensor:
+def pair_order(count: int, repeats: int, device: torch.device | str = "cpu") -> Tensor:
     """An order in which the i-th clip from the front and the i-th from the back are partners.
 
     Partners are the same repeat of samples 2j and 2j + 1.
@@ -209,5 +209,5 @@ def pair_order(count: int, repeats: int) -> Tensor:
     """
     if count % (2 * repeats):
         raise ValueError(f"{count} clips with {repeats} of each sample are no even number")
-    pairs = torch.arange(count).view(-1, 2, repeats)
+    pairs = torch.arange(count, device=device).view(-1, 2, repeats)
     return torch.cat([pairs[:, 0].flatten(), pairs[:, 1].flatten().flip(0)])

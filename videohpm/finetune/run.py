@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -31,7 +32,7 @@ ONE_VIEW = {"clips": 1, "crops": 1}
 def train_step(
     engine: TorchEngine,
     task: Task,
-    batches: list[Batch],
+    batches: Iterable[Batch],
     config: FinetuneConfig,
     *,
     step: int,
@@ -101,7 +102,7 @@ class Finetuning(TrainingRun):
             self.best = {}
         self.processes = evaluate.init_eval_processes(self.engine.device)
 
-    def train(self, batches: list[Batch], step: int) -> dict[str, Tensor]:
+    def train(self, batches: Iterable[Batch], step: int) -> dict[str, Tensor]:
         """See :func:`train_step`; then the average follows."""
         metrics = train_step(
             self.engine, self.task, batches, self.config, step=self.done, lr=self._lr(step)
@@ -191,7 +192,7 @@ class Finetuning(TrainingRun):
             processes=self.processes,
             device=self.engine.device,
             batch=self.config.test.batch,
-            workers=self.config.data.workers,
+            workers=self.config.data.readers,
             decode_timeout=self.config.data.decode_timeout,
             bf16=self.engine.precision == "bf16",
             progress=progress,

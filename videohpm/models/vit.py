@@ -7,7 +7,6 @@ import math
 import numpy as np
 import torch
 import torch.nn.functional as F
-from timm.layers.drop import DropPath
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -106,6 +105,30 @@ class Mlp(nn.Module):
         return self.fc2(F.gelu(self.fc1(x)))
 
 
+class DropPath(nn.Module):
+    """Stochastic depth: in training drops all of a sample with probability ``rate``.
+
+    What stays is divided by the probability of staying. The rate is a tensor, so that blocks which
+    differ in it alone are one graph to torch.compile.
+    """
+
+    keep: Tensor
+
+    def __init__(self, rate: float):
+        super().__init__()
+        self.rate = rate  # for people: the forward pass must not read it
+        self.register_buffer("keep", torch.tensor(1.0 - rate), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training:
+            return x
+        drawn = torch.rand(x.shape[0], *(1,) * (x.ndim - 1), device=x.device)
+        return x * ((drawn < self.keep) / self.keep).to(x.dtype)
+
+    def extra_repr(self) -> str:
+        return f"rate={self.rate:.3f}"
+
+
 class Block(nn.Module):
     """Pre-norm transformer block: (B, K, D) → (B, K, D).
 
@@ -117,7 +140,7 @@ class Block(nn.Module):
         dim: int,
         heads: int,
         mlp_ratio: float = 4.0,
-        drop_path: float = 0.0,
+        drop_path: float | None = None,
         norm_eps: float = 1e-6,
     ):
         super().__init__()
@@ -125,7 +148,7 @@ class Block(nn.Module):
         self.attn = Attention(dim, heads)
         self.norm2 = nn.LayerNorm(dim, eps=norm_eps)
         self.mlp = Mlp(dim, int(dim * mlp_ratio))
-        self.drop_path = DropPath(drop_path) if drop_path else nn.Identity()
+        self.drop_path = nn.Identity() if drop_path is None else DropPath(drop_path)
 
     def forward(self, x: Tensor, num_queries: int | None = None) -> Tensor:
         x = _last(x, num_queries) + self.drop_path(self.attn(self.norm1(x), num_queries))
@@ -180,10 +203,11 @@ class VideoViT(nn.Module):
         else:
             table = position_table(config.position, self.grid, dim)
             self.register_buffer("positions", table, persistent=False)
-        rates = np.linspace(0, config.drop_path, config.depth)
+        rates: list[float | None] = [None] * config.depth
+        if config.drop_path:  # the first block's is 0: all are alike
+            rates = np.linspace(0, config.drop_path, config.depth).tolist()
         self.blocks = nn.ModuleList(
-            Block(dim, config.heads, config.mlp_ratio, float(rate), config.norm_eps)
-            for rate in rates
+            Block(dim, config.heads, config.mlp_ratio, rate, config.norm_eps) for rate in rates
         )
         final_norm = nn.LayerNorm(dim, eps=config.norm_eps) if config.final_norm else nn.Identity()
         self.norm = final_norm

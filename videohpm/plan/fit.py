@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 import torch
 
 from videohpm.config import FinetuneConfig, PlanConfig, PretrainConfig
-from videohpm.config.engine import AUTO
+from videohpm.config.checks import AUTO
+from videohpm.config.machine import local_world_size
 from videohpm.config.plan import GPUS
 from videohpm.engine import distributed, resolved_precision, torch_device
 from videohpm.engine.device import device_memory
@@ -110,7 +111,7 @@ def _accumulation(config, batch: Batch, device: torch.device, memory) -> int:
     total = device_memory(device)
     on_gpu, asked = device.type == "cuda", config.engine.grad_accum_steps
     if not on_gpu:
-        total //= distributed.local_world_size()
+        total //= local_world_size()
     room = total * (USABLE if on_gpu else USABLE_ON_CPU)
     first, rest = memory(False), memory(True)  # gradients are kept between micro-batches
     most = distributed.all_reduce_min(rest.most_clips(room))

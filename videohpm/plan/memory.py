@@ -106,6 +106,7 @@ def states_of(
         else:
             # For each precision that gradients are sent in; below stage 3 both have fp32's size.
             buffers = bucket * (4.0 if precision == "fp32" else 8.0 if stage < 3 else 6.0)
+            buffers *= 2 if stage < 3 else 1  # one is filled while the other is sent
     if precision == "bf16":
         # autocast's copies, kept for the backward pass unless that makes them again
         buffers += 2.0 * (largest if engine.checkpoint_activations else weights)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 
 from videohpm.config import PlanConfig
-from videohpm.config.engine import AUTO, STAGES
+from videohpm.config.checks import AUTO
+from videohpm.config.engine import STAGES
 from videohpm.config.plan import GPUS
 from videohpm.plan.count import (
     flops_of,

@@ -24,10 +24,13 @@ class Stopwatch:
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
-        """Around what fetches the data of one step."""
+        """Around what fetches data."""
         begun = self.clock()
         yield
         self.waited += self.clock() - begun
+
+    def count_step(self) -> None:
+        """A step is done."""
         self.steps += 1
 
     @contextmanager
