@@ -59,7 +59,7 @@ def losses_of(config: PretrainConfig) -> list[float]:
     """Of a few steps on the same clips from the same weights."""
     torch.manual_seed(0)
     model = MaskedAutoencoder(config.model_config(), config.engine.checkpoint_activations)
-    teacher = LossTeacher(model, config.hpm.teacher_samples_per_tube or None)
+    teacher = LossTeacher(model, config.teacher_samples)
     target = hpm.TARGETS[config.model.target](model.grid, config)
     engine = make_engine(model, config.engine, config.optim)
     engine.attach_ema(teacher)

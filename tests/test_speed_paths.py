@@ -207,7 +207,7 @@ def a_step(device="cpu", **sections):
     }
     config = PretrainConfig(**said | sections)
     model = MaskedAutoencoder(config.model_config(), config.engine.checkpoint_activations)
-    steps, read = config.hpm.teacher_samples_per_tube or None, config.hpm.score_readout
+    steps, read = config.teacher_samples, config.hpm.score_readout
     teacher = LossTeacher(model, steps, read)
     engine = make_engine(model, config.engine, config.optim)
     engine.attach_ema(teacher)
