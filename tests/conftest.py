@@ -49,3 +49,13 @@ def starter():
 
     with Starter() as starter:
         yield starter
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport():
+    """Output of a test that names files of any bytes goes to other processes as UTF-8."""
+    report = yield
+    report.sections = [
+        (title, text.encode(errors="backslashreplace").decode()) for title, text in report.sections
+    ]
+    return report

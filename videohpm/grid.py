@@ -143,18 +143,22 @@ class TokenGrid:
         """
         import torch
 
-        tube = torch.arange(self.num_tubes, device=device)
-        row, number = tube // self.w, tube % self.w
-        if samples < 1:
-            every = max(2, round(1 / min(samples, 1 - samples)))
-            chosen = (number + row * _row_shift(every)) % every == 0
-            chosen = chosen if samples <= 0.5 else ~chosen
-            number = (chosen.view(self.h, self.w).cumsum(1).flatten() - 1)[chosen]  # in its row
-            tube, row = tube[chosen], row[chosen]
+        seen = []  # row, column, and number among the seen ones of the row
+        every = max(2, round(1 / min(samples, 1 - samples))) if samples < 1 else 1
+        for row in range(self.h):
+            columns = range(self.w)
+            if samples < 1:
+                due = [(x + row * _row_shift(every)) % every == 0 for x in columns]
+                columns = [x for x in columns if due[x] == (samples <= 0.5)]
+            seen += [(row, x, number) for number, x in enumerate(columns)]
         count = max(1, int(samples))
-        first = number + row * _row_shift(self.t)
-        apart = torch.arange(count, device=device)[:, None] * self.t // count
-        return ((first + apart) % self.t * self.num_tubes + tube).flatten()
+        tokens = [
+            (number + row * _row_shift(self.t) + k * self.t // count) % self.t * self.num_tubes
+            + row * self.w + x
+            for k in range(count)
+            for row, x, number in seen
+        ]  # fmt: skip
+        return torch.tensor(tokens, dtype=torch.long, device=device)
 
 
 def _row_shift(period: int) -> int:

@@ -61,6 +61,7 @@ def train_step(
         loss = losses.mean()
         metrics.append({"loss": loss.detach()})
         hardness = target.hardness(losses.detach(), out.pixels.detach(), targets, clips, mask)
+        del targets  # as large as the prediction, and the backward pass does not need it
         unit_hardness = hardness if mask.tubes is None else hpm.loss_per_tube(hardness, mask)
         if mining is not None:
             mining.update(mask, unit_hardness)

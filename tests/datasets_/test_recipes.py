@@ -68,14 +68,16 @@ def resolved(name: str, *more: str):
     """The config that the command line makes of a recipe, or of a file, and of other arguments."""
     command = name.partition("/")[0]
     arguments = ["--config", str(ROOT / "configs" / f"{name}.yaml"), *more]
+    if name == "finetune/demo":  # else it looks into the weights that it names
+        arguments += ["--model.scratch", "true"]
     return parse(command, *arguments)
 
 
 def parse(command: str, *arguments: str):
-    declared, parser = cli.COMMANDS[command].options, cli.parser_of(command)
+    declared, parser = cli.COMMANDS[command], cli.parser_of(command)
     values = vars(parser.instantiate(cli._parse(parser, declared, list(arguments))))
     values.pop("config", None)
-    return declared(**values)
+    return declared.options(**values)
 
 
 def cut(data: DataConfig) -> tuple:
