@@ -5,12 +5,13 @@ from __future__ import annotations
 import warnings
 import weakref
 from collections import Counter
+from contextlib import contextmanager
 from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses import fake_tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakIdKeyDictionary
@@ -67,9 +68,29 @@ def move(module: nn.Module, device: torch.device) -> nn.Module:
     return module
 
 
-def fake_tensors() -> FakeTensorMode:
+@contextmanager
+def fake_tensors():
     """Within it, tensors have shapes and devices and no contents."""
-    return FakeTensorMode(allow_non_fake_inputs=True)
+    with pytest.MonkeyPatch.context() as patch:
+        # Before torch 2.9 a tensor on a GPU, contents or none, begins with a start of CUDA.
+        patch.setattr(fake_tensor, "init_gpu_context", lambda *device: None, raising=False)
+        with fake_tensor.FakeTensorMode(allow_non_fake_inputs=True) as mode:
+            yield mode
+
+
+def _indexes_fake_tensors() -> bool:
+    with fake_tensors():
+        try:
+            torch.empty(2, device="cuda")[0]
+        except RuntimeError:  # torch 2.8 makes the tensor's device the current one
+            return False
+    return True
+
+
+needs_indexing = pytest.mark.skipif(
+    not _indexes_fake_tensors(), reason="this torch asks CUDA to index a tensor without contents"
+)
+"""Marks tests that index tensors on pretended GPUs."""
 
 
 class Operators(TorchDispatchMode):

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import pytest
 import torch
 import torch.distributed as dist
-from pretended import Operators, PretendedGpus, fake_tensors
+from pretended import Operators, PretendedGpus, fake_tensors, needs_indexing
 from torch import nn
 
 from videohpm.cli import main
@@ -141,6 +141,7 @@ def test_mixing_clips_leaves_the_generators_of_gpus_alone(monkeypatch):
     assert seeded == []
 
 
+@needs_indexing
 def test_distances_of_shards_in_main_memory_are_added_up_on_the_gpu(monkeypatch):
     """NCCL knows no CPU tensors; with offload_param the shards are such."""
     devices = []
@@ -165,6 +166,7 @@ def test_a_teachers_update_is_done_before_it_is_gathered_on_another_stream(monke
             assert done == expected
 
 
+@needs_indexing
 def test_normalising_on_a_gpu_is_a_kernel_a_channel_and_the_same_but_for_rounding():
     clips = torch.randint(256, (2, 3, 2, 8, 8), dtype=torch.uint8)
     mean, std = (0.1, 0.2, 0.3), (0.5, 0.6, 0.7)
