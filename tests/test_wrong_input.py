@@ -55,6 +55,33 @@ FIELDS = {
         ],
         "hpm.teacher_samples_per_tube",
     ),
+    "a score of no predictor": (
+        ["--data.root", "{good}", "--mask.scorer", "student", "--hpm.enabled", "false"],
+        "mask.scorer: student asks the loss predictor; set hpm.enabled true",
+    ),
+    "change within one step": (
+        ["--data.root", "{good}", "--mask.scorer", "change", "--model.frames", "2"],
+        "mask.scorer: change compares moments, and there is one only",
+    ),
+    "motion of an image": (
+        ["--data.root", "{good}", "--mask.scorer", "motion", "--model.frames", "1"]
+        + ["--model.tubelet", "1"],
+        "mask.scorer: motion compares moments, and there is one only",
+    ),
+    "unknown scorer": (["--mask.scorer", "entropy"], "mask.scorer: 'entropy' is not one of"),
+    "unknown choice": (["--mask.choice", "best"], "mask.choice: 'best' is not one of"),
+    "a choice without scores": (
+        ["--mask.choice", "drawn", "--mask.scorer", "none"],
+        "mask.choice: drawn ranks by a scorer, and there is none with mask.scorer none",
+    ),
+    "a choice of no teacher": (
+        ["--mask.choice", "easiest", "--hpm.enabled", "false"],
+        "mask.choice: easiest ranks by a scorer, and there is none; set hpm.enabled true",
+    ),
+    "no scores to center": (
+        ["--hpm.center_scores", "true", "--hpm.enabled", "false"],
+        "hpm.center_scores: centers the scores of a scorer, and there is none; set hpm.enabled",
+    ),
     "share over one": (["--hpm.hard_ratio_end", "1.5"], "hpm.hard_ratio_end: 1.5"),
     "momentum below zero": (["--hpm.momentum_start", "-1"], "hpm.momentum_start: -1"),
     "unknown objective": (["--hpm.objective", "best"], "hpm.objective: 'best'"),

@@ -53,6 +53,7 @@ class PretrainConfig:
                 "hpm.predictor_unit: a score a tube cannot choose tokens; with mask.unit token set "
                 "hpm.predictor_unit token"
             )
+        self._check_scorer()
         samples = self.teacher_samples
         if samples and samples < 1 and hpm.enabled and hpm.score_readout == "visible":
             raise ConfigError(
@@ -65,6 +66,20 @@ class PretrainConfig:
                 "hpm.teacher_samples_per_tube: with mask.unit token the teacher must see "
                 "every time step; set hpm.teacher_samples_per_tube 0"
             )
+
+    def _check_scorer(self) -> None:
+        """What needs scores needs a scorer."""
+        if self.scorer != "none":
+            return
+        because = "and there is none" + (
+            "; set hpm.enabled true, or another mask.scorer"
+            if self.mask.scorer != "none"
+            else " with mask.scorer none; give another"
+        )
+        if self.mask.choice != MaskConfig.choice:
+            raise ConfigError(f"mask.choice: {self.mask.choice} ranks by a scorer, {because}")
+        if self.hpm.center_scores:
+            raise ConfigError(f"hpm.center_scores: centers the scores of a scorer, {because}")
 
     @staticmethod
     def dataset_defaults(dataset: str) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from videohpm.errors import ConfigError
 from videohpm.grid import TokenGrid
 from videohpm.hpm.teacher import LossTeacher
 from videohpm.models import MaskedAutoencoder
+from videohpm.models.hooked import call_hooked
 
 
 class Scorer(Protocol):
@@ -113,7 +114,7 @@ class StudentScorer(Scorer):
         self.student, self.steps, self.read = student, steps, read
 
     def __call__(self, clips: Tensor, shuffle_ids: Tensor) -> Tensor:
-        return self.student.score(clips, self.steps, self.read)
+        return call_hooked(self.student, self.student.score, clips, self.steps, self.read)
 
 
 class ChangeScorer(Scorer):
@@ -201,9 +202,9 @@ class AttentionScorer(Scorer):
     def __call__(self, clips: Tensor, shuffle_ids: Tensor) -> Tensor:
         grid = self.grid
         if self.steps is None or self.steps >= grid.t:
-            return self.encoder.last_attention(clips)
+            return call_hooked(self.encoder, self.encoder.last_attention, clips)
         visible = grid.staggered_tokens(self.steps, clips.device).expand(len(clips), -1)
-        scores = self.encoder.last_attention(clips, visible)
+        scores = call_hooked(self.encoder, self.encoder.last_attention, clips, visible)
         return scores.view(len(clips), -1, grid.num_tubes).mean(1)
 
 

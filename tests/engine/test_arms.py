@@ -1,0 +1,112 @@
+"""Every way to choose what is hidden and predicted, as a run: resumed to the bit, alike on 2 ranks.
+
+One process trains each arm, and goes on with it from its half; two ranks under ZeRO-3 train all of
+them in one go.
+"""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from facts import read
+from safetensors.torch import load_file
+
+from videohpm.config.mask import CHOICES, SCORERS
+from videohpm.pretrain import pretrain
+
+pytestmark = pytest.mark.slow
+
+STEPS = 6
+BASE = {
+    "run": {"steps": STEPS, "log_every": 1, "picture_every": 0, "save_every": 3},
+    "data": {"workers": 0, "stride": 2},
+    "model": {
+        "arch": "vit_tiny", "frames": 4, "image_size": 32, "patch": 8, "dim": 96, "depth": 2,
+        "heads": 2, "decoder_dim": 48, "decoder_depth": 1, "decoder_heads": 2, "target": "raw",
+        "class_token": True,
+    },
+    "mask": {"ratio": 0.75},
+    "hpm": {"momentum_start": 0.9, "momentum_end": 0.99, "momentum_steps": 10,
+            "hard_ratio_start": 0.3, "teacher_samples_per_tube": 1},
+    "optim": {"global_batch_size": 8, "base_lr": 3e-2, "warmup_steps": 2},
+    "engine": {"device": "cpu", "precision": "fp32", "grad_clip": 0.5},
+}  # fmt: skip
+DIVIDED = {"zero_stage": 3, "grad_accum_steps": 2}
+
+ARMS = {
+    name: {"mask": {"scorer": name}} for name in SCORERS if name != "none"
+} | {
+    name: {"mask": {"scorer": "student", "choice": name}} for name in CHOICES if name != "hardest"
+} | {
+    "centered change": {"mask": {"scorer": "change"}, "hpm": {"center_scores": True}},
+    "noise of tokens": {"mask": {"scorer": "noise", "unit": "token"}, "hpm": {"enabled": False}},
+}  # fmt: skip
+
+
+def plain(arm: str, folder: Path, shapes: Path, **sections: dict) -> dict:
+    """The configuration of an arm, as YAML holds it."""
+    made = {name: dict(values) for name, values in BASE.items()}
+    given = {"run": {"dir": str(folder)}, "data": {"root": str(shapes / "train")}}
+    for changes in (ARMS[arm], given, sections):
+        for name, values in changes.items():
+            made[name] |= values
+    return made
+
+
+def losses(folder: Path) -> list[float]:
+    return [
+        json.loads(line)["loss"] for line in (folder / "metrics.jsonl").read_text().split("\n")[:-1]
+    ]
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / f"checkpoints/step_{STEPS:08d}/model.safetensors")
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("arms")
+
+
+@pytest.fixture(scope="module")
+def alone(runs, shapes):
+    """alone(arm) → the folder of its run in this process."""
+
+    def run(arm: str) -> Path:
+        folder = runs / "alone" / arm
+        if not folder.exists():
+            pretrain(read(plain(arm, folder, shapes)))
+        return folder
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def divided(runs, shapes, starter) -> Path:
+    """The folder of the runs of all arms on two ranks."""
+    made = [plain(arm, runs / "divided" / arm, shapes, engine=DIVIDED) for arm in ARMS]
+    job = starter.start(2, "facts:train_each", made, logs=runs / "logs")
+    assert job.wait() == [0, 0], job.said()
+    return runs / "divided"
+
+
+@pytest.mark.parametrize("arm", ARMS)
+def test_a_run_that_goes_on_is_the_whole_one_to_the_bit(arm, alone, runs, shapes):
+    whole, rest = alone(arm), runs / "rest" / arm
+    third = {"resume": str(whole / "checkpoints/step_00000003")}
+    pretrain(read(plain(arm, rest, shapes, run=third)))
+    assert losses(rest) == losses(whole)[3:]
+    mine = weights(rest)
+    assert all(torch.equal(mine[name], weight) for name, weight in weights(whole).items())
+
+
+@pytest.mark.parametrize("arm", ARMS)
+def test_two_ranks_with_divided_weights_train_as_one_process(arm, alone, divided):
+    assert losses(divided / arm) == pytest.approx(losses(alone(arm)), rel=1e-4)
+
+
+def test_the_arms_differ(alone):
+    """Else one of them would not be what its name says."""
+    last = {arm: losses(alone(arm))[-1] for arm in ARMS}
+    assert len(set(last.values())) == len(last), last
