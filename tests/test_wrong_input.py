@@ -38,6 +38,31 @@ FIELDS = {
     "unknown size": (["--model.arch", "vit_gigantic"], "model.arch: 'vit_gigantic'"),
     "heads not dividing": (["--model.heads", "5"], "model.dim: 24 must be a multiple"),
     "unknown target": (["--model.target", "hog"], "model.target: 'hog'"),
+    "features of nothing": (
+        ["--model.target", "frozen_encoder"],
+        "model.target_encoder: give one with model.target frozen_encoder, and only then",
+    ),
+    "features not asked for": (
+        ["--model.target_encoder", "runs/other"],
+        "model.target_encoder: give one with model.target frozen_encoder, and only then",
+    ),
+    "features that are not there": (
+        ["--data.root", "{good}", "--model.target", "frozen_encoder"]
+        + ["--model.target_encoder", "not/there"],
+        "not/there: there is no such file or folder",
+    ),
+    "features of no teacher": (
+        ["--data.root", "{good}", "--model.target", "ema_encoder", "--hpm.enabled", "false"],
+        "model.target: ema_encoder is the teacher's encoder; set hpm.enabled true",
+    ),
+    "pixels of features": (
+        ["--data.root", "{good}", "--model.target", "ema_encoder", "--hpm.hardness", "pixels"],
+        "hpm.hardness: pixels is no measure of features",
+    ),
+    "unknown loss of tokens": (
+        ["--model.target_loss", "l1"],
+        "model.target_loss: 'l1' is not one of mse, smooth_l1, cosine",
+    ),
     "unknown position": (["--model.position", "rope"], "model.position: 'rope'"),
     "drop path of one": (["--model.drop_path", "1"], "model.drop_path"),
     "nothing visible": (["--mask.ratio", "1"], "mask.ratio: 1"),

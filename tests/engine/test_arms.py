@@ -7,12 +7,17 @@ them in one go.
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
+import timm
 import torch
 from facts import read
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
+from videohpm import visualize
+from videohpm.checkpoint import save_weights
 from videohpm.config.mask import CHOICES, SCORERS
+from videohpm.models import VideoViT, vit_config
 from videohpm.pretrain import pretrain
 
 pytestmark = pytest.mark.slow
@@ -34,6 +39,7 @@ BASE = {
 }  # fmt: skip
 DIVIDED = {"zero_stage": 3, "grad_accum_steps": 2}
 
+DRAWN = {"picture_every": STEPS}
 ARMS = {
     name: {"mask": {"scorer": name}} for name in SCORERS if name != "none"
 } | {
@@ -41,6 +47,18 @@ ARMS = {
 } | {
     "centered change": {"mask": {"scorer": "change"}, "hpm": {"center_scores": True}},
     "noise of tokens": {"mask": {"scorer": "noise", "unit": "token"}, "hpm": {"enabled": False}},
+    "features of timm": {
+        "model": {"target": "frozen_encoder", "target_encoder": "timm:local-dir:{timm}"},
+        "run": DRAWN,
+    },
+    "features of an export": {
+        "model": {
+            "target": "frozen_encoder", "target_encoder": "{export}", "target_loss": "cosine",
+        },
+    },
+    "features of the teacher": {
+        "model": {"target": "ema_encoder", "target_loss": "smooth_l1"}, "run": DRAWN,
+    },
 }  # fmt: skip
 
 
@@ -51,6 +69,9 @@ def plain(arm: str, folder: Path, shapes: Path, **sections: dict) -> dict:
     for changes in (ARMS[arm], given, sections):
         for name, values in changes.items():
             made[name] |= values
+    if encoder := made["model"].get("target_encoder"):
+        named = {name: str(folder.parents[1] / name) for name in ("timm", "export")}
+        made["model"]["target_encoder"] = encoder.format(**named)
     return made
 
 
@@ -66,7 +87,20 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory) -> Path:
-    return tmp_path_factory.mktemp("arms")
+    """Where all runs are, and the encoders whose features some predict."""
+    folder = tmp_path_factory.mktemp("arms")
+    torch.manual_seed(0)
+    shape = {"img_size": 32, "patch_size": 8, "embed_dim": 24, "depth": 1, "num_heads": 2}
+    name = "vit_tiny_patch16_224"
+    network = timm.create_model(name, num_classes=0, **shape)
+    (folder / "timm").mkdir()
+    save_file(network.state_dict(), folder / "timm" / "model.safetensors")
+    pixels = {"mean": [0.5] * 3, "std": [0.25] * 3, "num_classes": 0, "input_size": [3, 32, 32]}
+    about = {"architecture": name, "num_classes": 0, "model_args": shape, "pretrained_cfg": pixels}
+    (folder / "timm" / "config.json").write_text(json.dumps(about))
+    shape = {"frames": 4, "image_size": 32, "patch": 8, "dim": 24, "depth": 1, "heads": 2}
+    save_weights(folder / "export", VideoViT(vit_config("vit_tiny", **shape)))
+    return folder
 
 
 @pytest.fixture(scope="module")
@@ -110,3 +144,14 @@ def test_the_arms_differ(alone):
     """Else one of them would not be what its name says."""
     last = {arm: losses(alone(arm))[-1] for arm in ARMS}
     assert len(set(last.values())) == len(last), last
+
+
+@pytest.mark.parametrize("arm", ARMS)
+def test_an_arm_is_drawn(arm, alone, shapes):
+    """Also what is no picture: then there is no reconstruction, and the picture says so."""
+    video = str(sorted((shapes / "validation").glob("*.mp4"))[0])
+    seen = visualize.inspect_videos(alone(arm), [video], hard_ratio=0.5)
+    assert (seen.reconstruction is None) == arm.startswith("features")
+    assert ("no picture" in visualize.pictures.footnote(seen)) == arm.startswith("features")
+    assert np.isfinite(seen.hardness).all() and seen.hard.any()
+    assert visualize.image_grid(seen).shape[2] == 3

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 from videohpm.config.architecture import MAEConfig, mae_config
@@ -111,7 +111,7 @@ class PretrainConfig:
         """
         hpm = self.hpm
         return mae_config(
-            **asdict(self.model),
+            **self.model.architecture(),
             target_dim=None if target_dim == self.model.grid().patch_dim else target_dim,
             predictor_unit=hpm.predictor_unit if hpm.enabled else None,
             predictor_depth=hpm.predictor_depth,

@@ -13,7 +13,8 @@ only a part of them decoded (VideoMAEv2)        :func:`subsample_decoded`
 easy to hard: α rises over training             :func:`hard_ratio`
 reconstruction target                           :class:`Target`, chosen by :data:`TARGETS`
 pixels, raw or standardised                     :class:`PixelTarget`, :func:`pixel_targets`
-L_rec, kept for each token                      :func:`token_losses`
+features of a network (MVD, data2vec)           :class:`FeatureTarget`
+L_rec, kept for each token                      :func:`token_losses`, :data:`TOKEN_LOSSES`
 the same of pixels, targets included            :func:`reconstruction_loss`
 the same for each tube (video only)             :func:`loss_per_tube`
 L_pred, relative: which of two is harder        :func:`relative_loss`
@@ -28,11 +29,12 @@ does it mine, or know positions only?           :class:`MiningStatistics`
 from videohpm.grid import Mask
 from videohpm.hpm.diagnostics import rank_correlation
 from videohpm.hpm.ema import Ema
+from videohpm.hpm.features import Encoders, FeatureTarget, FrozenEncoder
 from videohpm.hpm.losses import (
     OBJECTIVES,
+    TOKEN_LOSSES,
     absolute_loss,
     loss_per_tube,
-    reconstruction_loss,
     relative_loss,
     token_losses,
 )
@@ -51,14 +53,24 @@ from videohpm.hpm.masking import (
 from videohpm.hpm.mining import MiningStatistics, mining_metrics
 from videohpm.hpm.schedule import hard_ratio, teacher_momentum
 from videohpm.hpm.scorers import SCORERS, CenteredScorer, Scorer
-from videohpm.hpm.targets import TARGETS, PixelTarget, Target, pixel_targets
+from videohpm.hpm.targets import (
+    TARGETS,
+    PixelTarget,
+    Target,
+    pixel_targets,
+    reconstruction_loss,
+)
 from videohpm.hpm.teacher import LossTeacher
 
 __all__ = [
+    "FrozenEncoder",
+    "FeatureTarget",
+    "Encoders",
     "CHOICES",
     "OBJECTIVES",
     "SCORERS",
     "TARGETS",
+    "TOKEN_LOSSES",
     "CenteredScorer",
     "Ema",
     "LossTeacher",

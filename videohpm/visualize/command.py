@@ -28,6 +28,7 @@ from videohpm.engine import torch_device
 from videohpm.errors import UserError
 from videohpm.grid import TokenGrid
 from videohpm.hpm import Scorer
+from videohpm.interop.frozen import encoders_of
 from videohpm.models import MaskedAutoencoder
 from videohpm.visualize.files import write
 from videohpm.visualize.inspection import Inspection, inspect
@@ -109,10 +110,11 @@ def inspect_videos(
     on_device = torch_device(device, field="device")
     model, clips = model.to(on_device), normalise(pixels.to(on_device), **statistics)
     scorer = load_scorer(path, metadata, model, config)
+    teacher = scorer if isinstance(scorer, hpm.LossTeacher) else None
     if scorer is not None and settings.score_center:
         scorer = hpm.CenteredScorer(scorer).eval()
         scorer.center = torch.tensor(settings.score_center)
-    target = hpm.TARGETS[config.model.target](grid, config)
+    target = hpm.TARGETS[config.model.target](grid, config, encoders_of(lambda: teacher))
     for part in (scorer, target):
         if isinstance(part, nn.Module):
             part.to(on_device)
@@ -121,8 +123,9 @@ def inspect_videos(
     mask_config = replace(config.mask, ratio=ratio)
     mask = hpm.draw_mask(scorer, clips, shuffle_ids, grid, mask_config, hard_ratio, decode_all=True)
     return inspect(
-        model, clips, mask, scorer, target, shuffle_ids, **statistics, hard_ratio=hard_ratio
-    )
+        model, clips, mask, scorer, target, shuffle_ids, **statistics,
+        hard_ratio=hard_ratio, loss=config.model.target_loss,
+    )  # fmt: skip
 
 
 def read_clip(path: str, model: MaskedAutoencoder, data: DataConfig, stride: int) -> Tensor:

@@ -66,6 +66,7 @@ def inspect(
     mean: tuple[float, ...],
     std: tuple[float, ...],
     hard_ratio: float = 1.0,
+    loss: str = "mse",
 ) -> Inspection:
     """Run the model (and what scores its clips) and keep all that is worth drawing.
 
@@ -77,13 +78,14 @@ def inspect(
         shuffle_ids: (k, units) permutations that the mask was drawn with, for scorers that draw.
         hard_ratio: ``hard`` marks the int(hard_ratio·masked) units of the highest score. At 1 it
             marks what the scorer would hide if it chose all of the mask.
+        loss: of a token, a name of :data:`videohpm.hpm.TOKEN_LOSSES`.
     """
     grid, training = model.grid, model.training
     target = target or PixelTarget(grid, model.target, mean, std)
     out = model.eval()(clips, mask)
     model.train(training)
     targets = target(clips, mask)
-    losses = hpm.token_losses(out.pixels, targets)
+    losses = hpm.TOKEN_LOSSES[loss](out.pixels, targets)
     losses = target.hardness(losses, out.pixels, targets, clips, mask)
     truth = _pixels(clips, mean, std)
     hidden = mask.is_masked.view(-1, grid.t, grid.h, grid.w)
