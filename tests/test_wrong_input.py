@@ -103,6 +103,19 @@ FIELDS = {
         ["--mask.choice", "easiest", "--hpm.enabled", "false"],
         "mask.choice: easiest ranks by a scorer, and there is none; set hpm.enabled true",
     ),
+    "an unknown use": (["--mask.use", "sample"], "mask.use: 'sample' is not one of hide, decode"),
+    "a use without scores": (
+        ["--mask.use", "weight", "--mask.scorer", "none"],
+        "mask.use: weight ranks by a scorer, and there is none with mask.scorer none; give another",
+    ),
+    "all decoded by choice": (
+        ["--mask.use", "decode"],
+        "mask.decode_ratio: with mask.use decode give the share of what is masked",
+    ),
+    "half of an image's tube": (
+        ["--mask.decode_ratio", "0.5", "--model.frames", "1", "--model.tubelet", "1"],
+        "mask.decode_ratio: a tube of one time step is decoded whole or not at all; give 1, or",
+    ),
     "no scores to center": (
         ["--hpm.center_scores", "true", "--hpm.enabled", "false"],
         "hpm.center_scores: centers the scores of a scorer, and there is none; set hpm.enabled",

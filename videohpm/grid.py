@@ -176,11 +176,16 @@ class Mask:
     masked: Tensor
     """(B, M) token numbers, ascending."""
     tubes: Tensor | None = None
-    """(B, M/t) masked tube numbers, ascending, where the unit of masking is the tube."""
+    """(B, M/t) masked tube numbers, ascending, where the unit of masking is the tube; fewer where
+    only some of them are reconstructed at all."""
     decoded_subset: Tensor | None = None
     """(B, K) those of ``masked`` that the decoder reconstructs, where it is not all of them."""
     scores: Tensor | None = None
     """(B, units) the hardness that the mask was drawn by, where it was drawn by any."""
+    chosen: Tensor | None = None
+    """(B, units) bool: what these scores chose, and chance did not."""
+    weights: Tensor | None = None
+    """(B, K) what the loss of each decoded token weighs, of mean 1, where it is not the same."""
 
     @property
     def decoded(self) -> Tensor:

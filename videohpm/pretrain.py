@@ -59,8 +59,8 @@ def train_step(
             out = engine(clips, mask)
             targets = target(clips, mask)
         losses = hpm.TOKEN_LOSSES[config.model.target_loss](out.pixels, targets)
-        loss = losses.mean()
-        metrics.append({"loss": loss.detach()})
+        loss = hpm.mean_loss(losses, mask)
+        metrics.append({"loss": losses.detach().mean()})
         hardness = target.hardness(losses.detach(), out.pixels.detach(), targets, clips, mask)
         unit_hardness = hardness if mask.tubes is None else hpm.loss_per_tube(hardness, mask)
         if mining is not None:

@@ -15,6 +15,7 @@ from videohpm.config.model import ModelConfig
 from videohpm.config.optim import OptimConfig
 from videohpm.config.run import RunConfig
 from videohpm.errors import ConfigError
+from videohpm.grid import TokenGrid
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,10 +44,7 @@ class PretrainConfig:
         except ValueError as error:
             raise ConfigError(f"mask.{error}") from None
         check_batch(self.optim.global_batch_size, self.engine.accumulation)
-        if self.mask.decode_ratio < 1 and grid.t == 1 and self.mask.unit == "tube":
-            raise ConfigError(
-                "mask.decode_ratio: a tube of one time step is decoded whole or not at all; give 1"
-            )
+        self._check_decoded(grid)
         by_token = hpm.enabled and self.mask.unit == "token" and grid.t > 1
         if by_token and hpm.predictor_unit == "tube":
             raise ConfigError(
@@ -67,6 +65,20 @@ class PretrainConfig:
                 "every time step; set hpm.teacher_samples_per_tube 0"
             )
 
+    def _check_decoded(self, grid: TokenGrid) -> None:
+        """What is reconstructed of a tube, or which tubes are."""
+        by_tube, share = self.mask.use == "decode", self.mask.decode_ratio
+        if by_tube and share == 1:
+            raise ConfigError(
+                "mask.decode_ratio: with mask.use decode give the share of what is masked that is "
+                "reconstructed, less than 1"
+            )
+        if not by_tube and share < 1 and grid.t == 1 and self.mask.unit == "tube":
+            raise ConfigError(
+                "mask.decode_ratio: a tube of one time step is decoded whole or not at all; give "
+                "1, or mask.use decode"
+            )
+
     def _check_scorer(self) -> None:
         """What needs scores needs a scorer."""
         if self.scorer != "none":
@@ -78,6 +90,8 @@ class PretrainConfig:
         )
         if self.mask.choice != MaskConfig.choice:
             raise ConfigError(f"mask.choice: {self.mask.choice} ranks by a scorer, {because}")
+        if self.mask.use != MaskConfig.use:
+            raise ConfigError(f"mask.use: {self.mask.use} ranks by a scorer, {because}")
         if self.hpm.center_scores:
             raise ConfigError(f"hpm.center_scores: centers the scores of a scorer, {because}")
 

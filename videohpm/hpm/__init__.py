@@ -6,6 +6,7 @@ in the paper                                    here
 how hard each patch is                          :class:`Scorer`, chosen by :data:`SCORERS`
 hard in this clip, not at this position         :class:`CenteredScorer`
 which of the ranked patches                     :data:`CHOICES`
+hide it, reconstruct it, weigh it               :data:`USES`
 the mask of a step                              :func:`draw_mask`
 random masking                                  :func:`random_mask`
 hard patches: masked units by predicted loss    :func:`hard_mask`
@@ -15,6 +16,7 @@ reconstruction target                           :class:`Target`, chosen by :data
 pixels, raw or standardised                     :class:`PixelTarget`, :func:`pixel_targets`
 features of a network (MVD, data2vec)           :class:`FeatureTarget`
 L_rec, kept for each token                      :func:`token_losses`, :data:`TOKEN_LOSSES`
+L_rec                                           :func:`mean_loss`
 the same of pixels, targets included            :func:`reconstruction_loss`
 the same for each tube (video only)             :func:`loss_per_tube`
 L_pred, relative: which of two is harder        :func:`relative_loss`
@@ -35,12 +37,12 @@ from videohpm.hpm.losses import (
     TOKEN_LOSSES,
     absolute_loss,
     loss_per_tube,
+    mean_loss,
     relative_loss,
     token_losses,
 )
 from videohpm.hpm.masking import (
     CHOICES,
-    draw_mask,
     hard_count,
     hard_mask,
     masked_count,
@@ -61,6 +63,7 @@ from videohpm.hpm.targets import (
     reconstruction_loss,
 )
 from videohpm.hpm.teacher import LossTeacher
+from videohpm.hpm.uses import USES, draw_mask
 
 __all__ = [
     "FrozenEncoder",
@@ -71,6 +74,7 @@ __all__ = [
     "SCORERS",
     "TARGETS",
     "TOKEN_LOSSES",
+    "USES",
     "CenteredScorer",
     "Ema",
     "LossTeacher",
@@ -86,6 +90,7 @@ __all__ = [
     "hard_ratio",
     "loss_per_tube",
     "masked_count",
+    "mean_loss",
     "mining_metrics",
     "pixel_targets",
     "random_mask",

@@ -30,6 +30,11 @@ def cosine_losses(predicted: Tensor, targets: Tensor) -> Tensor:
     return 1 - F.cosine_similarity(predicted.float(), targets, dim=-1)
 
 
+def mean_loss(losses: Tensor, mask: Mask) -> Tensor:
+    """L_rec: the mean over all decoded tokens (B, K), weighted where the mask has weights."""
+    return losses.mean() if mask.weights is None else (losses * mask.weights).mean()
+
+
 def loss_per_tube(losses: Tensor, mask: Mask) -> Tensor:
     """Mean over time of each masked tube's token losses: (B, K) → (B, M/t).
 
