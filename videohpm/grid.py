@@ -147,10 +147,14 @@ class TokenGrid:
         row, number = tube // self.w, tube % self.w
         if samples < 1:
             every = max(2, round(1 / min(samples, 1 - samples)))
-            chosen = (number + row * _row_shift(every)) % every == 0
-            chosen = chosen if samples <= 0.5 else ~chosen
-            number = (chosen.view(self.h, self.w).cumsum(1).flatten() - 1)[chosen]  # in its row
-            tube, row = tube[chosen], row[chosen]
+            kept, places = [], []  # in Python: what has no values, as traced steps, has no choice
+            for y in range(self.h):
+                is_hit = [(x + y * _row_shift(every)) % every == 0 for x in range(self.w)]
+                inside = [x for x in range(self.w) if is_hit[x] == (samples <= 0.5)]
+                kept += [y * self.w + x for x in inside]
+                places += range(len(inside))  # in its row
+            tube = torch.tensor(kept, device=device)
+            number, row = torch.tensor(places, device=device), tube // self.w
         count = max(1, int(samples))
         first = number + row * _row_shift(self.t)
         apart = torch.arange(count, device=device)[:, None] * self.t // count

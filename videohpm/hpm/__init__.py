@@ -54,7 +54,7 @@ from videohpm.hpm.masking import (
 )
 from videohpm.hpm.mining import MiningStatistics, mining_metrics
 from videohpm.hpm.schedule import hard_ratio, teacher_momentum
-from videohpm.hpm.scorers import SCORERS, CenteredScorer, Scorer
+from videohpm.hpm.scorers import NETWORKS, SCORERS, CenteredScorer, Scorer
 from videohpm.hpm.targets import (
     TARGETS,
     PixelTarget,
@@ -70,6 +70,7 @@ __all__ = [
     "FeatureTarget",
     "Encoders",
     "CHOICES",
+    "NETWORKS",
     "OBJECTIVES",
     "SCORERS",
     "TARGETS",

@@ -6,7 +6,7 @@ A scorer that is not here yet: CONTRIBUTING.md, "How to add a scorer".
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -235,6 +235,21 @@ def _teacher_options(config: PretrainConfig) -> tuple[float | None, str]:
     return config.teacher_samples, config.hpm.score_readout
 
 
+class Network(NamedTuple):
+    """What a scorer runs over clips of which nothing is masked, for whoever counts its cost."""
+
+    predictor: bool
+    """The whole encoder and the loss predictor; else the encoder up to its last attention."""
+    copy: bool = False
+    """Of weights of its own."""
+
+
+NETWORKS = {
+    "loss_teacher": Network(predictor=True, copy=True),
+    "student": Network(predictor=True),
+    "attention": Network(predictor=False),
+}
+"""By ``mask.scorer``, of those that are networks."""
 SCORERS: dict[str, Callable[[MaskedAutoencoder, PretrainConfig], Scorer | None]] = {
     "loss_teacher": lambda student, config: LossTeacher(student, *_teacher_options(config)),
     "student": lambda student, config: StudentScorer(student, *_teacher_options(config)),
