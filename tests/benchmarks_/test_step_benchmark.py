@@ -202,8 +202,9 @@ def test_growth_measures_each_value(root):
 
 @pytest.mark.parametrize(
     "name",
-    ["plain", "student", "motion", "attention", "decode", "weight", "ema_encoder", "frozen_encoder"],
-)  # fmt: skip
+    ["plain", "student", "motion", "attention", "decode", "weight"]
+    + ["ema_encoder", "frozen_encoder"],
+)
 def test_the_plan_counts_what_an_arm_computes(tools, tmp_path, name):
     encoder = VideoViT(vit_config("vit_tiny", image_size=64, depth=2))
     save_weights(tmp_path / "encoder", encoder)

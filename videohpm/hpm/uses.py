@@ -85,7 +85,7 @@ def _decode(
     """What is hidden is random; of that the highest are reconstructed, α of all that is.
 
     A tube is reconstructed at all its time steps or at none, so that the decoder and the loss
-    predictor get fewer queries. (The adaptive decoder mask of LV-MAE.)
+    predictor get fewer queries. (The adaptive decoder mask of LVMAE.)
     """
     mask = random_mask(grid, config.ratio, shuffle_ids, config.unit)
     hidden = mask.masked if mask.tubes is None else mask.tubes
