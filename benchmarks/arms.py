@@ -25,12 +25,20 @@ from videohpm.config import HPMConfig, PretrainConfig, size_of
 from videohpm.data import Batch, normalise
 from videohpm.engine import TorchEngine, resolved_precision, torch_device
 from videohpm.hpm import LossTeacher, Scorer
+from videohpm.interop.frozen import encoders_of
 from videohpm.models import MaskedAutoencoder
 from videohpm.pretrain import train_step
 
 PARTS = ("teacher", "mask", "forward", "losses", "backward", "optimiser")
 SCORED = ("student", "change", "motion", "noise", "attention")
 """Arms named by what scores their tubes."""
+OTHER_ARMS = {
+    "decode": {"mask": {"scorer": "motion", "use": "decode", "decode_ratio": 0.5}},
+    "weight": {"mask": {"scorer": "motion", "use": "weight"}},
+    "ema_encoder": {"model": {"target": "ema_encoder"}, "hpm": {"enabled": True}},
+    "frozen_encoder": {"model": {"target": "frozen_encoder"}},
+}
+"""Arms by what differs from the plain step; frozen_encoder needs the encoder besides."""
 HARD_RATIO = 0.25
 """As half-way through a run."""
 PUBLISHED = HPMConfig(
@@ -61,15 +69,19 @@ class Ours:
     def __init__(self, config: PretrainConfig, kind: str, *, pixel_teacher: bool = False):
         torch.manual_seed(0)
         self.config = config
-        model = MaskedAutoencoder(config.model_config(), config.engine.checkpoint_activations)
+        encoders = encoders_of(lambda: self.teacher)
+        self.target = hpm.TARGETS[config.model.target](config.model.grid(), config, encoders)
+        architecture = config.model_config(self.target.dim)
+        model = MaskedAutoencoder(architecture, config.engine.checkpoint_activations)
         self.clock = Clock(torch_device(config.engine.device), kind)
         scorer = hpm.SCORERS[config.scorer](model, config)
         if pixel_teacher:
             scorer = PixelTeacher(model, config.teacher_samples, config.hpm.score_readout)
         self.teacher = scorer if isinstance(scorer, LossTeacher) else None
         self.scorer = None if scorer is None else MarkedScorer(scorer, self.clock)
-        self.target = hpm.TARGETS[config.model.target](model.grid, config)
         self.engine = MarkedEngine(model, config.engine, config.optim)
+        if isinstance(self.target, nn.Module):
+            self.target.to(self.engine.device)
         self.engine.clock = self.clock
         if self.teacher is not None:
             self.engine.attach_ema(self.teacher)
@@ -90,8 +102,9 @@ class Ours:
         """What is in memory between two steps."""
         model, optimizer = self.engine.model, self.engine.optimizer
         yield from (*model.parameters(), *model.buffers(), self.batch.clips)
-        if self.teacher is not None:
-            yield from (*self.teacher.parameters(), *self.teacher.buffers())
+        for network in (self.teacher, self.target):
+            if isinstance(network, nn.Module):
+                yield from (*network.parameters(), *network.buffers())
         for state in optimizer.state.values():
             yield from (x for x in state.values() if isinstance(x, Tensor))
 
@@ -228,8 +241,14 @@ class Case:
         return torch.bfloat16 if wanted == "bf16" else torch.float32
 
 
-def make_arms(config: PretrainConfig, names: list[str], kind: str) -> dict[str, object]:
-    """The named arms, each with weights, optimiser and batch of its own."""
+def make_arms(
+    config: PretrainConfig, names: list[str], kind: str, encoder: str | None = None
+) -> dict[str, object]:
+    """The named arms, each with weights, optimiser and batch of its own.
+
+    Args:
+        encoder: of frozen_encoder, see ``model.target_encoder``.
+    """
     plain = replace(config, hpm=replace(config.hpm, enabled=False))
     made = {
         "transformers": lambda: Transformers(plain, kind),
@@ -242,4 +261,16 @@ def make_arms(config: PretrainConfig, names: list[str], kind: str) -> dict[str, 
         section = config.hpm if name == "student" else plain.hpm
         scored = replace(config, hpm=section, mask=replace(config.mask, scorer=name))
         made[name] = functools.partial(Ours, scored, kind)
+    for name, changes in OTHER_ARMS.items():
+        made[name] = functools.partial(_changed, plain, changes, encoder, kind)
     return {name: made[name]() for name in names}
+
+
+def _changed(plain: PretrainConfig, changes: dict, encoder: str | None, kind: str) -> Ours:
+    sections = {name: replace(getattr(plain, name), **c) for name, c in changes.items()
+                if name != "model"}  # fmt: skip
+    model = changes.get("model", {})
+    if model.get("target") == "frozen_encoder":
+        model = model | {"target_encoder": encoder}
+    sections["model"] = replace(plain.model, **model)
+    return Ours(replace(plain, **sections), kind)

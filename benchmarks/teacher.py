@@ -99,7 +99,7 @@ def cost(config: PretrainConfig, samples: float, read: str) -> float:
     """FLOPs of the teacher over those of a step without mining."""
     mining = replace(config.hpm, teacher_samples_per_tube=samples, score_readout=read)
     plain = replace(config, hpm=replace(config.hpm, enabled=False))
-    teacher = flops_of(replace(config, hpm=mining))["teacher"]
+    teacher = flops_of(replace(config, hpm=mining))["scorer"]
     return teacher / flops_of(plain)["student"]
 
 

@@ -8,14 +8,19 @@ import held
 import pytest
 import torch
 from several import Starter
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
 from videohpm import hpm
+from videohpm.checkpoint import save_weights
 from videohpm.cli import main
 from videohpm.config import HPMConfig, MaskConfig, ModelConfig, OptimConfig
 from videohpm.data import Batch
 from videohpm.engine import EngineConfig, make_engine
-from videohpm.models import MaskedAutoencoder
+from videohpm.interop.frozen import encoders_of
+from videohpm.models import MaskedAutoencoder, VideoViT, vit_config
 from videohpm.plan import STAGES, PlanConfig, flops_of, memory_of, parameters_of, plan, traffic_of
+from videohpm.plan.count import target_of
 from videohpm.pretrain import train_step
 
 CLIPS = 2
@@ -38,6 +43,12 @@ CASES = {
         "mask": MaskConfig(ratio=0.6, unit="token"),
     },
     "the student scores": {"mask": MaskConfig(scorer="student")},
+    "attention scores": {"mask": MaskConfig(scorer="attention"), "hpm": HPMConfig(enabled=False)},
+    "tubes decoded by score": {
+        "mask": MaskConfig(scorer="attention", use="decode", decode_ratio=0.5),
+        "hpm": HPMConfig(teacher_samples_per_tube=2),
+    },
+    "features of the teacher": {"model": ModelConfig(**VIDEO | {"target": "ema_encoder"})},
     "shallow": {"hpm": HPMConfig(predictor_depth=1, teacher_samples_per_tube=2)},
     "half decoded": {"mask": MaskConfig(decode_ratio=0.5)},
     "image": {"model": ModelConfig(**IMAGE), "mask": MaskConfig(ratio=0.75)},
@@ -59,7 +70,8 @@ def a_plan(**sections) -> PlanConfig:
 def real(request):
     """A configuration, the engine and teacher it makes, and a batch."""
     config = a_plan(**CASES[request.param])
-    model = MaskedAutoencoder(config.model_config(), config.engine.checkpoint_activations)
+    dim = target_of(config).dim
+    model = MaskedAutoencoder(config.model_config(dim), config.engine.checkpoint_activations)
     teacher = hpm.SCORERS[config.scorer](model, config)
     grid = config.model.grid()
     size = (CLIPS, 3, grid.frames, grid.height, grid.width)
@@ -84,7 +96,8 @@ def test_flops_are_those_that_torch_counts(real, root, monkeypatch):
     from clock import count_flops
 
     config, engine, teacher, batch = real
-    target = hpm.TARGETS[config.model.target](config.model.grid(), config)
+    encoders = encoders_of(lambda: teacher)
+    target = hpm.TARGETS[config.model.target](config.model.grid(), config, encoders)
     options = {"hard_ratio": 0.5, "momentum": 0.9, "lr": 1e-4}
     counted = count_flops(lambda: train_step(engine, teacher, target, [batch], config, **options))
     assert sum(flops_of(config).values()) == pytest.approx(counted / CLIPS, rel=0.01)
@@ -227,3 +240,32 @@ def test_a_plan_says_what_the_data_must_give(capsys):
     assert wanted == pace
     assert each == pytest.approx(wanted / 8, abs=1)
     assert cores == pytest.approx(wanted / 20, abs=1)
+
+
+def test_a_frozen_encoder_is_counted_without_being_loaded(tmp_path):
+    """Its FLOPs over the whole clip, its weights on every GPU, and the narrower decoder head."""
+    encoder = VideoViT(vit_config("vit_tiny", frames=8, image_size=64, dim=48, depth=2, heads=2))
+    save_weights(tmp_path / "encoder", encoder)
+    model = VIDEO | {"target": "frozen_encoder", "target_encoder": str(tmp_path / "encoder")}
+    pixels, features = a_plan(), a_plan(model=ModelConfig(**model))
+    plainly = sdpa_kernel(SDPBackend.MATH)  # the counter knows not all kernels of a CPU
+    with plainly, FlopCounterMode(display=False) as counted, torch.no_grad():
+        encoder(torch.zeros(1, 3, 8, 64, 64))
+    assert flops_of(features)["target"] == counted.get_total_flops()
+    assert flops_of(pixels)["target"] == 0
+    assert flops_of(features)["student"] < flops_of(pixels)["student"]
+    weights = sum(p.numel() for p in encoder.parameters())
+    for stage in STAGES:
+        more = memory_of(features, stage).teacher - memory_of(pixels, stage).teacher
+        assert more == 4 * weights
+    assert "G of the target" in plan(features) and "G of the target" not in plan(pixels)
+
+
+def test_a_part_of_the_tubes_costs_less_and_scores_without_a_network_nothing():
+    plain = a_plan(hpm=HPMConfig(enabled=False))
+    for scorer in ("change", "motion", "noise"):
+        scored = a_plan(hpm=HPMConfig(enabled=False), mask=MaskConfig(scorer=scorer))
+        assert flops_of(scored) == flops_of(plain)
+    half = MaskConfig(scorer="change", use="decode", decode_ratio=0.5)
+    half = a_plan(hpm=HPMConfig(enabled=False), mask=half)
+    assert flops_of(half)["student"] < 0.85 * flops_of(plain)["student"]

@@ -38,6 +38,31 @@ FIELDS = {
     "unknown size": (["--model.arch", "vit_gigantic"], "model.arch: 'vit_gigantic'"),
     "heads not dividing": (["--model.heads", "5"], "model.dim: 24 must be a multiple"),
     "unknown target": (["--model.target", "hog"], "model.target: 'hog'"),
+    "features of nothing": (
+        ["--model.target", "frozen_encoder"],
+        "model.target_encoder: give one with model.target frozen_encoder, and only then",
+    ),
+    "features not asked for": (
+        ["--model.target_encoder", "runs/other"],
+        "model.target_encoder: give one with model.target frozen_encoder, and only then",
+    ),
+    "features that are not there": (
+        ["--data.root", "{good}", "--model.target", "frozen_encoder"]
+        + ["--model.target_encoder", "not/there"],
+        "not/there: there is no such file or folder",
+    ),
+    "features of no teacher": (
+        ["--data.root", "{good}", "--model.target", "ema_encoder", "--hpm.enabled", "false"],
+        "model.target: ema_encoder is the teacher's encoder; set hpm.enabled true",
+    ),
+    "pixels of features": (
+        ["--data.root", "{good}", "--model.target", "ema_encoder", "--hpm.hardness", "pixels"],
+        "hpm.hardness: pixels is no measure of features",
+    ),
+    "unknown loss of tokens": (
+        ["--model.target_loss", "l1"],
+        "model.target_loss: 'l1' is not one of mse, smooth_l1, cosine",
+    ),
     "unknown position": (["--model.position", "rope"], "model.position: 'rope'"),
     "drop path of one": (["--model.drop_path", "1"], "model.drop_path"),
     "nothing visible": (["--mask.ratio", "1"], "mask.ratio: 1"),
@@ -54,6 +79,46 @@ FIELDS = {
             "1",
         ],
         "hpm.teacher_samples_per_tube",
+    ),
+    "a score of no predictor": (
+        ["--data.root", "{good}", "--mask.scorer", "student", "--hpm.enabled", "false"],
+        "mask.scorer: student asks the loss predictor; set hpm.enabled true",
+    ),
+    "change within one step": (
+        ["--data.root", "{good}", "--mask.scorer", "change", "--model.frames", "2"],
+        "mask.scorer: change compares moments, and there is one only",
+    ),
+    "motion of an image": (
+        ["--data.root", "{good}", "--mask.scorer", "motion", "--model.frames", "1"]
+        + ["--model.tubelet", "1"],
+        "mask.scorer: motion compares moments, and there is one only",
+    ),
+    "unknown scorer": (["--mask.scorer", "entropy"], "mask.scorer: 'entropy' is not one of"),
+    "unknown choice": (["--mask.choice", "best"], "mask.choice: 'best' is not one of"),
+    "a choice without scores": (
+        ["--mask.choice", "drawn", "--mask.scorer", "none"],
+        "mask.choice: drawn ranks by a scorer, and there is none with mask.scorer none",
+    ),
+    "a choice of no teacher": (
+        ["--mask.choice", "easiest", "--hpm.enabled", "false"],
+        "mask.choice: easiest ranks by a scorer, and there is none; set hpm.enabled true",
+    ),
+    "an unknown use": (["--mask.use", "sample"], "mask.use: 'sample' is not one of hide, decode"),
+    "a use without scores": (
+        ["--mask.use", "weight", "--mask.scorer", "none"],
+        "mask.use: weight ranks by a scorer, and there is none with mask.scorer none; give another",
+    ),
+    "all decoded by choice": (
+        ["--mask.use", "decode"],
+        "mask.decode_ratio: with mask.use decode give the share of what is masked",
+    ),
+    "half of an image's tube": (
+        ["--mask.decode_ratio", "0.5", "--model.frames", "1", "--model.tubelet", "1"],
+        "mask.decode_ratio: a tube of one time step is decoded whole or not at all; give 1, or",
+    ),
+    "no scores to center": (
+        ["--hpm.center_scores", "true", "--hpm.enabled", "false"],
+        "hpm.center_scores: centers the scores of a scorer, and there is none; set hpm.enabled",
     ),
     "share over one": (["--hpm.hard_ratio_end", "1.5"], "hpm.hard_ratio_end: 1.5"),
     "momentum below zero": (["--hpm.momentum_start", "-1"], "hpm.momentum_start: -1"),

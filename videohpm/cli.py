@@ -21,7 +21,7 @@ from argparse import ArgumentError
 from collections.abc import Callable
 from dataclasses import is_dataclass
 from pathlib import Path
-from typing import NamedTuple, get_origin, get_type_hints
+from typing import NamedTuple, get_args, get_origin, get_type_hints
 
 from jsonargparse import (
     ActionConfigFile,  # pyright: ignore[reportPrivateImportUsage]: documented, not in __all__
@@ -171,10 +171,11 @@ def parser_of(name: str) -> ArgumentParser:
         )
         parser.add_class_arguments(declared, as_group=False)
         return parser
-    lists = _positional_lists(declared)
+    lists = _lists(declared)
     parser.add_function_arguments(declared, as_group=False, as_positional=True, skip=set(lists))
-    for parameter in lists:
-        parser.add_argument(parameter, nargs="+", help="one or more")
+    for parameter, optional in lists.items():
+        name = f"--{parameter}" if optional else parameter
+        parser.add_argument(name, nargs="+", help=_documented(declared, parameter))
     for action in parser._actions:
         if action.dest in SHORT:
             action.option_strings = [SHORT[action.dest], *action.option_strings]
@@ -263,13 +264,21 @@ def _failed(error: BaseException) -> int:
     return distributed.leave(exit_code(error))
 
 
-def _positional_lists(function: Callable) -> list[str]:
-    hints = get_type_hints(function)
-    return [
-        name
-        for name, parameter in inspect.signature(function).parameters.items()
-        if parameter.default is parameter.empty and get_origin(hints.get(name)) is list
-    ]
+def _lists(function: Callable) -> dict[str, bool]:
+    """Parameters that are lists, and whether they may be left out."""
+    hints, found = get_type_hints(function), {}
+    for name, parameter in inspect.signature(function).parameters.items():
+        kinds = (hints.get(name), *get_args(hints.get(name)))
+        if any(get_origin(kind) is list for kind in kinds):
+            found[name] = parameter.default is not parameter.empty
+    return found
+
+
+def _documented(function: Callable, parameter: str) -> str:
+    """What the docstring says of a parameter."""
+    text = inspect.getdoc(function) or ""
+    found = re.search(rf"^    {parameter}: (.*(?:\n {{8}}.*)*)", text, re.MULTILINE)
+    return " ".join(found[1].split()) if found else "one or more"
 
 
 def _overview() -> str:

@@ -14,6 +14,7 @@ from videohpm.config import PretrainConfig
 from videohpm.data import Batch, make_dataset, normalise
 from videohpm.engine import TorchEngine, distributed, process_group, seed_step
 from videohpm.hpm import LossTeacher, Scorer, Target
+from videohpm.interop.frozen import encoders_of
 from videohpm.models import MaskedAutoencoder
 from videohpm.plan.fit import fit_pretraining
 from videohpm.tracking import Tracker
@@ -56,10 +57,10 @@ def train_step(
         with engine.autocast():
             mask = hpm.draw_mask(scorer, clips, batch.shuffle_ids, grid, config.mask, hard_ratio)
             out = engine(clips, mask)
-        targets = target(clips, mask)
-        losses = hpm.token_losses(out.pixels, targets)
-        loss = losses.mean()
-        metrics.append({"loss": loss.detach()})
+            targets = target(clips, mask)
+        losses = hpm.TOKEN_LOSSES[config.model.target_loss](out.pixels, targets)
+        loss = hpm.mean_loss(losses, mask)
+        metrics.append({"loss": losses.detach().mean()})
         hardness = target.hardness(losses.detach(), out.pixels.detach(), targets, clips, mask)
         del targets  # as large as the prediction, and the backward pass does not need it
         unit_hardness = hardness if mask.tubes is None else hpm.loss_per_tube(hardness, mask)
@@ -110,7 +111,9 @@ class Pretraining(TrainingRun):
             units=hpm.unit_count(grid, config.mask.unit),
             seed=config.run.seed,
         )
-        self.target = hpm.TARGETS[config.model.target](grid, config)
+        self.target = hpm.TARGETS[config.model.target](
+            grid, config, encoders_of(lambda: self.teacher)
+        )
         seed_step(config.run.seed, 0)
         architecture = config.model_config(self.target.dim)
         self.model = MaskedAutoencoder(architecture, config.engine.checkpoint_activations)
@@ -188,7 +191,7 @@ class Pretraining(TrainingRun):
             )
             inspection = visualize.inspect(
                 self.model, clips, mask, scorer, target, shuffle_ids,
-                mean=mean, std=std, hard_ratio=hard_ratio,
+                mean=mean, std=std, hard_ratio=hard_ratio, loss=config.model.target_loss,
             )  # fmt: skip
         if isinstance(scorer, nn.Module):
             scorer.train()

@@ -10,9 +10,11 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import flop_registry
 
 from videohpm import hpm
-from videohpm.config import MaskConfig, ModelConfig
+from videohpm.checkpoint import save_weights
+from videohpm.config import MaskConfig, ModelConfig, OptimConfig, PretrainConfig
+from videohpm.engine import EngineConfig
 from videohpm.hpm import LossTeacher
-from videohpm.models import MaskedAutoencoder
+from videohpm.models import MaskedAutoencoder, VideoViT, vit_config
 from videohpm.plan import PlanConfig, flops_of
 
 RATIOS = (
@@ -175,7 +177,7 @@ def test_the_teacher_does_not_grow_faster_than_the_student(section, kind, field,
         size = {"arch": "vit_small"} if kind is ModelConfig else {}
         config = PlanConfig(**{section: kind(**size, **{field: value})}, gpus=1)
         flops = flops_of(config)
-        shares.append(flops["teacher"] / flops["student"])
+        shares.append(flops["scorer"] / flops["student"])
     assert all(b < a * 1.001 for a, b in zip(shares, shares[1:], strict=False))
 
 
@@ -196,3 +198,21 @@ def test_growth_measures_each_value(root):
     assert said.returncode == 0, said.stderr
     rows = [line.split() for line in said.stdout.splitlines() if line.split()[:1] in (["2"], ["4"])]
     assert [int(row[1]) for row in rows] == [196, 392]
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["plain", "student", "motion", "attention", "decode", "weight"]
+    + ["ema_encoder", "frozen_encoder"],
+)
+def test_the_plan_counts_what_an_arm_computes(tools, tmp_path, name):
+    encoder = VideoViT(vit_config("vit_tiny", image_size=64, depth=2))
+    save_weights(tmp_path / "encoder", encoder)
+    config = PretrainConfig(
+        model=ModelConfig(arch="vit_tiny", image_size=64),
+        engine=EngineConfig(device="cpu", precision="fp32"),
+        optim=OptimConfig(global_batch_size=2),
+    )
+    made = tools["arms"].make_arms(config, [name], "cpu", str(tmp_path / "encoder"))
+    counted = tools["clock"].count_flops(made[name].step)
+    assert sum(flops_of(made[name].config).values()) == pytest.approx(counted / 2, rel=0.01)

@@ -170,3 +170,11 @@ def fails_on_the_last_rank(arguments: list[str], kind: str, text: str) -> int:
 
     pretrain.train_step = step
     return main(arguments)
+
+
+def train_each(runs: list[dict]) -> None:
+    """Train as each of ``runs`` says, one after another in the same processes."""
+    configs = [read(plain) for plain in runs]
+    with process_group(configs[0].engine, configs[0].optim.global_batch_size):
+        for config in configs:
+            pretrain.Pretraining(config).run()

@@ -8,6 +8,7 @@ from videohpm.config import DataConfig, ModelConfig, PretrainConfig
 from videohpm.config.hpm import HARDNESS
 from videohpm.config.model import TARGETS
 from videohpm.grid import Mask, TokenGrid
+from videohpm.hpm.targets import NORMALISATIONS
 from videohpm.models import MaskedAutoencoder
 
 GRID = TokenGrid(2, 2, 3, patch=4)
@@ -96,7 +97,7 @@ def test_an_unknown_hardness_is_refused():
         hpm.PixelTarget(GRID, hardness="size")
 
 
-@pytest.mark.parametrize("name", hpm.TARGETS)
+@pytest.mark.parametrize("name", NORMALISATIONS)
 def test_the_configuration_chooses_the_target(name):
     config = PretrainConfig(model=ModelConfig(target=name), data=DataConfig(mean=MEAN, std=STD))
     target = hpm.TARGETS[name](GRID, config)

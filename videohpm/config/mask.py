@@ -11,6 +11,7 @@ UNITS = ("tube", "token")
 SCORERS = (
     "loss_teacher", "student", "change", "motion", "noise", "attention", "none",
 )  # fmt: skip
+USES = ("hide", "decode", "weight")
 CHOICES = ("hardest", "easiest", "drawn", "skip_hardest")
 
 
@@ -22,13 +23,18 @@ class MaskConfig:
         ratio: share of the units that is masked; int(ratio x units) of them.
         unit: tube (one position over all time steps) or token.
         decode_ratio: share of what is masked that is reconstructed: of a tube, that share of its
-            time steps (VideoMAEv2: 0.5). Below 1 steps are faster.
+            time steps (VideoMAEv2: 0.5), or with use decode that share of the tubes. Below 1 steps
+            are faster.
         scorer: what ranks the units (how many of the hardest are masked: hpm.hard_ratio_start and
             hard_ratio_end): loss_teacher, the moving average of the model's own loss predictor
             (random masks where hpm.enabled is false); student, that predictor itself; change, how
             much a tube's pixels differ between neighbouring time steps; motion, how far its edges
             move; noise, a smooth random field; attention of the class token, or of the mean token,
             in the encoder's last block; none (random masks).
+        use: what the ranking is for. hide: the hardest are masked. decode: masks are random, and of
+            what is masked the hardest are reconstructed (decode_ratio of it). weight: masks are
+            random, and the loss of what is hard weighs more. The hard share is of what is masked,
+            of what is reconstructed, or how far weights lie from 1.
         choice: which of the ranked units are hidden: hardest, easiest, drawn (by chance, e times
             as often for each standard deviation of score), skip_hardest (all but the hardest
             eighth).
@@ -38,12 +44,14 @@ class MaskConfig:
     unit: str = "tube"
     decode_ratio: float = 1.0
     scorer: str = "loss_teacher"
+    use: str = "hide"
     choice: str = "hardest"
 
     def __post_init__(self):
         check = Section(self, "mask")
         check.choice("unit", UNITS)
         check.choice("scorer", SCORERS)
+        check.choice("use", USES)
         check.choice("choice", CHOICES)
         check.fraction("ratio", zero=False, one=False)
         check.fraction("decode_ratio", zero=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from videohpm.config.architecture import POSITIONS
 from videohpm.config.checks import Section
@@ -10,7 +11,8 @@ from videohpm.config.sizes import SIZES
 from videohpm.errors import ConfigError
 from videohpm.grid import TokenGrid
 
-TARGETS = ("raw", "per_channel", "joint")
+TARGETS = ("raw", "per_channel", "joint", "frozen_encoder", "ema_encoder")
+TOKEN_LOSSES = ("mse", "smooth_l1", "cosine")
 PATCH_INITS = ("default", "xavier")
 
 
@@ -36,8 +38,15 @@ class ModelConfig:
         patch_init: initial weights of the patch embedding, the projection to decoder width and the
             mask token: default (VideoMAE) or xavier (MAE, HPM).
         drop_path: stochastic depth of the last encoder block.
-        target: pixels to predict: raw (HPM as published), per_channel (VideoMAE) or joint (MAE
-            with normalised pixels).
+        target: what is predicted: pixels, raw (HPM as published), per_channel (VideoMAE) or joint
+            (MAE with normalised pixels); frozen_encoder, the features of target_encoder; or
+            ema_encoder, those of the teacher's encoder, the moving average of the model's own.
+            Features are of the whole clip, standardised over the values of each token.
+        target_encoder: whose features frozen_encoder means: a run, a folder or file of weights in
+            any layout that videohpm convert reads, or timm:NAME for an image model of timm, which
+            may be timm:local-dir:FOLDER. It must have this model's tokens, or one of images the
+            tokens of a frame; then it sees the first frame of each time step.
+        target_loss: mse (squared error), smooth_l1 (Huber's, of errors from 1 on) or cosine.
     """
 
     arch: str = "vit_base"
@@ -57,12 +66,19 @@ class ModelConfig:
     patch_init: str = "default"
     drop_path: float = 0.0
     target: str = "per_channel"
+    target_encoder: str | None = None
+    target_loss: str = "mse"
 
     def __post_init__(self):
         check = Section(self, "model")
         check.choice("arch", SIZES)
         check.choice("position", POSITIONS)
         check.choice("target", TARGETS)
+        check.choice("target_loss", TOKEN_LOSSES)
+        if (self.target == "frozen_encoder") != bool(self.target_encoder):
+            raise ConfigError(
+                "model.target_encoder: give one with model.target frozen_encoder, and only then"
+            )
         check.choice("patch_init", PATCH_INITS)
         check.at_least(1, "frames", "patch", "tubelet", "dim", "depth", "heads")
         check.at_least(1, "decoder_dim", "decoder_depth", "decoder_heads")
@@ -81,6 +97,11 @@ class ModelConfig:
             self.grid()
         except ValueError as error:
             raise ConfigError(f"model.{error}; change one of them") from None
+
+    def architecture(self) -> dict[str, Any]:
+        """The fields that the model is built from, by name."""
+        of_loss = ("target_encoder", "target_loss")
+        return {name: value for name, value in vars(self).items() if name not in of_loss}
 
     def grid(self) -> TokenGrid:
         """The grid of tokens of one clip."""

@@ -36,6 +36,7 @@ def visualize(
     cell: int = CELL,
     fps: float = 4.0,
     device: str = "cpu",
+    compare: list[str] | None = None,
 ) -> None:
     """Draw what a model and its teacher see in videos (or images, for a model of images).
 
@@ -50,6 +51,8 @@ def visualize(
         cell: height of a frame in the picture, pixels.
         fps: frames a second of an animation.
         device: auto, cpu, cuda or cuda:N.
+        compare: further runs, checkpoints or exports: draws what each of all hides in the same
+            clips, which are cut as the first run cuts them.
     """
     picture_suffix(output)
     fraction("ratio", ratio, zero=False, one=False)

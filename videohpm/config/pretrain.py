@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 from videohpm.config.architecture import MAEConfig, mae_config
@@ -15,6 +15,7 @@ from videohpm.config.model import ModelConfig
 from videohpm.config.optim import OptimConfig
 from videohpm.config.run import RunConfig
 from videohpm.errors import ConfigError
+from videohpm.grid import TokenGrid
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,16 +44,14 @@ class PretrainConfig:
         except ValueError as error:
             raise ConfigError(f"mask.{error}") from None
         check_batch(self.optim.global_batch_size, self.engine.accumulation)
-        if self.mask.decode_ratio < 1 and grid.t == 1 and self.mask.unit == "tube":
-            raise ConfigError(
-                "mask.decode_ratio: a tube of one time step is decoded whole or not at all; give 1"
-            )
+        self._check_decoded(grid)
         by_token = hpm.enabled and self.mask.unit == "token" and grid.t > 1
         if by_token and hpm.predictor_unit == "tube":
             raise ConfigError(
                 "hpm.predictor_unit: a score a tube cannot choose tokens; with mask.unit token set "
                 "hpm.predictor_unit token"
             )
+        self._check_scorer()
         samples = self.teacher_samples
         if samples and samples < 1 and hpm.enabled and hpm.score_readout == "visible":
             raise ConfigError(
@@ -65,6 +64,36 @@ class PretrainConfig:
                 "hpm.teacher_samples_per_tube: with mask.unit token the teacher must see "
                 "every time step; set hpm.teacher_samples_per_tube 0"
             )
+
+    def _check_decoded(self, grid: TokenGrid) -> None:
+        """What is reconstructed of a tube, or which tubes are."""
+        by_tube, share = self.mask.use == "decode", self.mask.decode_ratio
+        if by_tube and share == 1:
+            raise ConfigError(
+                "mask.decode_ratio: with mask.use decode give the share of what is masked that is "
+                "reconstructed, less than 1"
+            )
+        if not by_tube and share < 1 and grid.t == 1 and self.mask.unit == "tube":
+            raise ConfigError(
+                "mask.decode_ratio: a tube of one time step is decoded whole or not at all; give "
+                "1, or mask.use decode"
+            )
+
+    def _check_scorer(self) -> None:
+        """What needs scores needs a scorer."""
+        if self.scorer != "none":
+            return
+        because = "and there is none" + (
+            "; set hpm.enabled true, or another mask.scorer"
+            if self.mask.scorer != "none"
+            else " with mask.scorer none; give another"
+        )
+        if self.mask.choice != MaskConfig.choice:
+            raise ConfigError(f"mask.choice: {self.mask.choice} ranks by a scorer, {because}")
+        if self.mask.use != MaskConfig.use:
+            raise ConfigError(f"mask.use: {self.mask.use} ranks by a scorer, {because}")
+        if self.hpm.center_scores:
+            raise ConfigError(f"hpm.center_scores: centers the scores of a scorer, {because}")
 
     @staticmethod
     def dataset_defaults(dataset: str) -> dict[str, Any]:
@@ -96,7 +125,7 @@ class PretrainConfig:
         """
         hpm = self.hpm
         return mae_config(
-            **asdict(self.model),
+            **self.model.architecture(),
             target_dim=None if target_dim == self.model.grid().patch_dim else target_dim,
             predictor_unit=hpm.predictor_unit if hpm.enabled else None,
             predictor_depth=hpm.predictor_depth,

@@ -6,6 +6,7 @@ in the paper                                    here
 how hard each patch is                          :class:`Scorer`, chosen by :data:`SCORERS`
 hard in this clip, not at this position         :class:`CenteredScorer`
 which of the ranked patches                     :data:`CHOICES`
+hide it, reconstruct it, weigh it               :data:`USES`
 the mask of a step                              :func:`draw_mask`
 random masking                                  :func:`random_mask`
 hard patches: masked units by predicted loss    :func:`hard_mask`
@@ -13,7 +14,9 @@ only a part of them decoded (VideoMAEv2)        :func:`subsample_decoded`
 easy to hard: α rises over training             :func:`hard_ratio`
 reconstruction target                           :class:`Target`, chosen by :data:`TARGETS`
 pixels, raw or standardised                     :class:`PixelTarget`, :func:`pixel_targets`
-L_rec, kept for each token                      :func:`token_losses`
+features of a network (MVD, data2vec)           :class:`FeatureTarget`
+L_rec, kept for each token                      :func:`token_losses`, :data:`TOKEN_LOSSES`
+L_rec                                           :func:`mean_loss`
 the same of pixels, targets included            :func:`reconstruction_loss`
 the same for each tube (video only)             :func:`loss_per_tube`
 L_pred, relative: which of two is harder        :func:`relative_loss`
@@ -28,17 +31,18 @@ does it mine, or know positions only?           :class:`MiningStatistics`
 from videohpm.grid import Mask
 from videohpm.hpm.diagnostics import rank_correlation
 from videohpm.hpm.ema import Ema
+from videohpm.hpm.features import Encoders, FeatureTarget, FrozenEncoder
 from videohpm.hpm.losses import (
     OBJECTIVES,
+    TOKEN_LOSSES,
     absolute_loss,
     loss_per_tube,
-    reconstruction_loss,
+    mean_loss,
     relative_loss,
     token_losses,
 )
 from videohpm.hpm.masking import (
     CHOICES,
-    draw_mask,
     hard_count,
     hard_mask,
     masked_count,
@@ -50,15 +54,28 @@ from videohpm.hpm.masking import (
 )
 from videohpm.hpm.mining import MiningStatistics, mining_metrics
 from videohpm.hpm.schedule import hard_ratio, teacher_momentum
-from videohpm.hpm.scorers import SCORERS, CenteredScorer, Scorer
-from videohpm.hpm.targets import TARGETS, PixelTarget, Target, pixel_targets
+from videohpm.hpm.scorers import NETWORKS, SCORERS, CenteredScorer, Scorer
+from videohpm.hpm.targets import (
+    TARGETS,
+    PixelTarget,
+    Target,
+    pixel_targets,
+    reconstruction_loss,
+)
 from videohpm.hpm.teacher import LossTeacher
+from videohpm.hpm.uses import USES, draw_mask
 
 __all__ = [
+    "FrozenEncoder",
+    "FeatureTarget",
+    "Encoders",
     "CHOICES",
+    "NETWORKS",
     "OBJECTIVES",
     "SCORERS",
     "TARGETS",
+    "TOKEN_LOSSES",
+    "USES",
     "CenteredScorer",
     "Ema",
     "LossTeacher",
@@ -74,6 +91,7 @@ __all__ = [
     "hard_ratio",
     "loss_per_tube",
     "masked_count",
+    "mean_loss",
     "mining_metrics",
     "pixel_targets",
     "random_mask",

@@ -6,9 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from videohpm.config.data import IMAGENET_STD
-from videohpm.grid import Mask, TokenGrid
-from videohpm.hpm.targets import pixel_targets
+from videohpm.grid import Mask
 
 
 def token_losses(predicted: Tensor, targets: Tensor) -> Tensor:
@@ -22,21 +20,19 @@ def token_losses(predicted: Tensor, targets: Tensor) -> Tensor:
     return losses
 
 
-def reconstruction_loss(
-    predicted: Tensor,
-    clips: Tensor,
-    mask: Mask,
-    grid: TokenGrid,
-    target: str = "per_channel",
-    std: tuple[float, ...] = IMAGENET_STD,
-) -> Tensor:
-    """The :func:`token_losses` of pixels: (B, K) fp32, in the order of ``mask.decoded``.
+def smooth_l1_losses(predicted: Tensor, targets: Tensor) -> Tensor:
+    """Huber's loss of each token, quadratic up to an error of 1: as :func:`token_losses`."""
+    return F.smooth_l1_loss(predicted.float(), targets, reduction="none").mean(-1)
 
-    Args:
-        predicted: (B, K, P), the pixel decoder's output.
-        clips, target, std: see :func:`pixel_targets`.
-    """
-    return token_losses(predicted, pixel_targets(clips, mask, grid, target, std))
+
+def cosine_losses(predicted: Tensor, targets: Tensor) -> Tensor:
+    """1 − the cosine of the angle between prediction and target: as :func:`token_losses`."""
+    return 1 - F.cosine_similarity(predicted.float(), targets, dim=-1)
+
+
+def mean_loss(losses: Tensor, mask: Mask) -> Tensor:
+    """L_rec: the mean over all decoded tokens (B, K), weighted where the mask has weights."""
+    return losses.mean() if mask.weights is None else (losses * mask.weights).mean()
 
 
 def loss_per_tube(losses: Tensor, mask: Mask) -> Tensor:
@@ -124,3 +120,5 @@ class _PairwiseRank(torch.autograd.Function):
 
 
 OBJECTIVES = {"relative": relative_loss, "absolute": absolute_loss}
+TOKEN_LOSSES = {"mse": token_losses, "smooth_l1": smooth_l1_losses, "cosine": cosine_losses}
+"""By ``model.target_loss``: from predictions and targets (B, K, dim), the tokens' losses (B, K)."""

@@ -1,4 +1,4 @@
-"""Which tubes (or tokens) to hide: at random, or by how hard they are (HPM, section 3.3)."""
+"""Masks of tubes (or tokens): at random, or of those that are hard (HPM, section 3.3)."""
 
 from __future__ import annotations
 
@@ -8,9 +8,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from videohpm.config.mask import MaskConfig, masked_count, unit_count
+from videohpm.config.mask import masked_count, unit_count
 from videohpm.grid import Mask, TokenGrid
-from videohpm.hpm.scorers import Scorer
 
 # --- which units, of all that are ranked -----------------------------------------------------
 
@@ -92,7 +91,13 @@ def hard_mask(
     hard = hard_count(masked_count(units, ratio), hard_ratio)
     hardest = scores.topk(hard, dim=1).indices
     mask = random_mask(grid, ratio, shuffle_ids.scatter(1, hardest, units), unit)
-    return replace(mask, scores=scores) if hard else mask
+    return replace(mask, scores=scores, chosen=flags(hardest, units)) if hard else mask
+
+
+def flags(index: Tensor, units: int) -> Tensor:
+    """(B, K) numbers of units → (B, units) bool."""
+    none = torch.zeros(len(index), units, dtype=torch.bool, device=index.device)
+    return none.scatter(1, index, True)
 
 
 def unit_scores(scores: Tensor, grid: TokenGrid, unit: str = "tube") -> Tensor:
@@ -133,41 +138,3 @@ def subsample_decoded(mask: Mask, grid: TokenGrid, share: float, shuffle_ids: Te
 def hard_count(masked: int, hard_ratio: float) -> int:
     """int(hard_ratio·masked): how many of the masked units are chosen by their scores."""
     return int(hard_ratio * masked)
-
-
-def draw_mask(
-    scorer: Scorer | None,
-    clips: Tensor,
-    shuffle_ids: Tensor,
-    grid: TokenGrid,
-    config: MaskConfig,
-    hard_ratio: float,
-    *,
-    decode_all: bool = False,
-) -> Mask:
-    """Hide the ``hard_ratio`` of masked units that are chosen by their scores, and random ones.
-
-    Without a scorer, or where the hard share is less than one unit (then it is not called), all
-    are random: VideoMAE's masks. (HPM, section 3.3; the decoded part: VideoMAEv2.)
-
-    Args:
-        clips: (B, 3, T, H, W), normalised.
-        shuffle_ids: (B, units) permutations, the random part; see :func:`random_shuffle_ids`.
-        config: how much is hidden, how it is chosen, and how much of it is reconstructed.
-        hard_ratio: α, the share of the masked units that the scorer chooses.
-        decode_all: reconstruct all that is masked, whatever ``decode_ratio``: for pictures.
-    """
-    ratio, unit = config.ratio, config.unit
-    shuffle_ids = shuffle_ids.to(clips.device, non_blocking=True)
-    hard = hard_count(masked_count(unit_count(grid, unit), ratio), hard_ratio)
-    if scorer is None or hard == 0:
-        mask = random_mask(grid, ratio, shuffle_ids, unit)
-    else:
-        with torch.no_grad():
-            scores = unit_scores(scorer(clips, shuffle_ids), grid, unit)
-            chosen = CHOICES[config.choice](scores, shuffle_ids)
-        mask = hard_mask(chosen, grid, ratio, hard_ratio, shuffle_ids, unit)
-        mask = replace(mask, scores=scores)
-    if decode_all:
-        return mask
-    return subsample_decoded(mask, grid, config.decode_ratio, shuffle_ids)

@@ -6,7 +6,7 @@ A scorer that is not here yet: CONTRIBUTING.md, "How to add a scorer".
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +17,7 @@ from videohpm.errors import ConfigError
 from videohpm.grid import TokenGrid
 from videohpm.hpm.teacher import LossTeacher
 from videohpm.models import MaskedAutoencoder
+from videohpm.models.hooked import call_hooked
 
 
 class Scorer(Protocol):
@@ -113,7 +114,7 @@ class StudentScorer(Scorer):
         self.student, self.steps, self.read = student, steps, read
 
     def __call__(self, clips: Tensor, shuffle_ids: Tensor) -> Tensor:
-        return self.student.score(clips, self.steps, self.read)
+        return call_hooked(self.student, self.student.score, clips, self.steps, self.read)
 
 
 class ChangeScorer(Scorer):
@@ -201,9 +202,9 @@ class AttentionScorer(Scorer):
     def __call__(self, clips: Tensor, shuffle_ids: Tensor) -> Tensor:
         grid = self.grid
         if self.steps is None or self.steps >= grid.t:
-            return self.encoder.last_attention(clips)
+            return call_hooked(self.encoder, self.encoder.last_attention, clips)
         visible = grid.staggered_tokens(self.steps, clips.device).expand(len(clips), -1)
-        scores = self.encoder.last_attention(clips, visible)
+        scores = call_hooked(self.encoder, self.encoder.last_attention, clips, visible)
         return scores.view(len(clips), -1, grid.num_tubes).mean(1)
 
 
@@ -234,6 +235,21 @@ def _teacher_options(config: PretrainConfig) -> tuple[float | None, str]:
     return config.teacher_samples, config.hpm.score_readout
 
 
+class Network(NamedTuple):
+    """What a scorer runs over clips of which nothing is masked, for whoever counts its cost."""
+
+    predictor: bool
+    """The whole encoder and the loss predictor; else the encoder up to its last attention."""
+    copy: bool = False
+    """Of weights of its own."""
+
+
+NETWORKS = {
+    "loss_teacher": Network(predictor=True, copy=True),
+    "student": Network(predictor=True),
+    "attention": Network(predictor=False),
+}
+"""By ``mask.scorer``, of those that are networks."""
 SCORERS: dict[str, Callable[[MaskedAutoencoder, PretrainConfig], Scorer | None]] = {
     "loss_teacher": lambda student, config: LossTeacher(student, *_teacher_options(config)),
     "student": lambda student, config: StudentScorer(student, *_teacher_options(config)),

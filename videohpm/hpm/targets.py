@@ -16,6 +16,8 @@ from videohpm.config import PretrainConfig
 from videohpm.config.data import IMAGENET_MEAN, IMAGENET_STD
 from videohpm.config.hpm import HARDNESS
 from videohpm.grid import Mask, TokenGrid
+from videohpm.hpm.features import Encoders, frozen_features, teacher_features
+from videohpm.hpm.losses import token_losses
 
 NORMALISATIONS = ("raw", "per_channel", "joint")
 
@@ -161,6 +163,23 @@ def pixel_targets(
     return PixelTarget(grid, target, std=std)(clips, mask)
 
 
+def reconstruction_loss(
+    predicted: Tensor,
+    clips: Tensor,
+    mask: Mask,
+    grid: TokenGrid,
+    target: str = "per_channel",
+    std: tuple[float, ...] = IMAGENET_STD,
+) -> Tensor:
+    """The :func:`token_losses` of pixels: (B, K) fp32, in the order of ``mask.decoded``.
+
+    Args:
+        predicted: (B, K, P), the pixel decoder's output.
+        clips, target, std: see :func:`pixel_targets`.
+    """
+    return token_losses(predicted, pixel_targets(clips, mask, grid, target, std))
+
+
 def _deviation(centred: Tensor, dim: int | tuple[int, ...]) -> Tensor:
     """Unbiased standard deviation of values whose mean is 0. Faster than torch's one-pass one."""
     dims = (dim,) if isinstance(dim, int) else dim
@@ -168,14 +187,19 @@ def _deviation(centred: Tensor, dim: int | tuple[int, ...]) -> Tensor:
     return torch.linalg.vector_norm(centred, dim=dim, keepdim=True) / math.sqrt(count - 1)
 
 
-def _pixels(grid: TokenGrid, config: PretrainConfig) -> PixelTarget:
+def _pixels(
+    grid: TokenGrid, config: PretrainConfig, encoders: Encoders | None = None
+) -> PixelTarget:
     data = config.data
     return PixelTarget(grid, config.model.target, data.mean, data.std, config.hpm.hardness)
 
 
-TARGETS: dict[str, Callable[[TokenGrid, PretrainConfig], Target]] = {
+TARGETS: dict[str, Callable[..., Target]] = {
     "raw": _pixels,
     "per_channel": _pixels,
     "joint": _pixels,
+    "frozen_encoder": lambda grid, config, encoders=None: frozen_features(encoders, grid, config),
+    "ema_encoder": lambda grid, config, encoders=None: teacher_features(encoders, config),
 }
-"""By ``model.target``: from the grid and the run's configuration, the target."""
+"""By ``model.target``: from the grid, the run's configuration and, for features, the
+:class:`Encoders`, the target."""

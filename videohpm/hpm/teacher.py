@@ -62,6 +62,12 @@ class LossTeacher(nn.Module):
         """
         return self.model.score(clips, self.steps, self.read)
 
+    @torch.no_grad()
+    def features(self, clips: Tensor) -> Tensor:
+        """What the encoder makes of whole clips, (B, 3, T, H, W) normalised: (B, N, D)."""
+        encoder = self.model.encoder
+        return encoder(clips)[:, encoder.num_prefix_tokens :]
+
     def update(self, student: nn.Module, momentum: float) -> None:
         """θ_teacher ← momentum·θ_teacher + (1 − momentum)·θ_student, once an optimiser step."""
         self.ema.update(self.model, student, momentum)

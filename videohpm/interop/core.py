@@ -198,6 +198,14 @@ def refuse_unless(holds: bool, layout: str, field_name: str, why: str) -> None:
         raise UserError(f"{field_name}: {layout} cannot hold this model: {why}")
 
 
+def refuse_features(config: MAEConfig, layout: str) -> None:
+    """UserError where the decoder predicts anything but pixels, which no other layout holds."""
+    own = config.encoder.grid.patch_dim
+    why = f"its decoder predicts {own} pixels a token, not {config.target_dim} features"
+    holds = config.target_dim in (None, own)
+    refuse_unless(holds, layout, "target_dim", f"{why}; convert the encoder alone")
+
+
 def head_eps(config: Architecture) -> float:
     """eps of the norm before the head, or of all norms where there is no head."""
     eps = None

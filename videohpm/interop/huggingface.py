@@ -18,6 +18,7 @@ from videohpm.interop.core import (
     head_eps,
     is_table,
     ratio_of,
+    refuse_features,
     refuse_unless,
     shape_of,
     verify_all_accounted,
@@ -246,6 +247,7 @@ def _refuse(weights: Weights) -> None:
     if isinstance(config, MAEConfig):
         why = "it needs one; convert the encoder alone"
         refuse_unless(config.pixel_decoder, NAME, "pixel_decoder", why)
+        refuse_features(config, NAME)
 
 
 def _config(weights: Weights) -> dict:

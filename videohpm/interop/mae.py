@@ -22,6 +22,7 @@ from videohpm.interop.core import (
     is_table,
     note_eps,
     ratio_of,
+    refuse_features,
     refuse_unless,
     shape_of,
     table_of,
@@ -195,6 +196,7 @@ def _refuse(config: MAEConfig, grid: TokenGrid) -> None:
         (config.pixel_decoder, "pixel_decoder", "it needs one"),
     ):
         refuse_unless(holds, NAME, name, f"{why}; the encoder alone may fit")
+    refuse_features(config, NAME)
 
 
 def _autoencoder(

@@ -24,6 +24,7 @@ from videohpm.interop.core import (
     is_table,
     note_eps,
     ratio_of,
+    refuse_features,
     refuse_unless,
     shape_of,
     table_of,
@@ -228,6 +229,7 @@ def write(weights: Weights, folder: Path, report: ConversionReport) -> None:
         refuse_unless(
             reconstructs, NAME, "pixel_decoder", "it needs one; convert the encoder alone"
         )
+        refuse_features(weights.config, NAME)
     for name in tensors:
         if name.startswith("predictor."):
             report.not_written[name] = "the layout has no loss predictor"

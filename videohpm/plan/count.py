@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import json
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from videohpm import hpm
-from videohpm.config import PlanConfig, PretrainConfig
+from videohpm.config import PlanConfig, PretrainConfig, as_plain, from_plain
+from videohpm.interop.frozen import encoders_of
 from videohpm.models import MAEConfig, MaskedAutoencoder
 
 
@@ -72,67 +77,107 @@ class Work:
     visible: int
     decoded: int
     queries: int
-    teacher_tokens: int
+    scored_tokens: int
+    """What the scorer sees, where it is a network."""
+    target_dim: int
     encoder: BlockStack
     decoder: BlockStack
     predictor: BlockStack | None
-    teacher_encoder: BlockStack | None
-    teacher_predictor: BlockStack | None
+    scorer_encoder: BlockStack | None
+    scorer_predictor: BlockStack | None
 
 
 def work_of(config: PretrainConfig) -> Work:
     """What a clip is made into on its way through a step."""
-    model, grid = config.model_config(), config.model.grid()
-    units = hpm.unit_count(grid, config.mask.unit)
-    tokens_of_unit = grid.t if config.mask.unit == "tube" else 1
-    masked_units = hpm.masked_count(units, config.mask.ratio)
-    masked = masked_units * tokens_of_unit
-    visible, decoded = grid.num_tokens - masked, _decoded(config, masked_units)
+    model, grid, target = config.model_config(), config.model.grid(), target_of(config)
+    visible, decoded, queries = (target.shapes[name] for name in ("visible", "decoded", "units"))
+    if config.hpm.predictor_unit == "token":
+        queries = decoded
     vit, twin = model.encoder, model.decoder
     prefix = vit.num_prefix_tokens
 
-    def encoder(tokens: int) -> BlockStack:
-        return BlockStack(tokens + prefix, vit.dim, int(vit.dim * vit.mlp_ratio), vit.depth)
+    def encoder(tokens: int, depth: int = vit.depth) -> BlockStack:
+        return BlockStack(tokens + prefix, vit.dim, int(vit.dim * vit.mlp_ratio), depth)
 
     def decoder(tokens: int, num_queries: int, depth: int) -> BlockStack:
         hidden = int(twin.dim * twin.mlp_ratio)
         return BlockStack(tokens + prefix, twin.dim, hidden, depth, num_queries)
 
-    pixels = decoder(visible + decoded, decoded, twin.depth)
-    if not config.hpm.enabled:
-        return Work(visible, decoded, 0, 0, encoder(visible), pixels, None, None, None)
-    depth = model.predictor_depth
-    by_tube = config.hpm.predictor_unit == "tube"
-    queries = masked // grid.t if by_tube else decoded
-    predictor = decoder(visible + queries, queries, depth)
-    if config.scorer not in ("loss_teacher", "student"):
-        return Work(visible, decoded, queries, 0, encoder(visible), pixels, predictor, None, None)
-    samples = config.teacher_samples or grid.t
-    seen_whole = samples >= grid.t
-    teacher_tokens = grid.num_tokens if seen_whole else len(grid.staggered_tokens(samples))
-    teacher_predictor = (teacher_tokens, teacher_tokens)  # positions in, scores out
-    if config.hpm.score_readout == "query":
-        scored = grid.num_tubes if by_tube else grid.num_tokens
-        teacher_predictor = (teacher_tokens + scored, scored)
+    network, seen = hpm.NETWORKS.get(config.scorer), 0
+    scorer_encoder = scorer_predictor = None
+    if network is not None:
+        samples = config.teacher_samples or grid.t
+        samples = samples if network.predictor else max(1, samples)
+        seen = grid.num_tokens if samples >= grid.t else len(grid.staggered_tokens(samples))
+        scorer_encoder = encoder(seen, vit.depth - (not network.predictor))
+        if network.predictor:
+            inside, scored = seen, seen
+            if config.hpm.score_readout == "query":
+                by_tube = config.hpm.predictor_unit == "tube"
+                scored = grid.num_tubes if by_tube else grid.num_tokens
+                inside = seen + scored
+            scorer_predictor = decoder(inside, scored, model.predictor_depth)
+    mines = config.hpm.enabled
     return Work(
-        visible, decoded, queries, teacher_tokens, encoder(visible), pixels,
-        predictor, encoder(teacher_tokens),
-        decoder(*teacher_predictor, depth),
+        visible, decoded, queries if mines else 0, seen, target.dim, encoder(visible),
+        decoder(visible + decoded, decoded, twin.depth),
+        decoder(visible + queries, queries, model.predictor_depth) if mines else None,
+        scorer_encoder, scorer_predictor,
     )  # fmt: skip
 
 
-def _decoded(config: PretrainConfig, masked_units: int) -> int:
-    ratio, t = config.mask.decode_ratio, config.model.grid().t
-    if config.mask.unit == "tube":
-        return masked_units * max(1, round(ratio * t))
-    return max(1, round(ratio * masked_units))
+@dataclass(frozen=True)
+class TargetWork:
+    """What the target of one clip is made from."""
+
+    dim: int
+    """Values of a token."""
+    flops: int
+    parameters: int
+    """Of a network that is not trained."""
+    shapes: dict[str, int]
+    """Tokens that are visible and decoded, and units that have a loss."""
+
+
+def target_of(config: PretrainConfig) -> TargetWork:
+    """Counted by running a step's mask and target without memory, so whatever they are."""
+    sections = {name: as_plain(getattr(config, name)) for name in ("data", "model", "mask", "hpm")}
+    return _target_of(json.dumps(sections))
+
+
+@lru_cache(maxsize=4)
+def _target_of(sections: str) -> TargetWork:
+    config = from_plain(PretrainConfig, json.loads(sections))
+    grid = config.model.grid()
+    units = hpm.unit_count(grid, config.mask.unit)
+    with torch.device("meta"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # nothing is copied into what has no memory
+
+        def teacher() -> hpm.LossTeacher:
+            return hpm.LossTeacher(MaskedAutoencoder(config.model_config())).to("meta")
+
+        encoders = encoders_of(teacher, weights=False)
+        target = hpm.TARGETS[config.model.target](grid, config, encoders)
+        if isinstance(target, nn.Module):
+            target.to("meta")
+        clips = torch.empty(1, 3, grid.frames, grid.height, grid.width)
+        ids = torch.empty(1, units, dtype=torch.long)
+        mask = hpm.draw_mask(None, clips, ids, grid, config.mask, 0.0)
+        with FlopCounterMode(display=False) as counted:
+            target(clips, mask)
+    held = count(target.parameters()) if isinstance(target, nn.Module) else 0
+    hidden = mask.decoded if mask.tubes is None else mask.tubes
+    shapes = {"visible": mask.visible, "decoded": mask.decoded, "units": hidden}
+    return TargetWork(
+        target.dim, counted.get_total_flops(), held, {k: v.shape[1] for k, v in shapes.items()}
+    )
 
 
 def parameters_of(config: PretrainConfig) -> tuple[int, int, int]:
     """Parameters of the student, of its teacher, and of the student's largest layer."""
-    model = _meta_model(config.model_config())
-    teacher = 0
-    if config.scorer == "loss_teacher":
+    model = _meta_model(config.model_config(target_of(config).dim))
+    network, teacher = hpm.NETWORKS.get(config.scorer), 0
+    if network is not None and network.copy:
         rest = model.decoder.parameters() if model.decoder else ()
         teacher = count(model.parameters()) - count(rest)
     largest = max(count(module.parameters(recurse=False)) for module in model.modules())
@@ -140,7 +185,7 @@ def parameters_of(config: PretrainConfig) -> tuple[int, int, int]:
 
 
 def flops_of(config: PretrainConfig) -> dict[str, int]:
-    """FLOPs of one clip in one step: of the student (both passes) and of the teacher.
+    """FLOPs of one clip in one step: of the student (both passes), the scorer and the target.
 
     A linear layer costs twice as much backward as forward, attention two and a half times (it
     computes its weights again); the embedding has no input to pass a gradient to.
@@ -153,19 +198,25 @@ def flops_of(config: PretrainConfig) -> dict[str, int]:
         return 2 * tokens * grid.patch_dim * wide, 2 * encoded * wide * narrow
 
     embedding, projection = embedding_and_projection(work.visible)
-    linear = projection + 2 * narrow * (work.decoded * grid.patch_dim + work.queries)
+    linear = projection + 2 * narrow * (work.decoded * work.target_dim + work.queries)
     stacks = [x for x in (work.encoder, work.decoder, work.predictor) if x]
     student = 2 * embedding + 3 * (linear + sum(x.linear() for x in stacks))
     student += 7 * sum(x.attention() for x in stacks) // 2
     if config.engine.checkpoint_activations:
         student += sum(x.recomputed() for x in stacks)
-    if work.teacher_encoder is None or work.teacher_predictor is None:
-        return {"student": student, "teacher": 0}
-    teacher = sum(embedding_and_projection(work.teacher_tokens))
-    teacher += 2 * narrow * work.teacher_predictor.outputs
-    for stack in (work.teacher_encoder, work.teacher_predictor):
-        teacher += stack.linear() + stack.attention()
-    return {"student": student, "teacher": teacher}
+    flops = {"student": student, "scorer": 0, "target": target_of(config).flops}
+    if work.scorer_encoder is None:
+        return flops
+    seen, stacks = work.scored_tokens, [work.scorer_encoder]
+    embedding, projection = embedding_and_projection(seen)
+    scorer = embedding
+    if work.scorer_predictor is not None:
+        stacks.append(work.scorer_predictor)
+        scorer += projection + 2 * narrow * work.scorer_predictor.outputs
+    else:  # queries and keys of the last block, and the weights of one query
+        inside = seen + model.encoder.num_prefix_tokens
+        scorer += 6 * wide * wide * (inside + 1) + 2 * wide * inside
+    return flops | {"scorer": scorer + sum(x.linear() + x.attention() for x in stacks)}
 
 
 def traffic_of(config: PlanConfig, stage: int) -> float:

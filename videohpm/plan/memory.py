@@ -9,7 +9,7 @@ from videohpm.config import PlanConfig
 from videohpm.config.engine import EngineConfig
 from videohpm.engine.settings import bucket_of
 from videohpm.models import VideoClassifier
-from videohpm.plan.count import BlockStack, count, parameters_of, work_of
+from videohpm.plan.count import BlockStack, count, parameters_of, target_of, work_of
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ def memory_of(config: PlanConfig, stage: int, accumulates: bool | None = None) -
     share = 1 / config.gpus if stage == 3 else 1
     return Memory(
         **parts,
-        teacher=4 * teacher * share,
+        teacher=4 * teacher * share + 4 * target_of(config).parameters,
         activations=config.micro_batch * activations_of(config),
         clips=config.micro_batch,
     )
@@ -129,17 +129,15 @@ def activations_of(config: PlanConfig) -> float:
     kept, one = _kept_by(stacks, wide, narrow, config.engine.checkpoint_activations)
     clip = grid.num_tokens * grid.patch_dim * (wide + 1)  # in floating point, and as it came
     kept += clip + work.visible * grid.patch_dim * narrow
-    values = work.decoded * grid.patch_dim
+    values = work.decoded * work.target_dim
     # What the decoder predicted, the targets and the difference; in bf16 also as it was predicted.
     at_loss = values * (3 * wide + (narrow if narrow < wide else 0))
     going_back = values * narrow + one + max(x.tokens * x.passed_back(wide, narrow) for x in stacks)
     student = kept + max(at_loss, going_back)
-    if not work.teacher_encoder:
+    if not work.scorer_encoder:
         return student
-    teacher = (
-        max(work.teacher_encoder.kept(wide, narrow)) + work.teacher_tokens * grid.patch_dim * 4
-    )
-    return max(student, clip + teacher)
+    scorer = max(work.scorer_encoder.kept(wide, narrow), default=0)
+    return max(student, clip + scorer + work.scored_tokens * grid.patch_dim * 4)
 
 
 def _kept_by(

@@ -11,6 +11,7 @@ from videohpm.config.plan import GPUS
 from videohpm.plan.count import (
     flops_of,
     parameters_of,
+    target_of,
     traffic_of,
     work_of,
 )
@@ -30,19 +31,24 @@ def _step(config: PlanConfig, chosen: bool) -> list[str]:
     student, teacher, _ = parameters_of(config)
     flops, work, grid = flops_of(config), work_of(config), config.model.grid()
     clips = config.optim.global_batch_size * config.data.repeats
-    step = sum(flops.values()) * clips
+    step, frozen = sum(flops.values()) * clips, target_of(config).parameters
+    who = "teacher" if teacher else "scorer"
     lines = [
         f"{config.model.arch}, {grid.frames} frames of {grid.height}x{grid.width}, "
         f"{config.gpus} x {config.gpu}, ZeRO-{config.stage}, {config.precision}",
-        f"parameters     {_count(student)}" + (f", teacher {_count(teacher)}" if teacher else ""),
+        f"parameters     {_count(student)}"
+        + (f", teacher {_count(teacher)}" if teacher else "")
+        + (f", target {_count(frozen)}" if frozen else ""),
         f"tokens a clip  {grid.num_tokens} ({grid.t}x{grid.h}x{grid.w}): {work.visible} visible, "
         f"{work.decoded} decoded"
-        + (f", {work.queries} scored; the teacher sees {work.teacher_tokens}" if teacher else ""),
+        + (f", {work.queries} scored" if work.queries else "")
+        + (f"; the {who} sees {work.scored_tokens}" if work.scored_tokens else ""),
         f"a step         {clips} clips, {config.micro_batch} on a GPU at a time, "
         f"{config.engine.accumulation} times"
         + (" (engine.grad_accum_steps auto)" if chosen else ""),
         f"FLOPs          {flops['student'] / 1e9:.1f} G a clip"
-        + (f" + {flops['teacher'] / 1e9:.1f} G of the teacher" if teacher else "")
+        + (f" + {flops['scorer'] / 1e9:.1f} G of the {who}" if flops["scorer"] else "")
+        + (f" + {flops['target'] / 1e9:.1f} G of the target" if flops["target"] else "")
         + f"; {step / 1e15:.3g} P a step",
     ]
     return lines

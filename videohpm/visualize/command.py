@@ -28,7 +28,14 @@ from videohpm.engine import torch_device
 from videohpm.errors import UserError
 from videohpm.grid import TokenGrid
 from videohpm.hpm import Scorer
+from videohpm.interop.frozen import encoders_of
 from videohpm.models import MaskedAutoencoder
+from videohpm.visualize.compare import (
+    check_same_clips,
+    comparison,
+    comparison_animation,
+    run_label,
+)
 from videohpm.visualize.files import write
 from videohpm.visualize.inspection import Inspection, inspect
 from videohpm.visualize.pictures import animation, image_grid
@@ -45,6 +52,7 @@ def visualize(
     cell: int = CELL,
     fps: float = 4.0,
     device: str = "cpu",
+    compare: list[str] | None = None,
 ) -> None:
     """Draw what a model and its teacher see in videos (or images, for a model of images).
 
@@ -59,20 +67,28 @@ def visualize(
         cell: height of a frame in the picture, pixels.
         fps: frames a second of an animation.
         device: auto, cpu, cuda or cuda:N.
+        compare: further runs: draws what each of all hides in the same clips instead.
     """
-    suffix = picture_suffix(output)
-    seen = inspect_videos(
-        checkpoint,
-        videos,
-        ratio=ratio,
-        hard_ratio=hard_ratio,
-        stride=stride,
-        seed=seed,
-        device=device,
-    )
+    still = picture_suffix(output) == ".png"
+    first = Opened.of(checkpoint)
+    pixels = first.read(videos, stride)
+    options = {"ratio": ratio, "hard_ratio": hard_ratio, "seed": seed, "device": device}
+    seen = inspect_clips(first, pixels, **options)
     titles = [Path(video).name for video in videos]
-    draw = image_grid if suffix == ".png" else animation
-    write(output, draw(seen, titles=titles, cell=cell), fps)
+    if compare:
+        runs = [first, *map(Opened.of, compare)]
+        paths = [checkpoint, *compare]
+        check_same_clips(paths, [run.model.grid for run in runs])
+        each = [seen, *(inspect_clips(run, pixels, **options) for run in runs[1:])]
+        labels = [
+            run_label(path, run.config, one)
+            for path, run, one in zip(paths, runs, each, strict=True)
+        ]
+        draw = comparison if still else comparison_animation
+        picture = draw(each, labels, titles=titles, cell=cell)
+    else:
+        picture = (image_grid if still else animation)(seen, titles=titles, cell=cell)
+    write(output, picture, fps)
     print(f"{output}: {len(videos)} clips, {100 * seen.mask.mean():.0f}% of tokens hidden")
 
 
@@ -90,29 +106,69 @@ def inspect_videos(
 
     Raises UserError for a checkpoint without pixel decoder, and for files that cannot be read.
     """
-    model = checkpoint.load_model(path)
-    if not isinstance(model, MaskedAutoencoder) or model.decoder is None:
-        raise UserError(
-            f"{path}: holds a {type(model).__name__}, which reconstructs nothing; give a "
-            "pre-training run or checkpoint"
+    run = Opened.of(path)
+    return inspect_clips(
+        run, run.read(videos, stride), ratio=ratio, hard_ratio=hard_ratio, seed=seed, device=device
+    )
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A checkpoint, and how its run cut and masked its clips."""
+
+    path: str | Path
+    model: MaskedAutoencoder
+    settings: ClipSettings
+    metadata: dict
+
+    @classmethod
+    def of(cls, path: str | Path) -> Opened:
+        """Raises UserError for a checkpoint without pixel decoder."""
+        model = checkpoint.load_model(path)
+        if not isinstance(model, MaskedAutoencoder) or model.decoder is None:
+            raise UserError(
+                f"{path}: holds a {type(model).__name__}, which reconstructs nothing; give a "
+                "pre-training run or checkpoint"
+            )
+        folder, metadata = checkpoint.read_metadata(path)
+        return cls(path, model, ClipSettings.of(folder, model), metadata)
+
+    @property
+    def config(self) -> PretrainConfig:
+        """Its run's, of which only what pictures depend on is known."""
+        return self.settings.config
+
+    def read(self, videos: list[str], stride: int | None) -> Tensor:
+        """The middle clip of each video: uint8 (k, 3, T, H, W)."""
+        data = self.config.data
+        return torch.stack(
+            [read_clip(video, self.model, data, stride or data.stride) for video in videos]
         )
-    folder, metadata = checkpoint.read_metadata(path)
-    settings = ClipSettings.of(folder, model)
-    config, grid = settings.config, model.grid
+
+
+def inspect_clips(
+    run: Opened,
+    pixels: Tensor,
+    *,
+    ratio: float | None = None,
+    hard_ratio: float | None = None,
+    seed: int = 0,
+    device: str = "cpu",
+) -> Inspection:
+    """What a run sees in clips, uint8 (k, 3, T, H, W)."""
+    config, grid, settings = run.config, run.model.grid, run.settings
     hard_ratio = settings.hard_ratio if hard_ratio is None else hard_ratio
     ratio = config.mask.ratio if ratio is None else ratio
     units = _check_mask(grid, config.mask.unit, ratio, hard_ratio)
-    pixels = torch.stack(
-        [read_clip(video, model, config.data, stride or config.data.stride) for video in videos]
-    )
     statistics = {"mean": config.data.mean, "std": config.data.std}
     on_device = torch_device(device, field="device")
-    model, clips = model.to(on_device), normalise(pixels.to(on_device), **statistics)
-    scorer = load_scorer(path, metadata, model, config)
+    model, clips = run.model.to(on_device), normalise(pixels.to(on_device), **statistics)
+    scorer = load_scorer(run.path, run.metadata, model, config)
+    teacher = scorer if isinstance(scorer, hpm.LossTeacher) else None
     if scorer is not None and settings.score_center:
         scorer = hpm.CenteredScorer(scorer).eval()
         scorer.center = torch.tensor(settings.score_center)
-    target = hpm.TARGETS[config.model.target](grid, config)
+    target = hpm.TARGETS[config.model.target](grid, config, encoders_of(lambda: teacher))
     for part in (scorer, target):
         if isinstance(part, nn.Module):
             part.to(on_device)
@@ -121,8 +177,9 @@ def inspect_videos(
     mask_config = replace(config.mask, ratio=ratio)
     mask = hpm.draw_mask(scorer, clips, shuffle_ids, grid, mask_config, hard_ratio, decode_all=True)
     return inspect(
-        model, clips, mask, scorer, target, shuffle_ids, **statistics, hard_ratio=hard_ratio
-    )
+        model, clips, mask, scorer, target, shuffle_ids, **statistics,
+        hard_ratio=hard_ratio, loss=config.model.target_loss,
+    )  # fmt: skip
 
 
 def read_clip(path: str, model: MaskedAutoencoder, data: DataConfig, stride: int) -> Tensor:

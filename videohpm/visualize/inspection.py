@@ -66,6 +66,7 @@ def inspect(
     mean: tuple[float, ...],
     std: tuple[float, ...],
     hard_ratio: float = 1.0,
+    loss: str = "mse",
 ) -> Inspection:
     """Run the model (and what scores its clips) and keep all that is worth drawing.
 
@@ -75,15 +76,16 @@ def inspect(
         scorer: what chose the hard units, for example the teacher.
         target: what the decoder was trained to predict; None for the pixels that the model names.
         shuffle_ids: (k, units) permutations that the mask was drawn with, for scorers that draw.
-        hard_ratio: ``hard`` marks the int(hard_ratio·masked) units of the highest score. At 1 it
-            marks what the scorer would hide if it chose all of the mask.
+        hard_ratio: where no scores chose the mask, ``hard`` marks the int(hard_ratio·masked) units
+            of the highest score: at 1 what the scorer would hide if it chose all of it.
+        loss: of a token, a name of :data:`videohpm.hpm.TOKEN_LOSSES`.
     """
     grid, training = model.grid, model.training
     target = target or PixelTarget(grid, model.target, mean, std)
     out = model.eval()(clips, mask)
     model.train(training)
     targets = target(clips, mask)
-    losses = hpm.token_losses(out.pixels, targets)
+    losses = hpm.TOKEN_LOSSES[loss](out.pixels, targets)
     losses = target.hardness(losses, out.pixels, targets, clips, mask)
     truth = _pixels(clips, mean, std)
     hidden = mask.is_masked.view(-1, grid.t, grid.h, grid.w)
@@ -100,7 +102,10 @@ def inspect(
         if shuffle_ids is None:
             shuffle_ids = hpm.random_shuffle_ids(len(clips), hpm.unit_count(grid, unit))
         ranked = hpm.unit_scores(scorer(clips, shuffle_ids), grid, unit)
-        hard = _array(_highest(ranked, hpm.hard_count(units.shape[1], hard_ratio)), grid)
+        if mask.chosen is None:
+            hard = _array(_highest(ranked, hpm.hard_count(units.shape[1], hard_ratio)), grid)
+        else:
+            hard = _array(mask.chosen, grid)
         hardness = _array(ranked.float(), grid)
     return Inspection(
         grid=grid,
