@@ -143,22 +143,22 @@ class TokenGrid:
         """
         import torch
 
-        seen = []  # row, column, and number among the seen ones of the row
-        every = max(2, round(1 / min(samples, 1 - samples))) if samples < 1 else 1
-        for row in range(self.h):
-            columns = range(self.w)
-            if samples < 1:
-                due = [(x + row * _row_shift(every)) % every == 0 for x in columns]
-                columns = [x for x in columns if due[x] == (samples <= 0.5)]
-            seen += [(row, x, number) for number, x in enumerate(columns)]
+        tube = torch.arange(self.num_tubes, device=device)
+        row, number = tube // self.w, tube % self.w
+        if samples < 1:
+            every = max(2, round(1 / min(samples, 1 - samples)))
+            kept, places = [], []  # in Python: what has no values, as traced steps, has no choice
+            for y in range(self.h):
+                is_hit = [(x + y * _row_shift(every)) % every == 0 for x in range(self.w)]
+                inside = [x for x in range(self.w) if is_hit[x] == (samples <= 0.5)]
+                kept += [y * self.w + x for x in inside]
+                places += range(len(inside))  # in its row
+            tube = torch.tensor(kept, device=device)
+            number, row = torch.tensor(places, device=device), tube // self.w
         count = max(1, int(samples))
-        tokens = [
-            (number + row * _row_shift(self.t) + k * self.t // count) % self.t * self.num_tubes
-            + row * self.w + x
-            for k in range(count)
-            for row, x, number in seen
-        ]  # fmt: skip
-        return torch.tensor(tokens, dtype=torch.long, device=device)
+        first = number + row * _row_shift(self.t)
+        apart = torch.arange(count, device=device)[:, None] * self.t // count
+        return ((first + apart) % self.t * self.num_tubes + tube).flatten()
 
 
 def _row_shift(period: int) -> int:
@@ -180,11 +180,16 @@ class Mask:
     masked: Tensor
     """(B, M) token numbers, ascending."""
     tubes: Tensor | None = None
-    """(B, M/t) masked tube numbers, ascending, where the unit of masking is the tube."""
+    """(B, M/t) masked tube numbers, ascending, where the unit of masking is the tube; fewer where
+    only some of them are reconstructed at all."""
     decoded_subset: Tensor | None = None
     """(B, K) those of ``masked`` that the decoder reconstructs, where it is not all of them."""
     scores: Tensor | None = None
     """(B, units) the hardness that the mask was drawn by, where it was drawn by any."""
+    chosen: Tensor | None = None
+    """(B, units) bool: what these scores chose, and chance did not."""
+    weights: Tensor | None = None
+    """(B, K) what the loss of each decoded token weighs, of mean 1, where it is not the same."""
 
     @property
     def decoded(self) -> Tensor:

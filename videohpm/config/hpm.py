@@ -26,7 +26,9 @@ class HPMConfig:
         predictor_detach: stop the predictor's gradient before the encoder (the paper does not).
         objective: relative (which of two is harder) or absolute (how hard).
         hardness: what makes a tube hard: loss, its reconstruction loss; pixels, the error of the
-            same prediction in pixels, whatever model.target standardises.
+            same prediction in pixels, whatever model.target standardises: flat tubes, which are
+            noise once they are standardised, are then easy. Empty: pixels, for targets that are
+            pixels.
         weight: of the predictor's loss beside the reconstruction loss.
         hard_ratio_start: share of the masked units that mask.scorer chooses, at the start.
         hard_ratio_end: the same at the end; linear in between.
@@ -57,7 +59,7 @@ class HPMConfig:
     predictor_depth: int | None = 1
     predictor_detach: bool = False
     objective: str = "relative"
-    hardness: str = "loss"
+    hardness: str | None = None
     weight: float = 1.0
     hard_ratio_start: float = 0.0
     hard_ratio_end: float = 0.5
@@ -78,7 +80,7 @@ class HPMConfig:
         check.choice("predictor_unit", PREDICTORS)
         check.choice("objective", OBJECTIVES)
         check.choice("score_readout", READOUTS)
-        check.choice("hardness", HARDNESS)
+        check.choice("hardness", (*HARDNESS, None))
         check.at_least(1, "predictor_depth", "momentum_steps")
         check.fraction("hard_ratio_start", "hard_ratio_end", "momentum_start", "momentum_end")
         check.at_least(0, "weight", "teacher_samples_per_tube")

@@ -128,10 +128,18 @@ class PixelTarget(Target):
     ) -> Tensor:
         if self._hardness == "loss" or self.normalisation == "raw":
             return losses
-        pixels = self.grid.gather_patches(clips, mask.decoded).float().flatten(3)
+        # Clip by clip: at once it would need more memory than the loss itself.
+        each = zip(predicted, targets, clips, mask.decoded, strict=True)
+        return torch.stack([self._pixel_error(*(x[None] for x in parts)) for parts in each])
+
+    def _pixel_error(
+        self, predicted: Tensor, targets: Tensor, clips: Tensor, decoded: Tensor
+    ) -> Tensor:
+        """(K,) for one clip."""
+        pixels = self.grid.gather_patches(clips, decoded).float().flatten(3)
         pixels -= pixels.mean(-1 if self.normalisation == "per_channel" else (-2, -1), keepdim=True)
         errors = (predicted.float() - targets).unflatten(-1, (-1, 3)).square_().mean(-2)
-        return (errors * self._scale(pixels).flatten(2).square()).mean(-1)
+        return (errors * self._scale(pixels).flatten(2).square()).mean(-1)[0]
 
     def to_pixels(self, predicted: Tensor, clips: Tensor, mask: Mask) -> Tensor:
         predicted = predicted.float().unflatten(-1, (-1, 3))
@@ -191,7 +199,8 @@ def _pixels(
     grid: TokenGrid, config: PretrainConfig, encoders: Encoders | None = None
 ) -> PixelTarget:
     data = config.data
-    return PixelTarget(grid, config.model.target, data.mean, data.std, config.hpm.hardness)
+    hardness = config.hpm.hardness or ("pixels" if config.hpm.enabled else "loss")
+    return PixelTarget(grid, config.model.target, data.mean, data.std, hardness)
 
 
 TARGETS: dict[str, Callable[..., Target]] = {

@@ -132,6 +132,12 @@ def activations_of(config: PlanConfig) -> float:
     values = work.decoded * work.target_dim
     # What the decoder predicted, the targets and the difference; in bf16 also as it was predicted.
     at_loss = values * (3 * wide + (narrow if narrow < wide else 0))
+    if (
+        config.hpm.enabled
+        and config.model.target in ("per_channel", "joint")
+        and config.hpm.hardness != "loss"
+    ):
+        at_loss += values * 3 * wide / config.micro_batch  # the error in pixels, clip by clip
     going_back = values * narrow + one + max(x.tokens * x.passed_back(wide, narrow) for x in stacks)
     student = kept + max(at_loss, going_back)
     if not work.scorer_encoder:
