@@ -229,6 +229,10 @@ def scan(
     above_zero("memory", memory, finite=False)
 
 
+def readers() -> None:
+    """Which readers of videos there are, in the order in which they are asked, and why not."""
+
+
 def transcode(
     manifest: str,
     out: str,

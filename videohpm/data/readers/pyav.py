@@ -1,6 +1,6 @@
-"""PyAV: reads every file that decodes, by seeking where time stamps name the frames.
+"""PyAV: every file that decodes, also after another reader failed.
 
-Elsewhere it decodes from the start of the file.
+It seeks where time stamps name the frames; elsewhere it decodes from the start of the file.
 """
 
 from __future__ import annotations
