@@ -80,6 +80,19 @@ def test_copies_are_fast_to_read_and_keep_their_times(videos, copies):
         assert np.allclose(np.diff(times[0]), np.diff(times[1]), atol=1e-3)
 
 
+FAST_TO_DECODE = {"cabac=0", "deblock=0:0:0"}
+
+
+def encoded_with(path) -> set[str]:
+    """The encoder's settings, which it notes in the stream."""
+    return set(Path(path).read_bytes().partition(b"options: ")[2][:900].decode("latin1").split())
+
+
+def test_copies_of_longer_groups_keep_the_stronger_compression(copies):
+    for path in copies.rglob("*.mp4"):
+        assert {"cabac=1", "deblock=1:0:0"} <= encoded_with(path)
+
+
 def test_copies_of_key_frames_alone(videos, tmp_path):
     import av
 
@@ -90,6 +103,7 @@ def test_copies_of_key_frames_alone(videos, tmp_path):
     for sample in samples:
         with av.open(sample.path) as file:
             assert all(packet.is_keyframe for packet in file.demux(video=0) if packet.size)
+        assert encoded_with(sample.path) >= FAST_TO_DECODE
         by_name = next(p for p in videos.rglob("*") if p.stem == Path(sample.path).stem)
         read = read_frames(sample.path, [29, 0, 13], reader=sample.reader, size=sample.size)
         right = read_frames(by_name, [29, 0, 13])

@@ -30,6 +30,8 @@ from videohpm.errors import UserError
 SETTINGS = "transcode.json"
 TICKS = 90_000  # a second, of the time stamps written
 PIXELS = "yuv420p"
+FAST_TO_DECODE = ":cabac=0:no-deblock=1"
+"""Of key frames alone, decoding takes a third to a half less so, and files are a tenth larger."""
 
 
 @dataclass(frozen=True)
@@ -91,6 +93,8 @@ def encode(pair: tuple[str, str], recipe: Recipe) -> None:
     partial_file = partial_of(target)
     partial_file.parent.mkdir(parents=True, exist_ok=True)
     params = f"keyint={recipe.group}:min-keyint={recipe.group}:scenecut=0:open-gop=0:bframes=0"
+    if recipe.group == 1:
+        params += FAST_TO_DECODE
     options = {"preset": "medium", "crf": str(recipe.quality), "x264-params": f"{params}:threads=1"}
     index = video_index(source)
     rate = Fraction(read_video_info(source).fps or 25).limit_denominator(1001)
