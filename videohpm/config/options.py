@@ -205,6 +205,8 @@ def scan(
     decode_timeout: float = 60.0,
     memory: float = 2.0,
     retry: bool = False,
+    shard: str | None = None,
+    merge: int = 0,
 ) -> None:
     """Decode every file of a manifest or folder; list the good ones and the bad ones.
 
@@ -222,11 +224,28 @@ def scan(
         decode_timeout: longest time that reading one file may take, in seconds.
         memory: GB that one file may take (on Linux).
         retry: read files again that could not be read the last time.
+        shard: I/N, check the I-th of N parts only (I from 1), as in an array of jobs on a cluster.
+            Only its results are noted, in OUT-scan-I-of-N.jsonl.
+        merge: N, write the lists from the results of all N shards, when all are complete; they are
+            those of a scan without shards.
     """
+    if shard is not None:
+        shard_of(shard)
+        if merge:
+            raise ConfigError("merge: a shard writes no lists; leave one of shard and merge out")
+    at_least("merge", merge, 0)
     choice("damaged", damaged, ("keep", "drop"))
     at_least("workers", workers, 0)
     above_zero("decode_timeout", decode_timeout)
     above_zero("memory", memory, finite=False)
+
+
+def shard_of(shard: str) -> tuple[int, int]:
+    """(number from 1, number of shards) of "I/N". Raises ConfigError."""
+    at, _, of = shard.partition("/")
+    if not (at.isdecimal() and of.isdecimal() and 1 <= int(at) <= int(of)):
+        raise ConfigError(f"shard: {shard!r}; give I/N, such as 1/4, with I from 1 to N")
+    return int(at), int(of)
 
 
 def readers() -> None:
