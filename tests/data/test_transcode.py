@@ -172,3 +172,27 @@ def test_folders_that_must_not_be_mixed(videos, tmp_path, capsys):
     again = ["data", "transcode", str(tmp_path / "l.csv"), "--root", str(videos)]
     assert cli.main([*again[:3], str(tmp_path / "new"), *again[3:]]) == 2
     assert "would both be open.mp4" in capsys.readouterr().err
+
+
+def test_shards_make_the_copy_and_the_lists_of_a_whole_one(tmp_path, capsys):
+    """40 files, two of them bad, in four shards: the lists are the same byte for byte."""
+    source = tmp_path / "source"
+    one = encode(tmp_path / "one.mp4", "libx264", 4)
+    source.mkdir()
+    for number in range(40):
+        bad = number in (5, 30)
+        (source / f"{number:02}.mp4").write_bytes(b"bad" if bad else one.read_bytes())
+    run(source, tmp_path / "whole")
+    parts = tmp_path / "parts"
+    for shard in ("2/4", "1/4", "4/4"):
+        run(source, parts, "--shard", shard)
+    given = ["data", "transcode", str(source), str(parts), "--merge", "4"]
+    assert cli.main(given) == 2 and not (parts / "manifest.csv").exists()
+    assert "shard 3/4 lacks 10 videos" in capsys.readouterr().err
+    run(source, parts, "--shard", "3/4")
+    assert cli.main(given) == 0
+    for name in ("manifest.csv", "failed.csv", "transcode.json"):
+        assert (parts / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    assert len(table(parts / "manifest.csv")) == 38
+    (parts / "01.mp4").unlink()
+    assert cli.main(given) == 2

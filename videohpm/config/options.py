@@ -224,16 +224,11 @@ def scan(
         decode_timeout: longest time that reading one file may take, in seconds.
         memory: GB that one file may take (on Linux).
         retry: read files again that could not be read the last time.
-        shard: I/N, check the I-th of N parts only (I from 1), as in an array of jobs on a cluster.
-            Only its results are noted, in OUT-scan-I-of-N.jsonl.
-        merge: N, write the lists from the results of all N shards, when all are complete; they are
-            those of a scan without shards.
+        shard: I/N, check the I-th of N parts only (I from 1), as in an array of jobs on a cluster;
+            its results are noted in OUT-scan-I-of-N.jsonl.
+        merge: N, write the lists, as without shards, when all N shards are complete.
     """
-    if shard is not None:
-        shard_of(shard)
-        if merge:
-            raise ConfigError("merge: a shard writes no lists; leave one of shard and merge out")
-    at_least("merge", merge, 0)
+    check_shard(shard, merge)
     choice("damaged", damaged, ("keep", "drop"))
     at_least("workers", workers, 0)
     above_zero("decode_timeout", decode_timeout)
@@ -246,6 +241,14 @@ def shard_of(shard: str) -> tuple[int, int]:
     if not (at.isdecimal() and of.isdecimal() and 1 <= int(at) <= int(of)):
         raise ConfigError(f"shard: {shard!r}; give I/N, such as 1/4, with I from 1 to N")
     return int(at), int(of)
+
+
+def check_shard(shard: str | None, merge: int) -> None:
+    if shard is not None:
+        shard_of(shard)
+        if merge:
+            raise ConfigError("merge: a shard writes no lists; leave one of shard and merge out")
+    at_least("merge", merge, 0)
 
 
 def readers() -> None:
@@ -264,6 +267,8 @@ def transcode(
     workers: int = 0,
     decode_timeout: float = 600.0,
     memory: float = 4.0,
+    shard: str | None = None,
+    merge: int = 0,
 ) -> None:
     """Copy the videos of a manifest or folder into OUT as small H.264 files for fast reading.
 
@@ -285,7 +290,10 @@ def transcode(
         workers: reading and encoding processes; 0 takes one for each core.
         decode_timeout: longest time that reading and encoding one file may take, in seconds.
         memory: GB that one file may take (on Linux).
+        shard: I/N, copy the I-th of N parts only (I from 1), without lists.
+        merge: N, write the lists when all N shards are complete; nothing is encoded.
     """
+    check_shard(shard, merge)
     at_least("short_side", short_side, 2)
     at_least("group", group, 1)
     if not 0 <= quality <= 51:
