@@ -75,7 +75,9 @@ def transcode(
         at, of = shard_of(shard)
         part = list(pairs.values())[at - 1 :: of]
         failed = _encode_all(part, recipe, limits)
-        failures_of(folder, at, of).write_text(json.dumps(failed) + "\n")
+        note = failures_of(folder, at, of)
+        partial_of(note).write_text(json.dumps(failed) + "\n")
+        partial_of(note).replace(note)
         print(f"{folder}: {len(part) - len(failed)} of {len(part)} videos of shard {shard}")
         return 0
     all_pairs = list(pairs.values())
