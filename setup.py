@@ -51,6 +51,10 @@ TEST = [
     "timm>=1.0.31",  # writes the number of heads into its own exports
 ]
 
+# Its wheels load FFmpeg's libraries, which the system has to have (apt-get install ffmpeg); each of
+# its releases goes with one of torch: https://github.com/pytorch/torchcodec has the table.
+TORCHCODEC = ["torchcodec>=0.17"]
+
 setup(
     name="videohpm",
     version="0.1.0",
@@ -90,6 +94,6 @@ setup(
     packages=find_packages(include=["videohpm", "videohpm.*"]),
     package_data={"videohpm": ["py.typed"]},
     install_requires=REQUIRES,
-    extras_require={"test": TEST},
+    extras_require={"test": TEST, "torchcodec": TORCHCODEC},
     entry_points={"console_scripts": ["videohpm = videohpm.cli:main"]},
 )

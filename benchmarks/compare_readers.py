@@ -5,9 +5,10 @@
 
 Takes folders of videos and images, or files. Each video is decoded once from its first frame to its
 end; then frames are asked for by position, as training and tests do: by the reader that the file
-itself leads to, by the one that ``videohpm data scan`` would write into a manifest, and by PyAV,
-which stands in for both. Single frames are read in descending order, then batches: consecutive,
-strided, scattered, and unordered with repeats. Images are compared with Pillow's.
+itself leads to, by the one that ``videohpm data scan`` would write into a manifest, by every other
+one that is there and may read it, and by PyAV, which stands in for all. Single frames are read in
+descending order, then batches: consecutive, strided, scattered, and unordered with repeats. Images
+are compared with Pillow's.
 
 One line for each file that differs or cannot be read; the last line counts. The exit code is 1
 where a file differs.
@@ -21,6 +22,7 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +31,11 @@ import numpy as np
 from videohpm.data import DecodeError, read_frames, read_image, read_video_info
 from videohpm.data.container import decoded
 from videohpm.data.geometry import orientation
+from videohpm.data.index import VideoIndex, video_index
 from videohpm.data.killable_pool import Failed, run_killable
 from videohpm.data.manifest import walk
 from videohpm.data.manifest_parser import IMAGE_SUFFIXES, VIDEO_SUFFIXES
-from videohpm.data.readers import FALLBACK
+from videohpm.data.readers import READERS, Reader
 from videohpm.data.scan import check as scan_check
 from videohpm.errors import printable
 
@@ -82,7 +85,10 @@ def _compare_video(path: str) -> Outcome:
             assert turn is not None  # else the file is refused above
             right[count] = turn.turn(frame.to_ndarray(format="rgb24"))
         count += 1
-    found = {"frames": count, "readers": sorted({info.reader, scanned["reader"]})}
+    index = video_index(path)
+    others = [name for name, reader in READERS.items() if may_read(reader, index)]
+    readers = sorted({info.reader, scanned["reader"], *others})
+    found: Outcome = {"frames": count, "readers": readers}
     if scanned["note"]:
         found["note"] = scanned["note"]
     if count != scanned["frames"]:
@@ -94,8 +100,8 @@ def _compare_video(path: str) -> Outcome:
         f"{scanned['reader']} by manifest": lambda positions: read_frames(
             path, positions, reader=scanned["reader"], size=size
         ),
-        f"{FALLBACK} in its place": lambda positions: read_frames(path, positions, reader=FALLBACK),
     }
+    ways |= {f"{name} in its place": partial(read_frames, path, reader=name) for name in others}
     for way, read in ways.items():
         for pattern, each in reads.items():
             for positions in each:
@@ -104,6 +110,11 @@ def _compare_video(path: str) -> Outcome:
                     detail = f"{way}, {pattern}: {wrong}"
                     return found | {"outcome": DIFFERS, "detail": detail}
     return found | {"outcome": SAME}
+
+
+def may_read(reader: Reader, index: VideoIndex) -> bool:
+    """Whether a reader is there and reads such a file."""
+    return reader.available() is None and reader.can_read(index)
 
 
 def _difference(

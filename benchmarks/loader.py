@@ -1,12 +1,15 @@
 #!/usr/bin/env python
-"""How close the whole loader comes to decoding alone: the same files, clips and processes.
+"""What reading costs, and how close the whole loader comes to it: readers and forms in turns.
 
-    python benchmarks/loader.py --out loader.json                    # made videos
+    python benchmarks/loader.py --json loader.json                    # made videos
     python benchmarks/loader.py --root DATA --workers 8 --batches 40  # one's own
+    python benchmarks/loader.py --quick                               # three rounds
 
-Two arms take turns, so that what else the machine does hits both: ``decode`` reads the frames of
-each clip and drops them, ``loader`` gives whole batches with the pre-training augmentation. Also
-the time of each stage in one process, and memory while the loader runs.
+The forms are the files as they are (``original``) and a copy of key frames alone that ``data
+transcode --group 1`` makes of them (``copy``). In one process, by processor time and in turns, so
+that what else the machine does hits all: every reader that is there and may read the form, reading
+alone and whole items with the pre-training augmentation. Then, by wall time with all workers, the
+loader on the copy beside reading and resizing alone, and memory while it runs.
 """
 
 from __future__ import annotations
@@ -23,6 +26,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 
 from videohpm.data import (
     DataConfig,
@@ -34,16 +38,30 @@ from videohpm.data import (
     make_loader,
     read_video_info,
 )
+from videohpm.data.index import video_index
+from videohpm.data.readers import READERS
+from videohpm.data.transcode import transcode
+
+PLACES = ("root", "manifest", "json")
+"""Settings that say where files lie."""
+SIDE = 256
+"""Shorter side of the copy, pixels."""
 
 
 def make_videos(folder: Path, count: int, height: int, width: int, frames: int) -> None:
     """H.264 as an encoder makes it by default (long groups, B-frames) but for closed groups."""
     import av
 
+    # Detail at all scales, the coarser the stronger, as in photographs, and a little noise: a copy
+    # of key frames alone then takes 4 to 6 kB a picture, as of real videos of this size.
     rng = np.random.default_rng(0)
-    large = rng.integers(0, 256, (height // 8 + 40, width // 8 + 40, 3), np.uint8)
-    large = np.kron(large, np.ones((8, 8, 1), np.uint8))
-    large = (large + rng.integers(0, 24, large.shape)).clip(0, 255).astype(np.uint8)
+    tall, wide = height + 240, width + 240
+    large = np.full((tall, wide, 3), 128.0)
+    for step in (128, 64, 32, 16, 8, 4):
+        small = Image.fromarray(rng.integers(0, 256, (tall // step + 2, wide // step + 2, 3), "u1"))
+        detail = np.asarray(small.resize((wide, tall), Image.Resampling.BICUBIC), float)
+        large += (detail - 127.5) * (step / 128) ** 0.75 * 0.6
+    large = (large + rng.normal(0, 1, large.shape)).clip(0, 255).astype(np.uint8)
     path = folder / "0.mp4"
     with av.open(str(path), "w") as file:
         options = {"preset": "veryfast", "crf": "23", "x264-params": "open-gop=0"}
@@ -63,12 +81,14 @@ def keys_of(data: VideoDataset, batch: int, batches: int, first: int) -> list[li
     return list(sampler)
 
 
-def decode_only(data: VideoDataset, keys: list[list], workers: int) -> float:
-    """Clips a second of reading alone, in ``workers`` processes."""
+def limit_alone(data: VideoDataset, keys: list[list], workers: int) -> float:
+    """Clips a second of reading and resizing alone, in ``workers`` processes."""
     context = multiprocessing.get_context("fork" if os.name == "posix" else "spawn")
     start, ends = context.Barrier(workers + 1), context.Barrier(workers + 1)
     parts = [sum(keys[i::workers], []) for i in range(workers)]
-    jobs = [context.Process(target=_decode, args=(data, part, start, ends)) for part in parts]
+    jobs = [
+        context.Process(target=_read_and_resize, args=(data, part, start, ends)) for part in parts
+    ]
     for job in jobs:
         job.start()
     start.wait()
@@ -80,12 +100,13 @@ def decode_only(data: VideoDataset, keys: list[list], workers: int) -> float:
     return sum(map(len, keys)) / taken
 
 
-def _decode(data: VideoDataset, keys: list, start, ends) -> None:
+def _read_and_resize(data: VideoDataset, keys: list, start, ends) -> None:
     torch.set_num_threads(1)
     data.read(data.manifest[0], np.random.default_rng(0))  # imports the readers
     start.wait()
     for epoch, index in keys:
-        data.read(data.manifest[index], np.random.default_rng([data.seed, epoch, index, 0]))
+        rng = np.random.default_rng([data.seed, epoch, index, 0])
+        data.transform(data.read(data.manifest[index], rng), rng)
     ends.wait()
 
 
@@ -148,56 +169,110 @@ def stages(data: VideoDataset, clips: int) -> dict[str, float]:
     return {name: round(1000 * seconds / clips, 3) for name, seconds in spent.items()}
 
 
-def measure(settings: argparse.Namespace, manifest: Manifest) -> dict:
+def as_scanned(manifest: Manifest) -> Manifest:
+    """With what a scan would write of frames and sizes: what is measured is not the demux pass."""
+    infos = [read_video_info(sample.path) for sample in manifest]
+    return Manifest(
+        [sample.path for sample in manifest],
+        frames=[info.frames for info in infos],
+        heights=[info.height for info in infos],
+        widths=[info.width for info in infos],
+    )
+
+
+def readers_of(manifest: Manifest) -> list[str]:
+    """Those that are there and may read the first file, in the order in which they are asked."""
+    index = video_index(manifest[0].path)
+    return [n for n, one in READERS.items() if one.available() is None and one.can_read(index)]
+
+
+def one_core(data: VideoDataset, reader: str, first: int, clips: int) -> tuple[float, float]:
+    """Processor milliseconds a clip: read alone, and as whole items of batches of 16."""
+    data.manifest._readers[:] = ["", *READERS].index(reader)
+    spent, whole = 0.0, 0.0
+    for begin in range(first, first + clips, 16):
+        keys = [(0, (begin + i) % len(data)) for i in range(min(16, first + clips - begin))]
+        begun = time.process_time()
+        for epoch, index in keys:
+            data.read(data.manifest[index], np.random.default_rng([0, epoch, index, 0]))
+        spent += time.process_time() - begun
+        begun = time.process_time()
+        collate([data[key] for key in keys])
+        whole += time.process_time() - begun
+    return 1000 * spent / clips, 1000 * whole / clips / data.config.repeats
+
+
+def measure(settings: argparse.Namespace, forms: dict[str, Manifest]) -> dict:
     config = DataConfig(
         stride=settings.stride, repeats=settings.repeats, crop=settings.crop, short_videos="repeat"
     )
     size, units = (settings.size, settings.size), (settings.size // 16) ** 2
-    data = VideoDataset(manifest, config, frames=settings.frames, size=size, units=units)
-    info = read_video_info(manifest[0].path)
+    shape = {"frames": settings.frames, "size": size, "units": units}
+    data = {form: VideoDataset(one, config, **shape) for form, one in forms.items()}
+    readers = {form: readers_of(one) for form, one in forms.items()}
+    rows: dict[tuple[str, str], list] = {(form, r): [] for form in forms for r in readers[form]}
     rounds, memory = [], []
     for number in range(settings.rounds):
-        first = number * settings.batches
-        keys = keys_of(data, settings.batch, settings.batches, first)
-        alone = decode_only(data, keys, settings.workers)
-        whole, seen = whole_loader(data, settings.batch, settings.batches, first, settings.workers)
-        rounds.append({"decode_only": round(alone, 2), "loader": round(whole, 2)})
+        torch.set_num_threads(1)
+        for form, reader in rows:
+            rows[form, reader].append(one_core(data[form], reader, number * 7, settings.clips))
+        copy, first = data["copy"], number * settings.batches
+        copy.manifest._readers[:] = ["", *READERS].index(readers["copy"][0])
+        keys = keys_of(copy, settings.batch, settings.batches, first)
+        alone = limit_alone(copy, keys, settings.workers)
+        whole, seen = whole_loader(copy, settings.batch, settings.batches, first, settings.workers)
+        rounds.append({"limit": round(alone, 2), "loader": round(whole, 2)})
         memory += seen
-        print(f"round {number + 1}: decode only {alone:.1f}, loader {whole:.1f} clips/s "
-              f"({whole / alone:.0%})", flush=True)  # fmt: skip
-    torch.set_num_threads(1)
-    alone = statistics.median(each["decode_only"] for each in rounds)
-    whole = statistics.median(each["loader"] for each in rounds)
-    spent = stages(data, settings.batch * 4)
+        print(f"round {number + 1}: limit {alone:.1f}, loader {whole:.1f} clips/s", flush=True)
+    cores = {form: {} for form in forms}
+    for (form, reader), each in rows.items():
+        read, whole = (statistics.median(one[i] for one in each) for i in (0, 1))
+        cores[form][reader] = {"read_ms": round(read, 2), "loader_ms": round(whole, 2)}
+    default = {form: cores[form][readers[form][0]]["loader_ms"] for form in forms}
+    share = statistics.median(each["loader"] / each["limit"] for each in rounds)
     return {
-        "settings": {key: value for key, value in vars(settings).items() if key != "out"},
+        "settings": {key: value for key, value in vars(settings).items() if key not in PLACES},
         "machine": {
             "processor": platform.processor() or platform.machine(),
             "cores": os.cpu_count(),
             "load": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
             "torch": torch.__version__,
         },
-        "video": {**vars(info), "files": len(manifest)},
-        "clips_per_second": {"decode_only": alone, "loader": whole},
-        "share": round(whole / alone, 4),
+        "videos": {form: described(one) for form, one in forms.items()},
+        "one_core": cores,
+        "ratios": {
+            "prepared_over_original": round(default["original"] / default["copy"], 3),
+            "loader_over_limit": round(share, 3),
+        },
         "rounds": rounds,
-        "stages_ms_per_clip": spent,
-        "decode_share_of_processor_time": round(spent["decode"] / sum(spent.values()), 4),
+        "stages_ms_per_clip": stages(data["copy"], settings.clips),
         "memory_mb": memory,
     }
 
 
+def described(manifest: Manifest) -> dict:
+    """What the first file holds, and the bytes of a frame over all files."""
+    infos = [read_video_info(sample.path) for sample in manifest]
+    size = sum(os.path.getsize(sample.path) for sample in manifest)
+    bytes_a_frame = round(size / sum(info.frames for info in infos))
+    return {**vars(infos[0]), "files": len(manifest), "bytes_a_frame": bytes_a_frame}
+
+
 def report(found: dict) -> str:
     """The rows of a table for the README."""
-    video, said = found["video"], found["clips_per_second"]
-    shape = f"{video['width']}x{video['height']} {video['codec']}, read by {video['reader']}"
-    spent = ", ".join(f"{name} {ms:.1f}" for name, ms in found["stages_ms_per_clip"].items())
-    rows = [
-        f"videos: {shape}; {found['settings']['workers']} processes",
-        f"decode only {said['decode_only']:.1f} clips/s, loader {said['loader']:.1f} clips/s: "
-        f"{found['share']:.0%}",
-        f"decoding is {found['decode_share_of_processor_time']:.0%} of the processor time",
-        f"processor ms a clip: {spent}",
+    rows = ["| form | bytes a frame | reader | read, ms | whole loader, ms | clips/s a core |"]
+    rows.append("|---|---|---|---|---|---|")
+    for form, readers in found["one_core"].items():
+        video = found["videos"][form]
+        for reader, ms in readers.items():
+            cells = f"{ms['read_ms']:.1f} | {ms['loader_ms']:.1f} | {1000 / ms['loader_ms']:.1f}"
+            rows.append(f"| {form} | {video['bytes_a_frame']} | {reader} | {cells} |")
+    ratios, spent = found["ratios"], found["stages_ms_per_clip"]
+    rows += [
+        "",
+        f"copy over original: {ratios['prepared_over_original']:.2f} times the clips a core",
+        f"loader over reading and resizing alone: {ratios['loader_over_limit']:.0%}",
+        "on the copy, ms: " + ", ".join(f"{name} {ms:.1f}" for name, ms in spent.items()),
     ]
     if found["memory_mb"]:
         first, last = found["memory_mb"][0], found["memory_mb"][-1]
@@ -223,17 +298,27 @@ def main() -> None:
     parser.add_argument("--height", type=int, default=256, help="of made videos")
     parser.add_argument("--width", type=int, default=340, help="of made videos")
     parser.add_argument("--length", type=int, default=300, help="frames of made videos")
-    parser.add_argument("--out", help="JSON file for the results")
+    parser.add_argument("--clips", type=int, default=16, help="of each arm in a round, on one core")
+    parser.add_argument("--quick", action="store_true", help="three rounds of eight clips")
+    parser.add_argument("--json", type=Path, help="file for the results")
     settings = parser.parse_args()
+    if settings.quick:
+        settings.rounds, settings.clips, settings.batches = 3, 8, 4
     with tempfile.TemporaryDirectory() as folder:
-        if not settings.root and not settings.manifest:
-            shape = settings.height, settings.width, settings.length
-            make_videos(Path(folder), 32, *shape)
-        root = settings.root or (None if settings.manifest else folder)
-        found = measure(settings, find_samples(root, settings.manifest))
+        root = settings.root
+        if not root and not settings.manifest:
+            root = Path(folder) / "original"
+            root.mkdir()
+            make_videos(root, 8, settings.height, settings.width, settings.length)
+        source = str(settings.manifest or root)
+        where = {"root": str(root)} if settings.manifest and root else {}
+        transcode(source, f"{folder}/copy", short_side=SIDE, group=1, **where)
+        copy = find_samples(f"{folder}/copy/manifest.csv")
+        original = as_scanned(find_samples(root, settings.manifest))
+        found = measure(settings, {"original": original, "copy": copy})
     print(report(found))
-    if settings.out:
-        Path(settings.out).write_text(json.dumps(found, indent=1) + "\n")
+    if settings.json:
+        settings.json.write_text(json.dumps(found, indent=1, default=str) + "\n")
 
 
 if __name__ == "__main__":

@@ -43,6 +43,7 @@ MAY_IMPORT = {
 ONLY_IMPORTERS = {
     "deepspeed": ("engine.py", "engine/"),
     "decord": ("data/readers/decord.py",),
+    "torchcodec": ("data/readers/torchcodec.py",),
     "av": (
         *("data/container.py", "data/readers/pyav.py", "data/readers/intra.py"),
         *("data/transcode.py", "visualize/files.py"),  # these two write
@@ -62,7 +63,7 @@ HEAVY = {"torch", "torchvision", "timm", "deepspeed", "transformers"}
 
 # Packages that are imported inside functions only: slow to import, not everywhere to be had, or
 # (decord) unsafe unless torch came first.
-LAZY = {"deepspeed", "decord", "av", "tensorboard", "torch.utils.tensorboard"}
+LAZY = {"deepspeed", "decord", "torchcodec", "av", "tensorboard", "torch.utils.tensorboard"}
 
 
 @dataclass(frozen=True)

@@ -103,6 +103,11 @@ COMMANDS = {
     "data scan": Command(
         options.scan, "videohpm.data.scan:scan", "check every file; a manifest of the good ones"
     ),
+    "data readers": Command(
+        options.readers,
+        "videohpm.data.readers:list_readers",
+        "which readers are there, what they read, and why not",
+    ),
     "data transcode": Command(
         options.transcode, "videohpm.data.transcode:transcode", "a copy for fast random access"
     ),

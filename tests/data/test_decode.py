@@ -3,23 +3,36 @@
 import importlib.util
 import os
 import pickle
+import sys
+import types
 from dataclasses import replace
 
 import numpy as np
 import pytest
 from painted import copy_packets, decode_all, encode, numbers, painted_frame
 
+from videohpm.cli import main
 from videohpm.data import decode, readers
 from videohpm.data.container import decoded
 from videohpm.data.decode import DecodeError, read_frames, read_video_info, verify
 from videohpm.data.geometry import UPRIGHT, Orientation
 from videohpm.data.index import VideoIndex
 from videohpm.data.packets import MP4
-from videohpm.data.readers import decord, intra, pyav
+from videohpm.data.readers import decord, intra, pyav, torchcodec
 
 needs_decord = pytest.mark.skipif(
     importlib.util.find_spec("decord") is None, reason="decord is not installed"
 )
+
+needs_torchcodec = pytest.mark.skipif(
+    torchcodec.available() is not None, reason=str(torchcodec.available())
+)
+
+
+@pytest.fixture
+def no_torchcodec(monkeypatch):
+    monkeypatch.setattr(torchcodec, "available", lambda: "torchcodec is not installed")
+
 
 X264 = "keyint=12:min-keyint=12:scenecut=0:threads=1"
 X265 = "keyint=12:log-level=none:pools=none:frame-threads=1"
@@ -36,7 +49,7 @@ def x265(extra: str = "") -> dict:
 
 INTRA = ":keyint=1"
 
-# name: (codec, arguments of encode, reader that may read it)
+# name: (codec, arguments of encode, reader that may read it where torchcodec is not there)
 FILES = {
     "closed.mp4": ("libx264", x264(), "decord"),
     "closed.mkv": ("libx264", x264(), "decord"),
@@ -130,9 +143,66 @@ def test_past_the_end_is_an_error(make, name):
 
 @needs_decord
 @pytest.mark.parametrize("name", FILES)
-def test_the_reader_is_the_fast_one_only_where_it_is_right(make, name):
+def test_the_reader_is_the_fast_one_only_where_it_is_right(make, name, no_torchcodec):
     assert read_video_info(make(name)).reader == FILES[name][2]
     assert verify(make(name)) == (read_video_info(make(name)), None)
+
+
+@needs_torchcodec
+@pytest.mark.parametrize("name", FILES)
+def test_torchcodec_reads_what_it_was_measured_to_read_right(make, name):
+    """Every frame by itself, from the last to the first, and several together."""
+    path, frames = str(make(name)), decode_all(make(name))
+    reader = "torchcodec" if FILES[name][2] == "decord" or name == "av1.mp4" else FILES[name][2]
+    assert read_video_info(path).reader == reader
+    assert verify(path) == (read_video_info(path), None)
+    if reader == "torchcodec":
+        for position in reversed(range(len(frames))):
+            assert np.array_equal(torchcodec.read(path, [position], None), [frames[position]])
+        for indices in index_lists(len(frames)):
+            positions = sorted(set(indices))
+            read = torchcodec.read(path, positions, None)
+            assert np.array_equal(read, [frames[i] for i in positions])
+        assert torchcodec.read(path, [0, len(frames)], None) is None
+
+
+@needs_torchcodec
+@pytest.mark.parametrize("name", ["refresh.mp4", "closed.avi", "closed.ts", "b.avi", "b.mpg"])
+def test_torchcodec_alone_would_be_wrong(make, name):
+    """Were this to fail, torchcodec would have been mended and the rule could be relaxed."""
+    frames = decode_all(make(name))
+    wrong = 0
+    for position in range(len(frames)):
+        read = torchcodec.read(str(make(name)), [position], None)
+        wrong += read is None or not np.array_equal(read[0], frames[position])
+    assert wrong
+
+
+def test_readers_are_listed_with_the_reason_where_one_is_missing(monkeypatch, capsys):
+    monkeypatch.setattr(decord, "available", lambda: "decord is not installed")
+    monkeypatch.setattr(torchcodec, "available", lambda: None)
+    assert main(["data", "readers"]) == 0
+    lines = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
+    assert list(lines) == list(readers.READERS)
+    assert lines["decord"] == "not here: decord is not installed"
+    assert lines["torchcodec"].startswith("torchcodec, exact mode: closed groups")
+
+
+def test_torchcodec_without_what_it_needs_says_what(monkeypatch):
+    """Not installed; installed without FFmpeg (its decoder then raises at the first use)."""
+    monkeypatch.setattr(torchcodec, "find_spec", lambda name: None)
+    assert "videohpm[torchcodec]" in torchcodec.available.__wrapped__()
+
+    class Broken:
+        def __init__(self, source):
+            raise RuntimeError("Could not load libtorchcodec. Likely causes: ...")
+
+    monkeypatch.setattr(torchcodec, "find_spec", lambda name: name)
+    fake = types.SimpleNamespace(VideoDecoder=Broken)
+    monkeypatch.setitem(sys.modules, "torchcodec", types.ModuleType("torchcodec"))
+    monkeypatch.setitem(sys.modules, "torchcodec.decoders", fake)
+    reason = torchcodec.available.__wrapped__()
+    assert "FFmpeg" in reason and "\n" not in reason
 
 
 @needs_decord
@@ -209,7 +279,7 @@ def test_turned_files_of_key_frames(tmp_path, rotation):
     assert small.shape[1:3] == (info.height // 2, info.width // 2)
 
 
-def test_without_decord_everything_still_reads(make, monkeypatch):
+def test_without_decord_everything_still_reads(make, monkeypatch, no_torchcodec):
     monkeypatch.setattr(decord, "available", lambda: "decord is not installed")
     assert read_video_info(make("closed.mp4")).reader == "pyav"
     assert numbers(read_frames(make("closed.mp4"), [3, 30], reader="decord")) == [3, 30]
@@ -346,7 +416,7 @@ def test_errors_pass_between_processes():
         ("test_video_structuralize.mp4", "decord"),
     ],
 )
-def test_real_clips(shared, name, reader):
+def test_real_clips(shared, name, reader, no_torchcodec):
     path = shared / "videos" / name
     frames = decode_all(path)
     info = read_video_info(path)
@@ -378,7 +448,7 @@ def test_reduced_frames_of_a_turned_file(tmp_path):
 
 
 @needs_decord
-def test_a_trusted_size_saves_the_demux_pass(make, monkeypatch):
+def test_a_trusted_size_saves_the_demux_pass(make, monkeypatch, no_torchcodec):
     path, size = make("closed.mp4"), (48, 96)
     wanted = read_frames(path, [30], min_side=40)
     monkeypatch.setattr(decode, "video_index", None)
@@ -450,8 +520,10 @@ def index_of(**changes) -> VideoIndex:
     return replace(found, **changes)
 
 
-def test_decord_may_read_only_what_it_was_seen_to_read_right():
-    assert decord.can_read(index_of())
+@pytest.mark.parametrize("reader", [decord, torchcodec], ids=["decord", "torchcodec"])
+def test_a_reader_may_read_only_what_it_was_seen_to_read_right(reader):
+    assert reader.can_read(index_of())
+    assert torchcodec.can_read(index_of(codec="av1")) and not decord.can_read(index_of(codec="av1"))
     for changes in (
         {"container": "avi"},
         {"codec": "mpeg4"},
@@ -463,11 +535,15 @@ def test_decord_may_read_only_what_it_was_seen_to_read_right():
         {"height": 47},
         {"bits": 10},
     ):
-        assert not decord.can_read(index_of(**changes)), changes
+        assert not reader.can_read(index_of(**changes)), changes
         assert pyav.can_read(index_of(**changes))
 
 
 def test_a_reader_is_chosen_in_order_and_only_where_it_is_there(monkeypatch):
+    monkeypatch.setattr(torchcodec, "available", lambda: None)
+    assert readers.choose_reader(index_of()) == "torchcodec"
+    assert readers.choose_reader(index_of(bits=10)) == "pyav"
+    monkeypatch.setattr(torchcodec, "available", lambda: "torchcodec is not installed")
     monkeypatch.setattr(decord, "available", lambda: None)
     assert readers.choose_reader(index_of()) == "decord"
     assert readers.choose_reader(index_of(bits=10)) == "pyav"
@@ -475,7 +551,7 @@ def test_a_reader_is_chosen_in_order_and_only_where_it_is_there(monkeypatch):
     assert readers.choose_reader(index_of()) == "pyav"
 
 
-def test_pyav_reads_what_another_reader_gives_up(make, monkeypatch):
+def test_pyav_reads_what_another_reader_gives_up(make, monkeypatch, no_torchcodec):
     monkeypatch.setattr(decord, "available", lambda: None)
     monkeypatch.setattr(decord, "read", lambda path, positions, target: None)
     assert read_video_info(make("closed.mp4")).reader == "decord"

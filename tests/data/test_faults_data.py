@@ -35,6 +35,7 @@ from videohpm.data import (
     loader,
     make_loader,
 )
+from videohpm.data.readers import READERS
 from videohpm.engine import EngineConfig
 from videohpm.errors import RunError, UserError
 from videohpm.pretrain import Pretraining, pretrain
@@ -394,10 +395,10 @@ def growth(data, reads, first) -> float:
 
 
 @linux
-@pytest.mark.parametrize("reader", ["decord", "pyav"])
+@pytest.mark.parametrize("reader", ["torchcodec", "decord", "pyav"])
 def test_memory_stays_flat(folder, reader, monkeypatch):
     manifest = find_samples(folder)
-    manifest._readers[:] = ("", "decord", "pyav").index(reader)
+    manifest._readers[:] = ["", *READERS].index(reader)
     data = VideoDataset(manifest, DataConfig(stride=2), frames=4, size=(32, 32), units=196)
     assert growth(data, 800, first=300) < 0.05
 

@@ -160,18 +160,18 @@ def test_images_and_class_folders(tmp_path):
     assert [sample.label for sample in found] == [0, 1] and os.path.exists(found[0].path)
 
 
-def test_decord_is_checked_against_pyav(good, tmp_path, monkeypatch):
+def test_a_faster_reader_is_checked_against_pyav(good, tmp_path, monkeypatch):
     from videohpm.data.decode import read_frames
 
-    assert scanning.check(str(good))["reader"] in ("decord", "pyav")
+    fast = scanning.check(str(good))["reader"]
 
     def shifted(path, indices, reader):
-        return read_frames(path, [i + (reader == "decord") for i in indices])
+        return read_frames(path, [i + (reader != "pyav") for i in indices])
 
     monkeypatch.setattr(scanning, "read_frames", shifted)
-    if scanning.verify(good)[0].reader == "decord":
+    if fast != "pyav":
         found = scanning.check(str(good))
-        assert found["reader"] == "pyav" and "decord" in found["note"]
+        assert found["reader"] == "pyav" and fast in found["note"]
 
 
 @pytest.mark.parametrize(
@@ -195,3 +195,35 @@ def test_what_is_written_is_plain_json(good, tmp_path):
     run(tmp_path, "--out", tmp_path / "s.csv", "--workers", 1)
     (line,) = (tmp_path / "s-scan.jsonl").read_text().splitlines()
     assert json.loads(line)["frames"] == 24
+
+
+def test_shards_of_a_scan_make_the_lists_of_a_whole_one(tmp_path, capsys):
+    """40 files, one listed twice and two that are bad, in four shards: byte for byte."""
+    folder = tmp_path / "files"
+    folder.mkdir()
+    for number in range(40):
+        Image.new("RGB", (20 + number, 30)).save(folder / f"{number:02}.png")
+    for number in (3, 17):
+        (folder / f"{number:02}.png").write_bytes(b"no picture")
+    listed = folder / "list.csv"
+    rows = "".join(f"{number:02}.png,{number % 3}\n" for number in (*range(40), 5))
+    listed.write_text("path,label\n" + rows)
+    whole, parts = tmp_path / "whole/list.csv", tmp_path / "parts/list.csv"
+    assert cli.main(["data", "scan", str(listed), "--out", str(whole)]) == 0
+    given = ["data", "scan", str(listed), "--out", str(parts)]
+    for shard in ("1/4", "4/4", "2/4"):
+        assert cli.main([*given, "--shard", shard]) == 0
+    assert cli.main([*given, "--merge", "4"]) == 2 and not parts.exists()
+    assert "list-scan-3-of-4.jsonl lacks 10 of 10 files" in capsys.readouterr().err
+    assert cli.main([*given, "--shard", "3/4"]) == 0
+    assert cli.main([*given, "--merge", "4"]) == 0
+    for name in ("list.csv", "list-quarantine.csv"):
+        assert (parts.parent / name).read_bytes() == (whole.parent / name).read_bytes()
+    (folder / "07.png").write_bytes(b"another file by now")
+    assert cli.main([*given, "--merge", "4"]) == 2
+
+
+@pytest.mark.parametrize("shard", ["0/4", "5/4", "1", "a/b", "1/0", "-1/4"])
+def test_shards_that_are_none(tmp_path, shard, capsys):
+    assert cli.main(["data", "scan", str(tmp_path), f"--shard={shard}"]) == 2
+    assert "shard" in capsys.readouterr().err

@@ -71,13 +71,26 @@ def test_copies_are_fast_to_read_and_keep_their_times(videos, copies):
             packets = [packet for packet in file.demux(video=0) if packet.size]
         assert [p.is_keyframe for p in packets] == [i % 12 == 0 for i in range(30)]
         assert [p.pts for p in packets] == sorted(p.pts for p in packets)
-        assert read_video_info(path).reader in ("decord", "pyav")
+        assert read_video_info(path).reader in ("torchcodec", "decord", "pyav")
     for name in ("uneven.mp4", "hevc.mp4"):
         times = []
         for folder in (videos, copies):
             with av.open(str(folder / name)) as file:
                 times.append([frame.time for frame in file.decode(video=0)])
         assert np.allclose(np.diff(times[0]), np.diff(times[1]), atol=1e-3)
+
+
+FAST_TO_DECODE = {"cabac=0", "deblock=0:0:0"}
+
+
+def encoded_with(path) -> set[str]:
+    """The encoder's settings, which it notes in the stream."""
+    return set(Path(path).read_bytes().partition(b"options: ")[2][:900].decode("latin1").split())
+
+
+def test_copies_of_longer_groups_keep_the_stronger_compression(copies):
+    for path in copies.rglob("*.mp4"):
+        assert {"cabac=1", "deblock=1:0:0"} <= encoded_with(path)
 
 
 def test_copies_of_key_frames_alone(videos, tmp_path):
@@ -90,6 +103,7 @@ def test_copies_of_key_frames_alone(videos, tmp_path):
     for sample in samples:
         with av.open(sample.path) as file:
             assert all(packet.is_keyframe for packet in file.demux(video=0) if packet.size)
+        assert encoded_with(sample.path) >= FAST_TO_DECODE
         by_name = next(p for p in videos.rglob("*") if p.stem == Path(sample.path).stem)
         read = read_frames(sample.path, [29, 0, 13], reader=sample.reader, size=sample.size)
         right = read_frames(by_name, [29, 0, 13])
@@ -158,3 +172,27 @@ def test_folders_that_must_not_be_mixed(videos, tmp_path, capsys):
     again = ["data", "transcode", str(tmp_path / "l.csv"), "--root", str(videos)]
     assert cli.main([*again[:3], str(tmp_path / "new"), *again[3:]]) == 2
     assert "would both be open.mp4" in capsys.readouterr().err
+
+
+def test_shards_make_the_copy_and_the_lists_of_a_whole_one(tmp_path, capsys):
+    """40 files, two of them bad, in four shards: the lists are the same byte for byte."""
+    source = tmp_path / "source"
+    one = encode(tmp_path / "one.mp4", "libx264", 4)
+    source.mkdir()
+    for number in range(40):
+        bad = number in (5, 30)
+        (source / f"{number:02}.mp4").write_bytes(b"bad" if bad else one.read_bytes())
+    run(source, tmp_path / "whole")
+    parts = tmp_path / "parts"
+    for shard in ("2/4", "1/4", "4/4"):
+        run(source, parts, "--shard", shard)
+    given = ["data", "transcode", str(source), str(parts), "--merge", "4"]
+    assert cli.main(given) == 2 and not (parts / "manifest.csv").exists()
+    assert "shard 3/4 lacks 10 videos" in capsys.readouterr().err
+    run(source, parts, "--shard", "3/4")
+    assert cli.main(given) == 0
+    for name in ("manifest.csv", "failed.csv", "transcode.json"):
+        assert (parts / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    assert len(table(parts / "manifest.csv")) == 38
+    (parts / "01.mp4").unlink()
+    assert cli.main(given) == 2

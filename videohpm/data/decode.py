@@ -101,7 +101,7 @@ def _read(
     for name in (reader, FALLBACK):
         frames = READERS[name].read(path, positions, target)
         if frames is not None:
-            return frames[np.searchsorted(positions, wanted)]
+            return frames if wanted == positions else frames[np.searchsorted(positions, wanted)]
     raise DecodeError(path, "no reader could read it")
 
 

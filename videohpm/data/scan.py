@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
+from videohpm.config.options import shard_of
 from videohpm.data.decode import DecodeError, read_frames, verify
 from videohpm.data.images import read_image_and_format
 from videohpm.data.killable_pool import Failed, run_killable
@@ -37,15 +38,26 @@ def scan(
     decode_timeout: float = 60.0,
     memory: float = 2.0,
     retry: bool = False,
+    shard: str | None = None,
+    merge: int = 0,
 ) -> int:
     """``videohpm data scan``; the arguments are those of :func:`videohpm.config.options.scan`."""
     columns, base = list_samples(Path(manifest), root, labels)
     target = Path(out)
     target.parent.mkdir(parents=True, exist_ok=True)
-    journal = Journal(target.with_name(f"{target.stem}-scan.jsonl"), retry)
     names = list(dict.fromkeys(columns["path"]))
     paths = [os.path.join(base, name) for name in names]
-    results = dict(_results(paths, journal, workers or os.cpu_count() or 1, decode_timeout, memory))
+    limits = workers or os.cpu_count() or 1, decode_timeout, memory
+    if shard is not None:
+        at, of = shard_of(shard)
+        journal = Journal(shard_journal(target, at, of), retry)
+        count = sum(1 for _ in _results(paths[at - 1 :: of], journal, *limits))
+        print(f"{journal.path}: {count} of {len(paths)} files; scan with --merge {of} in the end")
+        return 0
+    if merge:
+        results = _merged(paths, target, merge)
+    else:
+        results = dict(_results(paths, Journal(journal_of(target), retry), *limits))
     by_name = {name: results[path] for name, path in zip(names, paths, strict=True)}
     kept = [
         row
@@ -101,6 +113,32 @@ class Journal:
         if file.tell():
             file.write("\n")
         return file
+
+
+def journal_of(target: Path, part: str = "") -> Path:
+    """Where the results for the manifest ``target`` are noted, of all files or of a part."""
+    return target.with_name(f"{target.stem}-scan{part}.jsonl")
+
+
+def shard_journal(target: Path, at: int, of: int) -> Path:
+    """As ``journal_of``, of the shard ``at`` (from 1) of so many."""
+    return journal_of(target, f"-{at}-of-{of}")
+
+
+def _merged(paths: list[str], target: Path, shards: int) -> dict[str, dict]:
+    """The results of all shards. UserError where one is missing or incomplete: nothing is read."""
+    results = {}
+    for at in range(1, shards + 1):
+        journal = Journal(shard_journal(target, at, shards), retry=False)
+        part, known = paths[at - 1 :: shards], journal.load()
+        missing = [path for path in part if not journal.is_current(known.get(path), path)]
+        if missing:
+            raise UserError(
+                f"merge: {journal.path} lacks {len(missing)} of {len(part)} files (first: "
+                f"{missing[0]}); run --shard {at}/{shards} again"
+            )
+        results |= {path: known[path] for path in part}
+    return results
 
 
 def identity(path: str) -> list[int] | list[None]:

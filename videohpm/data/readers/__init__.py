@@ -1,8 +1,9 @@
 """Readers: each returns frames of a video by position, and says which files it may read.
 
 A reader is a module of this package with the functions of :class:`Reader`, and a line in
-``READERS``. Which files one may read is decided by what it was measured to read right, frame by
-frame against a sequential decode, and by what its packets say: never by its name alone.
+``READERS``; its first line says what it reads. Which files one may read is decided by what it was
+measured to read right, frame by frame against a sequential decode, and by what its packets say:
+never by its name alone.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import Protocol
 import numpy as np
 
 from videohpm.data.index import VideoIndex
-from videohpm.data.readers import decord, intra, pyav
+from videohpm.data.readers import decord, intra, pyav, torchcodec
 
 
 class Reader(Protocol):
@@ -40,7 +41,12 @@ class Reader(Protocol):
         ...
 
 
-READERS: dict[str, Reader] = {"intra": intra, "decord": decord, "pyav": pyav}
+READERS: dict[str, Reader] = {
+    "intra": intra,
+    "torchcodec": torchcodec,
+    "decord": decord,
+    "pyav": pyav,
+}
 """By name, in the order in which they are asked: the fastest first. What a manifest's column
 ``reader`` may name."""
 FALLBACK = "pyav"
@@ -53,3 +59,14 @@ def choose_reader(index: VideoIndex) -> str:
         if reader.available() is None and reader.can_read(index):
             return name
     return FALLBACK
+
+
+def list_readers() -> str:
+    """``videohpm data readers``: a line for each, in the order in which they are asked."""
+    width = max(map(len, READERS))
+    lines = []
+    for name, reader in READERS.items():
+        missing = reader.available()
+        what = f"not here: {missing}" if missing else (reader.__doc__ or "").partition("\n")[0]
+        lines.append(f"{name:<{width}}  {what}")
+    return "\n".join(lines)

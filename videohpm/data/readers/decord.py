@@ -1,7 +1,8 @@
-"""decord: fast where it is right, and only used there.
+"""decord: closed groups of H.264, HEVC, VP8 and VP9 in MP4 and Matroska.
 
-It counts frames in the order they are stored and trusts that a key frame starts a closed group;
-elsewhere it returns other frames without an error. It must be imported after torch and in the
+Fast where it is right, and only used there. It counts frames in the order they are stored and
+trusts that a key frame starts a closed group; elsewhere it returns other frames without an error.
+It must be imported after torch and in the
 process that reads: imported before torch, or carried through a fork, it is known to crash.
 """
 

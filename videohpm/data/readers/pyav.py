@@ -1,6 +1,6 @@
-"""PyAV: reads every file that decodes, by seeking where time stamps name the frames.
+"""PyAV: every file that decodes, also after another reader failed.
 
-Elsewhere it decodes from the start of the file.
+It seeks where time stamps name the frames; elsewhere it decodes from the start of the file.
 """
 
 from __future__ import annotations
@@ -114,9 +114,11 @@ def _first_frames(path: str, positions: list[int]) -> Iterator[VideoFrame]:
 
 
 def rgb(frame: VideoFrame, size: tuple[int, int], turn: Orientation) -> np.ndarray:
-    """A frame as uint8 (H, W, 3) of ``size``, upright."""
+    """A frame as uint8 (H, W, 3) of ``size``, upright: a view of the converted one."""
     height, width = size[::-1] if turn.transpose else size
-    return turn.turn(frame.to_ndarray(format="rgb24", width=width, height=height, **ONE_THREAD))
+    plane = frame.reformat(width, height, "rgb24", **ONE_THREAD).planes[0]
+    strides = plane.line_size, 3, 1
+    return turn.turn(np.ndarray((height, width, 3), np.uint8, memoryview(plane), 0, strides))
 
 
 def _stack(index: VideoIndex, size: tuple[int, int], frames: Iterable[VideoFrame]) -> np.ndarray:
