@@ -13,6 +13,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+import videohpm
+from videohpm.checkpoint import weights
 from videohpm.errors import UserError
 from videohpm.interop.core import ratio_of
 
@@ -211,9 +213,37 @@ def test_our_own_folder_with_a_lying_config(micro, tmp_path):
         ({"model": about["model"] | {"nonsense": 1}}, "nonsense"),
         ({"model": about["model"] | {"dim": 48}}, "wrong size"),
         ({"model": [1]}, "config.json"),
+        ({"version": 0}, "version 0 of the format is not known"),
+        ({"version": True}, "version True of the format is not known"),
+        ({"model": about["model"] | {"heads": 0}}, "heads: 0 is less than 1"),
+        ({"model": about["model"] | {"dim": -24}}, "dim: -24 is less than 1"),
+        ({"model": about["model"] | {"depth": -1}}, "depth: -1 is less than 0"),
+        ({"model": about["model"] | {"mlp_ratio": 1e9}}, "mlp_ratio: .* is not between"),
+        ({"model": about["model"] | {"mlp_ratio": float("nan")}}, "mlp_ratio"),
+        ({"model": about["model"] | {"image_size": [32, -32]}}, "image_size"),
     ):
         (folder / "config.json").write_text(json.dumps(about | change))
         refused(micro, folder, tmp_path, match)
+        with pytest.raises(UserError, match="config.json|does not fit the model"):
+            videohpm.load_model(folder)
+    for broken, match in (
+        ({n: v for n, v in about.items() if n != "version"}, "'version' is missing"),
+        ([about], "cannot be read"),
+    ):
+        (folder / "config.json").write_text(json.dumps(broken))
+        with pytest.raises(UserError, match=match):
+            videohpm.load_model(folder)
+
+
+def test_a_model_is_compared_with_its_file_before_it_is_built(micro, tmp_path, monkeypatch):
+    """A width that the file does not have: refused with no memory for that width asked for."""
+    folder = micro.save(micro.make("VideoViT"), tmp_path / "ours")
+    about = json.loads((folder / "config.json").read_text())
+    about["model"] |= {"dim": 1 << 14, "heads": 1, "depth": 500}
+    (folder / "config.json").write_text(json.dumps(about))
+    monkeypatch.setattr(weights, "build_model", lambda config: pytest.fail("built"))
+    with pytest.raises(UserError, match="model.safetensors: does not fit the model"):
+        videohpm.load_model(folder)
 
 
 def test_hints_that_lie_are_not_believed(micro, tmp_path, good):
@@ -273,3 +303,47 @@ def test_values_that_are_not_finite_are_named(micro, tmp_path, good, value):
     tree["model"]["encoder.blocks.0.mlp.fc1.bias"][-1] = value
     torch.save(tree, file)
     refused(micro, file, tmp_path, "not every value of .*blocks.0.mlp.fc1.bias is finite")
+
+
+def nested(value, levels):
+    """A tuple of the same tuple twice, and so on: small to store, and 2**levels to hash."""
+    for _ in range(levels):
+        value = (value, value)
+    return value
+
+
+@pytest.mark.parametrize("how", ["zip", "legacy", "torch.Size"])
+def test_keys_that_take_for_ever_to_hash_are_refused_before_any_is_made(micro, tmp_path, good, how):
+    file, _ = good
+    key = pickle.dumps(nested(1, 40), 2)[2:-1]
+    if how == "torch.Size":  # hashes as the tuple of which it is made
+        key = b"ctorch\nSize\n" + key + b"\x85R"
+    pickled = b"\x80\x02}" + key + b"K\x01s."  # {key: 1}, which Python could not make
+    if how == "legacy":
+        head = [0x1950A86A20F9469CFC6C, 1001, {"little_endian": True}]
+        content = b"".join(pickle.dumps(value, 2) for value in head)
+        file.write_bytes(content + pickled + pickle.dumps([], 2))
+    else:
+        with zipfile.ZipFile(file) as archive:
+            names = {n: archive.read(n) for n in archive.namelist()}
+        with zipfile.ZipFile(file, "w") as archive:
+            for name, held in names.items():
+                archive.writestr(name, pickled if name.endswith("data.pkl") else held)
+    refused(micro, file, tmp_path, "refused: its pickle nests keys")
+
+
+def test_many_tensors_and_what_training_keeps_beside_them_are_no_nested_keys(micro, tmp_path, good):
+    file, tree = good
+    state = {n: {"step": n, "exp_avg": torch.zeros(3), "betas": (0.9, 0.95)} for n in range(500)}
+    kept = {(n, (n, "pair")): torch.Size([n, n]) for n in range(500)}
+    beside = {"optimizer": {"state": state}, "args": argparse.Namespace(a=nested(1, 10))}
+    torch.save(tree | beside | {"kept": kept}, file)
+    micro.read(file, **GIVEN)
+
+
+@pytest.mark.parametrize("index", [{"weight_map": {"a": {"b": "c"}}}, {"weight_map": [["a"]]},
+                                   {"weight_map": {"a": 5}}, {}])  # fmt: skip
+def test_index_maps_of_another_shape(micro, tmp_path, index):
+    (tmp_path / "hf").mkdir()
+    (tmp_path / "hf/model.safetensors.index.json").write_text(json.dumps(index))
+    refused(micro, tmp_path / "hf", tmp_path, "weight_map is not a table")

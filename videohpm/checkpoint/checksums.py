@@ -67,6 +67,10 @@ class TensorReader:
         except ValueError:
             raise DamagedError(f"{path}: damaged (not a checksum for each tensor)") from None
 
+    def shapes(self) -> dict[str, torch.Size]:
+        """The shape of each tensor, as the header has it: nothing else is read."""
+        return {name: torch.Size(self.file.get_slice(name).get_shape()) for name in self.names}
+
     def get(self, name: str) -> Tensor:
         """One of the tensors."""
         try:

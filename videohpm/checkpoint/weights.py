@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from os import PathLike
 from pathlib import Path
 
@@ -25,8 +26,11 @@ from videohpm.config.plain import as_plain, from_plain
 from videohpm.errors import DamagedError, UserError
 from videohpm.hpm import LossTeacher
 from videohpm.models import MaskedAutoencoder, VideoViT
+from videohpm.models.bounds import expected_shapes, misfits
 from videohpm.models.build import CONFIGS, Model, build_model, encoder_in
 
+MOST_JSON = 8 << 20
+"""Bytes of config.json that are read."""
 FORMAT, VERSION = "videohpm", 2
 """Version 1 had a model's arguments in one flat table, and activation checkpointing among them."""
 
@@ -66,9 +70,11 @@ def load_model(path: str | PathLike[str]) -> Model:
     """
     folder, metadata = read_metadata(path)
     try:
-        model = build_model(read_config(metadata))
+        config = read_config(metadata)
     except (TypeError, ValueError) as error:
         raise UserError(f"{folder}/config.json: describes no model ({error})") from None
+    _check_fit(folder, config, "model.safetensors")
+    model = build_model(config)
     _load_from(folder, model, "model.safetensors")
     return model.eval()
 
@@ -82,7 +88,11 @@ def load_teacher(path: str | PathLike[str]) -> LossTeacher:
         config, settings = read_config(metadata), metadata["teacher"]
         if not isinstance(config, MAEConfig):
             raise ValueError("only an autoencoder has a teacher")
-        teacher = LossTeacher(MaskedAutoencoder(config), settings["steps"], settings["read"])
+        steps = settings["steps"]
+        if steps is not None and not (isinstance(steps, (int, float)) and 0 < steps < math.inf):
+            raise ValueError(f"steps: {steps!r} is not a number over 0")
+        _check_fit(folder, config.for_teacher(), "teacher.safetensors")
+        teacher = LossTeacher(MaskedAutoencoder(config), steps, settings["read"])
     except (TypeError, ValueError, KeyError) as error:
         raise UserError(f"{folder}/config.json: describes no teacher ({error})") from None
     _load_from(folder, teacher.model, "teacher.safetensors")
@@ -101,12 +111,18 @@ def read_metadata(path: str | PathLike[str]) -> tuple[Path, dict]:
     """
     folder = find_weights(path)
     try:
-        metadata = json.loads((folder / "config.json").read_text())
+        with (folder / "config.json").open("rb") as file:
+            text = file.read(MOST_JSON + 1)
+        if len(text) > MOST_JSON:
+            raise ValueError("too large")
+        metadata = json.loads(text)
         kind, version = metadata["kind"], metadata["version"]
         known = metadata["format"] == FORMAT and kind in CONFIGS and metadata["model"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except KeyError as error:
+        raise UserError(f"{folder}/config.json: {error} is missing") from None
+    except (OSError, ValueError, TypeError, RecursionError) as error:
         raise UserError(f"{folder}/config.json: cannot be read ({error})") from error
-    if not known or type(version) is not int or version > VERSION:
+    if not known or type(version) is not int or not 1 <= version <= VERSION:
         raise UserError(
             f"{folder}/config.json: {kind} in version {version} of the format is not known to this "
             "version of videohpm"
@@ -174,6 +190,25 @@ def _save_tensors(model: nn.Module, file: Path) -> None:
     save_file(tensors, file, checksums.metadata(sums))
 
 
+def _check_fit(folder: Path, config: Architecture, file: str) -> None:
+    """UserError where a file holds other tensors than the model, before any of it is built."""
+    try:
+        found = checksums.TensorReader(folder / file).shapes()
+    except DamagedError as error:
+        raise DamagedError(f"{error}{name_another(folder)}") from None
+    try:
+        expected = expected_shapes(config)
+    except UserError as error:
+        raise UserError(f"{folder}/config.json: describes no model ({error})") from None
+    _refuse(folder / file, misfits(expected, found))
+
+
+def _refuse(file: Path, wrong: list[str]) -> None:
+    if wrong:
+        more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
+        raise UserError(f"{file}: does not fit the model: {', '.join(wrong[:3])}{more}")
+
+
 def _load_from(folder: Path, model: nn.Module, file: str) -> None:
     """As :func:`load_into`; where it is damaged, a sound checkpoint of the same run is named."""
     try:
@@ -188,16 +223,11 @@ def load_into(model: nn.Module, file: Path) -> None:
     Raises UserError: it is damaged, holds values that are not finite, or does not fit.
     """
     weights, wanted = checksums.read_tensors(file), model.state_dict()
-    wrong = []
-    for name in sorted(wanted.keys() | weights.keys()):
-        found, own = weights.get(name), wanted.get(name)
-        if found is None:
-            wrong.append(f"{name} missing")
-        elif own is None or found.shape != own.shape:
-            wrong.append(f"{name} {list(found.shape)}")
-        elif found.dtype != own.dtype:
-            wrong.append(f"{name} is {found.dtype}, not {own.dtype}")
-    if wrong:
-        more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
-        raise UserError(f"{file}: does not fit the model: {', '.join(wrong[:3])}{more}")
+    shapes = [{name: value.shape for name, value in each.items()} for each in (wanted, weights)]
+    wrong = misfits(*shapes) or [
+        f"{name} is {value.dtype}, not {wanted[name].dtype}"
+        for name, value in weights.items()
+        if value.dtype != wanted[name].dtype
+    ]
+    _refuse(file, wrong)
     model.load_state_dict(weights)

@@ -18,7 +18,24 @@ if TYPE_CHECKING:
     from av.video.stream import VideoStream
 
 MAX_PIXELS = 2**25
-"""Of one picture, an 8K one: a larger one is refused before any memory is taken for it."""
+"""Of one picture of a video, an 8K one: a larger one is refused before memory is taken for it."""
+FORMATS = (
+    "mov,matroska,webm,avi,mpeg,mpegts,mpegvideo,flv,asf,ogg,ivf,mxf,nut,wtv,rm,dv,gxf,lxf,nsv,"
+    "h264,hevc,vvc,obu,av1,m4v,h263,h261,vc1,dirac,dnxhd,cavsvideo,avs2,avs3,mjpeg,mjpeg_2000,"
+    "yuv4mpegpipe,gif,apng,webp_anim,flic,swf,roq,bink,smk"
+)
+"""FFmpeg's names of the formats that are read: those that hold pictures. Not playlists, scripts and
+patterns, which name other files (hls, dash, concat, sdp, image2), and not devices."""
+NAMES_OTHERS = {
+    b"#EXTM3U": "an HLS playlist",
+    b"ffconcat": "a script that puts files together",
+    b"<?xml": "XML",
+    b"<MPD": "a DASH manifest",
+    b"v=0": "a session description",
+    b"[playlist]": "a playlist",
+    b"[Reference]": "a playlist",
+}
+"""How texts begin that lead a reader to other files or to the network."""
 
 ONE_THREAD: dict[str, Any] = {"threads": 1}
 """For every conversion of a frame. PyAV would start a thread for each core, for each frame: the
@@ -70,11 +87,32 @@ def as_file(path: str | os.PathLike[str]) -> str:
     return path if os.path.isabs(path) else os.path.join(os.curdir, path)
 
 
-def open_video(path: str) -> InputContainer:
-    """The opened file. Raises DecodeError."""
-    av = import_av()
+def check_first_bytes(path: str) -> bytes:
+    """The first bytes of a file, whatever its name. DecodeError for what names other files.
+
+    FFmpeg goes by what a file holds, not by its suffix: a playlist called a.mp4 would have it read
+    other files of this machine.
+    """
     try:
-        return av.open(as_file(path), metadata_errors="ignore")
+        with open(path, "rb") as file:
+            first = file.read(64)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise DecodeError(path, f"cannot be opened as a video ({reason})") from None
+    text = first.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
+    for begin, what in NAMES_OTHERS.items():
+        if text.startswith(begin.lower()):
+            raise DecodeError(path, f"not a video but {what}, which may name other files: refused")
+    return first
+
+
+def open_video(path: str) -> InputContainer:
+    """The opened file, of one of ``FORMATS``. Raises DecodeError."""
+    av = import_av()
+    check_first_bytes(path)
+    options = {"format_whitelist": FORMATS, "protocol_whitelist": "file"}
+    try:
+        return av.open(as_file(path), options=options, metadata_errors="ignore")
     except (av.FFmpegError, OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise DecodeError(path, f"cannot be opened as a video ({reason})") from None

@@ -23,7 +23,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from videohpm.data.container import DecodeError, decoded_of_any_size, errors_as_decode_error
+from videohpm.data.container import (
+    DecodeError,
+    check_first_bytes,
+    decoded_of_any_size,
+    errors_as_decode_error,
+)
 from videohpm.data.geometry import geometry
 from videohpm.data.index import VideoIndex, decoded_count, video_index
 from videohpm.data.readers import FALLBACK, READERS, choose_reader
@@ -60,7 +65,8 @@ def read_frames(
 
     Indices count from 0 in display order and may repeat. ``reader`` forces one of ``READERS``
     (which is then trusted, without the demux pass: a manifest's column says so after a scan); by
-    default the file decides. ``size`` is the (height, width) of the frames where that is known
+    default the file decides. A forced reader may leave a file to PyAV that is not of its kind.
+    ``size`` is the (height, width) of the frames where that is known
     already.
 
     With ``min_side`` frames that are much larger come scaled down, their shorter side no less than
@@ -86,6 +92,7 @@ def _read(
     min_side: int | None,
 ) -> np.ndarray:
     """``read_frames`` of checked arguments."""
+    check_first_bytes(path)
     if reader is not None and READERS[reader].available() is not None:
         reader = FALLBACK
     if reader in (None, FALLBACK) or (size is None and min_side is not None):

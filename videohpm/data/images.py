@@ -19,6 +19,14 @@ UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }
 """What displays a picture of each EXIF orientation upright."""
+MAX_PIXELS = 2**26
+"""Of a picture: 67 megapixels, which take 200 MB as RGB. More is refused by what its header says,
+before any memory is taken: a file of 20 KB can hold a picture of gigabytes."""
+FORMATS = frozenset(
+    ["AVIF", "BMP", "DIB", "GIF", "ICO", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TGA", "TIFF"]
+    + ["WEBP"]
+)
+"""Pillow's names of the formats that are read. Others, such as EPS, run programs."""
 SCALED_TO_16_BITS = ("PNG", "PPM")
 """Formats whose deep pictures Pillow may give as 32-bit integers, of 16 bits by the format."""
 
@@ -39,6 +47,7 @@ def read_image_and_format(path: str | os.PathLike[str]) -> tuple[np.ndarray, str
         # Opened here: a file that Pillow opens itself it maps into memory, and uncompressed TIFFs
         # that are turned by 90 degrees come out scrambled then (Pillow 13.0).
         with open(path, "rb") as file, Image.open(file) as image:
+            _check_header(path, image)
             image.load()
             pixels = _pixels(path, image)
             return pixels, (image.format or "").lower()
@@ -49,6 +58,18 @@ def read_image_and_format(path: str | os.PathLike[str]) -> tuple[np.ndarray, str
     except Exception as error:  # of a damaged file Pillow raises nearly anything
         reason = " ".join(str(error).split()) or type(error).__name__
         raise DecodeError(path, f"not readable as an image ({reason})") from None
+
+
+def _check_header(path: str, image: Image.Image) -> None:
+    """DecodeError for a picture of another format, or too large a one; nothing is decoded yet."""
+    if image.format not in FORMATS:
+        raise DecodeError(path, f"a picture of format {image.format}, which is not read")
+    if image.width * image.height > MAX_PIXELS:
+        raise DecodeError(
+            path,
+            f"a picture of {image.width}x{image.height}, more than {MAX_PIXELS:,} pixels; make a "
+            "smaller copy",
+        )
 
 
 def _pixels(path: str, image: Image.Image) -> np.ndarray:

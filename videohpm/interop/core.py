@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -16,11 +15,10 @@ from videohpm.grid import TokenGrid
 from videohpm.hpm import LossTeacher
 from videohpm.interop.report import ConversionReport
 from videohpm.models import SIZES, MAEConfig, MaskedAutoencoder, VideoClassifierConfig, ViTConfig
+from videohpm.models.bounds import expected_shapes, grid_of
 from videohpm.models.build import Model, build_model, kind_of
 from videohpm.models.vit import position_table
 
-TOKEN_LIMIT, WIDTH_LIMIT, DEPTH_LIMIT = 1 << 18, 1 << 15, 1 << 9
-"""Beyond any model: sizes from a foreign file may not allocate memory without bound."""
 OF_CLASSIFIER = ("labels", "metrics", "step")
 """Values of ``Weights.extra`` that say nothing of an encoder alone."""
 
@@ -88,55 +86,6 @@ class Weights:
         teacher = LossTeacher(MaskedAutoencoder(self.config), **self.teacher_settings)
         teacher.model.load_state_dict(self.teacher)
         return teacher
-
-
-def grid_of(config: Architecture) -> TokenGrid:
-    """The grid of a model. UserError when the sizes do not fit each other, or are too large."""
-    try:
-        grid = encoder_of(config).grid
-    except (ValueError, TypeError, ZeroDivisionError) as error:
-        raise UserError(f"model.{error}") from None
-    if grid.num_tokens > TOKEN_LIMIT:
-        raise UserError(
-            f"model.image_size: {grid.height}x{grid.width} makes {grid.num_tokens} tokens, too many"
-        )
-    return grid
-
-
-def empty_model(config: Architecture) -> Model:
-    """The model without memory for its weights: names and shapes only.
-
-    Raises UserError when the configuration makes no model.
-    """
-    grid_of(config)
-    encoder = encoder_of(config)
-    sizes = [("dim", encoder.dim, WIDTH_LIMIT), ("depth", encoder.depth, DEPTH_LIMIT)]
-    if isinstance(config, MAEConfig):
-        sizes += [
-            ("decoder_dim", config.decoder.dim, WIDTH_LIMIT),
-            ("decoder_depth", config.decoder.depth, DEPTH_LIMIT),
-            ("predictor_depth", config.predictor_depth, DEPTH_LIMIT),
-        ]
-    for name, size, limit in sizes:
-        if size > limit:
-            raise UserError(f"model.{name}: {size} is beyond the limit of {limit}")
-    try:
-        with torch.device("meta"):
-            return build_model(config)
-    except (ValueError, TypeError, OverflowError, RuntimeError) as error:
-        raise UserError(f"model: {' '.join(str(error).split())}") from None
-
-
-def expected_shapes(config: Architecture) -> dict[str, torch.Size]:
-    """Names and shapes of the model's tensors, in its order."""
-    grid_of(config)  # refuses sizes that cannot even be hashed
-    return dict(_shapes(config))
-
-
-@lru_cache(maxsize=8)
-def _shapes(config: Architecture) -> tuple[tuple[str, torch.Size], ...]:
-    tensors = empty_model(config).state_dict()
-    return tuple((name, tensor.shape) for name, tensor in tensors.items())
 
 
 def verify_all_accounted(

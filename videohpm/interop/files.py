@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import argparse
 import json
-import re
-import warnings
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from pickle import UnpicklingError
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -19,6 +14,7 @@ from torch import Tensor
 from videohpm.compat import RENAMED_MODEL_ARGUMENTS, upgrade_names
 from videohpm.config.architecture import Architecture, encoder_of
 from videohpm.errors import UserError
+from videohpm.interop.pickles import load_pickled, one_line
 from videohpm.models import MAEConfig
 
 ENTRIES = ("model", "module", "state_dict", "model_state", "model_state_dict")
@@ -38,7 +34,6 @@ HINTS: dict[str, tuple[type, ...]] = {
 """What videohpm writes beside the weights of other layouts, which do not show it, and its types."""
 PROCESSORS = ("preprocessor_config.json", "video_preprocessor_config.json")
 JSON_LIMIT = 8 << 20
-SHOWN_ERROR = 160
 
 
 @dataclass
@@ -77,63 +72,6 @@ def read_source(path: str | Path) -> Source:
         return _finish(Source(str(path), read_safetensors(path)), path.parent)
     tree = load_pickled(path)
     return _finish(_choose(path, tree), None)
-
-
-def load_pickled(path: Path) -> object:
-    """What a ``.pth`` or ``.bin`` file holds, its pickle restricted to plain data and tensors."""
-    size = path.stat().st_size
-    zipped = zipfile.is_zipfile(path)
-    if zipped:
-        _check_zip(path, size)
-    try:
-        allowed = torch.serialization.safe_globals([argparse.Namespace, *_numpy_scalars()])
-        with allowed, warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch's remarks on what it will refuse
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
-    except UnpicklingError as error:
-        wanted = re.search(r"GLOBAL ([\w.]+)", str(error))
-        if wanted is None:
-            # torch's own text goes on to advise the unsafe way
-            raise UserError(
-                f"{path}: refused, nothing of it was run: its pickle is not one of plain weights, "
-                "or it is damaged; get it as safetensors, or the weights alone"
-            ) from None
-        raise UserError(
-            f"{path}: refused, nothing of it was run: its pickle asks for {wanted[1]}, which "
-            "weights do not need (or it is damaged); get it as safetensors, or the weights alone"
-        ) from None
-    except MemoryError:
-        raise UserError(f"{path}: asks for more memory than there is; it is damaged") from None
-    except Exception as error:  # torch raises nearly anything for damaged files
-        raise UserError(f"{path}: not a checkpoint, or damaged ({_line(error)})") from None
-
-
-def _check_zip(path: Path, size: int) -> None:
-    """torch stores tensors uncompressed, so what a file unpacks to can never exceed its size."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            unpacked = sum(entry.file_size for entry in archive.infolist())
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
-        raise UserError(f"{path}: damaged ({_line(error)})") from None
-    if unpacked > size:
-        raise UserError(
-            f"{path}: refused: {size} bytes that would unpack to {unpacked}; torch never "
-            "compresses a checkpoint, so this is no checkpoint"
-        )
-
-
-def _numpy_scalars() -> list:
-    """Accuracies and losses are often saved as NumPy scalars."""
-    import numpy as np
-
-    kinds = (np.float64, np.float32, np.int64, np.bool_)
-    scalar = type(np.float64(0)).__reduce__(np.float64(0))[0]
-    return [
-        scalar,
-        (scalar, "numpy.core.multiarray.scalar"),
-        np.dtype,
-        *(type(np.dtype(kind)) for kind in kinds),
-    ]
 
 
 def _choose(path: Path, tree: object) -> Source:
@@ -221,7 +159,10 @@ def _read_folder(folder: Path) -> Source:
         if (folder / name).is_file():
             return _finish(_read_one(folder / name), folder)
         if index.is_file():
-            shards = sorted(set(read_json(index).get("weight_map", {}).values()))
+            named = read_json(index).get("weight_map")
+            if not isinstance(named, dict) or not all(isinstance(n, str) for n in named.values()):
+                raise UserError(f"{index}: weight_map is not a table from tensors to files")
+            shards = sorted(set(named.values()))
             merged = Source(str(folder), {})
             for shard in shards:
                 if Path(shard).name != shard:
@@ -255,7 +196,7 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
         with safe_open(path, "pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError, ValueError) as error:
-        raise UserError(f"{path}: damaged or cut short ({_line(error)})") from None
+        raise UserError(f"{path}: damaged or cut short ({one_line(error)})") from None
 
 
 def _finish(source: Source, folder: Path | None) -> Source:
@@ -309,9 +250,4 @@ def read_json(path: Path) -> dict:
             raise ValueError("not an object")
         return value
     except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{path}: cannot be read as JSON ({_line(error)})") from None
-
-
-def _line(error: Exception) -> str:
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text[:SHOWN_ERROR]
+        raise UserError(f"{path}: cannot be read as JSON ({one_line(error)})") from None

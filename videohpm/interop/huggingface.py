@@ -13,8 +13,6 @@ from videohpm.errors import UserError
 from videohpm.interop.core import (
     ReadOptions,
     Weights,
-    expected_shapes,
-    grid_of,
     head_eps,
     is_table,
     ratio_of,
@@ -38,6 +36,7 @@ from videohpm.interop.rules import (
 )
 from videohpm.interop.videomae import NO_BIAS
 from videohpm.models import DecoderConfig, MAEConfig, VideoClassifierConfig, ViTConfig
+from videohpm.models.bounds import expected_shapes, grid_of
 
 NAME = "huggingface"
 HEAD_EPS = 1e-5

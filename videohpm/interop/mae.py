@@ -16,8 +16,6 @@ from videohpm.interop.core import (
     ReadOptions,
     Weights,
     depth_of,
-    expected_shapes,
-    grid_of,
     heads_of,
     is_table,
     note_eps,
@@ -34,6 +32,7 @@ from videohpm.interop.rules import AVERAGED_HEAD, IDENTITY, Rule, module_rules, 
 from videohpm.interop.timm import encoder_config, encoder_rules, read_positions
 from videohpm.interop.videomae import block_rules
 from videohpm.models import DecoderConfig, MAEConfig, PredictorConfig
+from videohpm.models.bounds import expected_shapes, grid_of
 from videohpm.models.vit import position_table
 
 NAME = "mae"

@@ -13,8 +13,6 @@ from videohpm.interop.core import (
     ReadOptions,
     Weights,
     depth_of,
-    expected_shapes,
-    grid_of,
     heads_of,
     ratio_of,
     shape_of,
@@ -25,6 +23,7 @@ from videohpm.interop.files import Source
 from videohpm.interop.report import ConversionReport
 from videohpm.interop.rules import CONV3D, IDENTITY, THIRDS, Rule, module_rules, read_by
 from videohpm.models import VideoClassifierConfig, ViTConfig
+from videohpm.models.bounds import expected_shapes, grid_of
 
 NAME = "mae_st"
 DECODER = (

@@ -11,10 +11,11 @@ from videohpm.checkpoint.checksums import read_tensors
 from videohpm.compat import upgrade_config
 from videohpm.config import DataConfig, from_plain
 from videohpm.errors import UserError
-from videohpm.interop.core import ReadOptions, Weights, expected_shapes, verify_all_accounted
+from videohpm.interop.core import ReadOptions, Weights, verify_all_accounted
 from videohpm.interop.files import read_json
 from videohpm.interop.report import ConversionReport
 from videohpm.models import MAEConfig
+from videohpm.models.bounds import expected_shapes
 
 NAME = "videohpm"
 BEST = "best"
@@ -71,12 +72,12 @@ def read(folder: Path, report: ConversionReport, options: ReadOptions) -> Weight
     """What :func:`videohpm.checkpoint.save_weights` wrote."""
     metadata = read_metadata(folder)
     report.layout = f"videohpm {metadata['kind']}"
-    tensors = read_tensors(folder / "model.safetensors")
     try:
         config = checkpoint.read_config(metadata)
-    except (TypeError, ValueError) as error:
+        expected = expected_shapes(config)
+    except (TypeError, ValueError, UserError) as error:
         raise UserError(f"{folder}/config.json: describes no model ({error})") from None
-    expected = expected_shapes(config)
+    tensors = read_tensors(folder / "model.safetensors")
     found = {name: tensors[name] for name in expected if name in tensors}
     weights = Weights(config, found)
     report.loaded |= {name: name for name in found}

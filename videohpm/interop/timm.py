@@ -19,8 +19,6 @@ from videohpm.interop.core import (
     ReadOptions,
     Weights,
     depth_of,
-    expected_shapes,
-    grid_of,
     heads_of,
     is_table,
     note_eps,
@@ -36,6 +34,7 @@ from videohpm.interop.report import ConversionReport
 from videohpm.interop.rules import CONV2D, IDENTITY, Rule, module_rules, read_by, write_by
 from videohpm.interop.videomae import block_rules
 from videohpm.models import VideoClassifierConfig, ViTConfig
+from videohpm.models.bounds import expected_shapes, grid_of
 from videohpm.models.vit import position_table
 
 NAME = "timm"

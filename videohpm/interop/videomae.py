@@ -18,8 +18,6 @@ from videohpm.interop.core import (
     ReadOptions,
     Weights,
     depth_of,
-    expected_shapes,
-    grid_of,
     heads_of,
     is_table,
     note_eps,
@@ -42,6 +40,7 @@ from videohpm.interop.rules import (
     write_by,
 )
 from videohpm.models import DecoderConfig, MAEConfig, VideoClassifierConfig, ViTConfig
+from videohpm.models.bounds import expected_shapes, grid_of
 
 NAME = "videomae"
 NO_BIAS = "the model was made without query and value biases"

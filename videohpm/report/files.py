@@ -53,7 +53,7 @@ def read_structure(folder: Path, file: Path) -> dict | list:
 class _PlainLoader(yaml.BaseLoader):
     """Tables, lists, texts, numbers, true, false and null; tags, merges and dates mean nothing.
 
-    What YAML makes of others can fail in many ways, or take minutes.
+    What YAML makes of others can fail in many ways, or take hours.
     """
 
     def construct_object(self, node: Any, deep: bool = False) -> Any:
