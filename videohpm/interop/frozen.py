@@ -14,8 +14,8 @@ from videohpm.errors import ConfigError, UserError
 from videohpm.grid import TokenGrid
 from videohpm.hpm import Encoders, FrozenEncoder, LossTeacher
 from videohpm.interop.convert import read_weights
-from videohpm.interop.core import empty_model
 from videohpm.models import VideoViT
+from videohpm.models.bounds import empty_model
 
 FIELD, TIMM = "model.target_encoder", "timm:"
 
