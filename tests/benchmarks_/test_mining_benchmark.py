@@ -194,7 +194,7 @@ def test_a_teachers_cost_is_over_a_step_without_mining(sampling):
     costs = [sampling.cost(config, samples, "query") for samples in (0.25, 0.5, 1, 8)]
     assert costs == sorted(costs) and costs[0] < costs[2] / 2
     whole = replace(config, hpm=replace(config.hpm, teacher_samples_per_tube=8))
-    assert costs[-1] == flops_of(whole)["teacher"] / plain
+    assert costs[-1] == flops_of(whole)["scorer"] / plain
 
 
 def test_teachers_that_see_less_are_compared_on_a_run(sampling, run, shapes, tmp_path, capsys):
