@@ -33,7 +33,7 @@ from videohpm.errors import UserError
 from videohpm.plan import flops_of
 from videohpm.visualize.command import ClipSettings
 
-SHARES = (0.25, 0.33, 0.5, 0.67, 0.75)
+SHARES = (0.25, 2 / 7, 0.33, 0.5, 0.67, 0.75)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -11,6 +11,7 @@ that make tensors, not by the module.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -133,9 +134,9 @@ class TokenGrid:
 
         Args:
             samples: of each tube, at most t. Below 1 it is the share of the tubes that have one:
-                every k-th, or all but every k-th, whichever is nearest, counted along rows that
-                are shifted against each other. 1/2 is a chessboard, 1/3 are diagonals; each tube
-                that has none lies beside one that has.
+                spread evenly along rows that are shifted against each other. 1/2 is a chessboard,
+                1/3 are diagonals, and of 2/3 they are left out. Taken to a fraction of at most 20
+                parts.
 
         Returns:
             (about samples·L,), sample by sample, the tubes in order in each. Making it may wait for
@@ -146,10 +147,13 @@ class TokenGrid:
         tube = torch.arange(self.num_tubes, device=device)
         row, number = tube // self.w, tube % self.w
         if samples < 1:
-            every = max(2, round(1 / min(samples, 1 - samples)))
+            share = Fraction(min(samples, 1 - samples)).limit_denominator(20)
+            # Rows are shifted by nearly the golden section of what repeats, as they never line up.
+            shift = min(range(1, share.denominator), key=lambda n: abs(n * share % 1 - GOLDEN))
             kept, places = [], []  # in Python: what has no values, as traced steps, has no choice
             for y in range(self.h):
-                is_hit = [(x + y * _row_shift(every)) % every == 0 for x in range(self.w)]
+                along = [(x + y * shift) * share for x in range(self.w)]
+                is_hit = [place % 1 < share for place in along]
                 inside = [x for x in range(self.w) if is_hit[x] == (samples <= 0.5)]
                 kept += [y * self.w + x for x in inside]
                 places += range(len(inside))  # in its row
@@ -159,6 +163,9 @@ class TokenGrid:
         first = number + row * _row_shift(self.t)
         apart = torch.arange(count, device=device)[:, None] * self.t // count
         return ((first + apart) % self.t * self.num_tubes + tube).flatten()
+
+
+GOLDEN = Fraction(382, 1000)
 
 
 def _row_shift(period: int) -> int:

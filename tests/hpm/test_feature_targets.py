@@ -99,7 +99,8 @@ def test_the_configuration_knows_the_losses():
 
 IMAGE_MODELS = {
     "test_vit": ({"image_size": 32}, {"img_size": 32}),
-    "test_vit_relpos": ({"image_size": 32}, {"img_size": 32}),  # without a class token
+    # Without a class token.
+    "vit_relpos_small_patch16_224": ({"image_size": 32}, {"img_size": 32}),
     "test_resnet": ({"image_size": 64, "patch": 32}, {}),  # (B, D, h, w)
     "test_mambaout": ({"image_size": 64, "patch": 32}, {}),  # (B, h, w, D)
 }

@@ -74,17 +74,26 @@ def test_each_tube_is_looked_at_equally_often_and_each_step_somewhere(t, count):
 @pytest.mark.parametrize("t", [1, 2, 8])
 @pytest.mark.parametrize(("h", "w"), [(14, 14), (8, 8), (3, 7), (5, 2)])
 @pytest.mark.parametrize(
-    ("samples", "every"),
-    [(0.75, 4), (0.67, 3), (0.5, 2), (1 / 3, 3), (0.3, 3), (0.25, 4), (0.2, 5)],
+    ("samples", "hits", "of", "shift"),
+    [
+        (0.75, 1, 4, 2),
+        (0.67, 1, 3, 1),
+        (0.5, 1, 2, 1),
+        (1 / 3, 1, 3, 1),
+        (0.3, 3, 10, 8),
+        (2 / 7, 2, 7, 5),
+        (0.25, 1, 4, 2),
+        (0.2, 1, 5, 2),
+    ],
 )
-def test_of_a_part_of_the_tubes_each_is_seen_once_in_a_lattice(t, h, w, samples, every):
+def test_of_a_part_of_the_tubes_each_is_seen_once_in_a_lattice(t, h, w, samples, hits, of, shift):
     grid = TokenGrid(t, h, w)
     looks = grid.staggered_tokens(samples)
     tubes, steps = looks % grid.num_tubes, looks // grid.num_tubes
     assert len(tubes.unique()) == len(tubes)
     expected = []
     for row, column in itertools.product(range(h), range(w)):
-        on_lattice = (column + row * {2: 1, 3: 1, 4: 2, 5: 2}[every]) % every == 0
+        on_lattice = (column + row * shift) * hits % of < hits
         if on_lattice == (samples <= 0.5):
             expected.append(row * w + column)
     assert tubes.tolist() == expected

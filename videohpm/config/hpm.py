@@ -34,8 +34,8 @@ class HPMConfig:
         hard_ratio_end: the same at the end; linear in between.
         teacher_samples_per_tube: at how many of its time steps the teacher sees each tube; 0 for
             all of them (as published). Below 1 it is the share of the tubes (in images, of the
-            patches) that it sees at all, at one step each: every k-th or all but every k-th, and it
-            tells the hardness of all by those around. Empty: 2/3 for clips, 1/3 for images; 1 where
+            patches) that it sees at all, at one step each, evenly spread, and it tells the hardness
+            of all by those around. Empty: 2/3 for clips, 2/7 for images; 1 where
             score_readout is visible, all where tokens are masked singly.
         score_readout: scores read at a mask query for each tube, or at its visible tokens (as
             published).

@@ -114,7 +114,7 @@ class PretrainConfig:
         if given is None:
             if self.mask.unit == "token" and t > 1:
                 return None
-            return 1 if self.hpm.score_readout == "visible" else (1 / 3 if t == 1 else 2 / 3)
+            return 1 if self.hpm.score_readout == "visible" else (2 / 7 if t == 1 else 2 / 3)
         return given or None
 
     def model_config(self, target_dim: int | None = None) -> MAEConfig:
