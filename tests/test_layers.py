@@ -8,12 +8,13 @@ from pathlib import Path
 import pytest
 
 # What each room of the package may import from the others, bottom first.
-GROUND = {"errors", "grid", "compat", "config"}
+GROUND = {"errors", "writing", "grid", "compat", "config"}
 METHOD = GROUND | {"models", "hpm"}
 OWNERS = METHOD | {"data", "optim", "tracking", "checkpoint", "engine", "interop"}
 TRAINING = OWNERS | {"visualize", "report", "evaluate"}
 MAY_IMPORT = {
     "errors": set(),
+    "writing": set(),
     "compat": set(),
     "grid": {"errors"},
     "config": {"errors", "grid"},
@@ -58,7 +59,18 @@ ONLY_IMPORTERS = {
 
 # Rooms that answer --help and wrong input: they import none of HEAVY (grid inside functions only),
 # and nothing from other rooms when they are imported themselves.
-QUICK = {"errors", "compat", "grid", "config", "progress", "prepare", "cli", "__main__", "__init__"}
+QUICK = {
+    "errors",
+    "writing",
+    "compat",
+    "grid",
+    "config",
+    "progress",
+    "prepare",
+    "cli",
+    "__main__",
+    "__init__",
+}
 HEAVY = {"torch", "torchvision", "timm", "deepspeed", "transformers"}
 
 # Packages that are imported inside functions only: slow to import, not everywhere to be had, or

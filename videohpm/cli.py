@@ -34,6 +34,7 @@ from videohpm import config
 from videohpm.compat import RENAMED_FIELDS
 from videohpm.config import options
 from videohpm.errors import Preempted, RunError, UserError, exit_code, one_line
+from videohpm.writing import full_disk
 
 
 class Command(NamedTuple):
@@ -240,7 +241,7 @@ def _target(target: str) -> Callable:
 
 
 def _unexpected(error: Exception) -> int:
-    """Too little memory in one line; any other error as a traceback, which then ends all ranks."""
+    """Too little memory, a full disk: one line. Others: a traceback, which then ends all ranks."""
     from videohpm.engine import distributed
     from videohpm.engine.failures import is_out_of_memory, last_words
 
@@ -248,6 +249,9 @@ def _unexpected(error: Exception) -> int:
         return _failed(
             RunError(f"out of memory ({last_words(error)}); a smaller batch (--batch) needs less")
         )
+    full = full_disk(error)
+    if full is not None:
+        return _failed(RunError(f"{full}; no half file is left. Make room and start it again"))
     if distributed.world_size() == 1:
         raise error
     traceback.print_exception(error)

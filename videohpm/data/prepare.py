@@ -22,6 +22,7 @@ from videohpm.data.manifest import walk
 from videohpm.data.manifest_parser import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 from videohpm.data.tables import write_table
 from videohpm.errors import UserError
+from videohpm.writing import complete
 
 SUFFIXES = {"video": VIDEO_SUFFIXES, "image": IMAGE_SUFFIXES}
 SHOWN = 3  # examples of a problem in the printed report; report.json has all
@@ -243,9 +244,8 @@ def _write_manifest(file: Path, rows: list[tuple[str, str | None]]) -> None:
 
 
 def _write(file: Path, text: str) -> None:
-    partial = file.with_name(f".{file.name}.partial")
-    partial.write_text(text, encoding="utf-8", errors="surrogateescape")
-    partial.replace(file)
+    with complete(file) as partial:
+        partial.write_text(text, encoding="utf-8", errors="surrogateescape")
 
 
 def _examples(what: str, keys: Sequence[str]) -> str:

@@ -14,6 +14,8 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from videohpm.writing import complete
+
 FORMULA = re.compile(r"'*[=+\-@\t\r]")
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.IGNORECASE)
 
@@ -24,15 +26,16 @@ def write_table(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]
     Names of files keep the bytes that they have on disk. Rows with a carriage return are quoted,
     which older releases of Python leave out.
     """
-    partial = path.with_name(f".{path.name}.partial")
-    with partial.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
+    with (
+        complete(path) as partial,
+        partial.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file,
+    ):
         plain = csv.writer(file, lineterminator="\n")
         quoted = csv.writer(file, lineterminator="\n", quoting=csv.QUOTE_ALL)
         for row in chain([header], rows):
             odd = any(isinstance(field, str) and "\r" in field for field in row)
             fields = [_inert(name, field) for name, field in zip(header, row, strict=True)]
             (quoted if odd else plain).writerow(fields)
-    partial.replace(path)
 
 
 def plain_field(column: str, field: str) -> str:

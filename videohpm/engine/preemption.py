@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -21,10 +20,10 @@ from videohpm.engine.failures import (
     last_words,
 )
 from videohpm.errors import Preempted, RunError
+from videohpm.writing import full_disk
 
 # Not every system has all of these.
 STOP_SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGUSR1") if hasattr(signal, name)]
-FULL = [getattr(errno, name) for name in ("ENOSPC", "EDQUOT") if hasattr(errno, name)]
 
 
 @contextmanager
@@ -33,7 +32,7 @@ def translate_errors() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in FULL:
+        if full_disk(error) is None:
             raise
         raise RunError(
             f"{error.filename or 'run.dir'}: {error.strerror}; checkpoints are kept. Make room and "

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +30,7 @@ from videohpm.evaluate.load import Loaded, pool_tokens, token_features
 from videohpm.evaluate.processes import EvalProcesses
 from videohpm.evaluate.protocol import EvalProtocol
 from videohpm.evaluate.views import ViewOutput, run_views
+from videohpm.writing import complete
 
 
 @dataclass
@@ -216,13 +216,12 @@ def _write_shard(file: Path, found: Features) -> None:
             arrays[name] = getattr(found, name)
     text = json.dumps({str(k): v for k, v in found.errors.items()}).encode()
     arrays["errors"] = np.frombuffer(text, dtype=np.uint8)
-    partial = file.with_name(f".{file.name}")
-    if file.suffix == ".npz":
-        with partial.open("wb") as out:
-            np.savez(out, **arrays)
-    else:
-        save_file({k: np.ascontiguousarray(v) for k, v in arrays.items()}, partial)
-    os.replace(partial, file)
+    with complete(file) as partial:
+        if file.suffix == ".npz":
+            with partial.open("wb") as out:
+                np.savez(out, **arrays)
+        else:
+            save_file({k: np.ascontiguousarray(v) for k, v in arrays.items()}, partial)
 
 
 def _claim_folder(out: Path, metadata: dict, processes: EvalProcesses) -> None:
@@ -243,7 +242,8 @@ def _claim_folder(out: Path, metadata: dict, processes: EvalProcesses) -> None:
     processes.gather(None)  # all have checked before the first writes
     out.mkdir(parents=True, exist_ok=True)
     if processes.is_main:
-        file.write_text(json.dumps(metadata, indent=2) + "\n")
+        with complete(file) as partial:
+            partial.write_text(json.dumps(metadata, indent=2) + "\n")
     processes.gather(None)
 
 

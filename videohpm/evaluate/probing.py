@@ -28,6 +28,7 @@ from videohpm.evaluate.metrics import accuracy
 from videohpm.evaluate.processes import init_eval_processes
 from videohpm.evaluate.protocol import EvalProtocol
 from videohpm.evaluate.results import UNREADABLE
+from videohpm.writing import complete
 
 
 def probe(config: ProbeConfig) -> int:
@@ -143,7 +144,8 @@ def write_probe(
         "protocol": protocol.plain(),
         "config": asdict(config),
     }
-    (out / "probe.json").write_text(json.dumps(summary, indent=2) + "\n")
+    with complete(out / "probe.json") as partial:
+        partial.write_text(json.dumps(summary, indent=2) + "\n")
     print(f"{'probe':<10} {'top-1':>6} {'top-5':>6} {'mean class':>10}")
     for name, row in result.items():
         print(f"{name:<10} {row['top1']:6.2f} {row['top5']:6.2f} {row['mean_class']:10.2f}")

@@ -15,6 +15,7 @@ from videohpm.errors import printable
 from videohpm.evaluate.metrics import confusion, top_classes
 from videohpm.evaluate.multiview import Scores
 from videohpm.evaluate.protocol import EvalProtocol
+from videohpm.writing import complete
 
 UNREADABLE = 3
 """Exit code of an evaluation that could not read all of its videos."""
@@ -54,7 +55,8 @@ def write_results(
     }
     summary |= metadata
     # What cost hours first: a picture may fail, for want of a typeface or of room on the page.
-    (folder / "evaluation.json").write_text(json.dumps(summary, indent=2) + "\n")
+    with complete(folder / "evaluation.json") as partial:
+        partial.write_text(json.dumps(summary, indent=2) + "\n")
     write_predictions(folder / "predictions.csv", scores, manifest, labels)
     known = scores.labels >= 0
     if known.any():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 from videohpm.config import ReadOptions
@@ -14,6 +13,7 @@ from videohpm.interop.core import Weights
 from videohpm.interop.files import read_source
 from videohpm.interop.inflate import inflate
 from videohpm.interop.report import ConversionReport
+from videohpm.writing import complete, full_disk
 
 READERS = (huggingface, videomae, mae_st, mae, timm)
 """Asked in this order whether they recognise a source."""
@@ -94,18 +94,14 @@ def convert(
         weights = weights.encoder(report)
     report.target, report.out = to, str(out)
     out = out.resolve()
-    partial = out.with_name(f".{out.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
     try:
-        partial.mkdir(parents=True)
-        _write(weights, partial, to, report, data, metrics)
-        if out.is_dir():
-            out.rmdir()
-        partial.rename(out)
+        with complete(out) as partial:
+            partial.mkdir(parents=True)
+            _write(weights, partial, to, report, data, metrics)
     except OSError as error:
+        if full_disk(error):
+            raise
         raise UserError(f"out: {out} cannot be written ({error.strerror})") from None
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return report
 
 

@@ -10,6 +10,7 @@ from videohpm.errors import UserError
 from videohpm.interop.core import OF_CLASSIFIER
 from videohpm.interop.native import OWN, find_weights, read_metadata
 from videohpm.models.build import encoder_in
+from videohpm.writing import complete
 
 
 def export(source: str, out: str, what: str = "encoder", weights: str = "student") -> None:
@@ -31,5 +32,9 @@ def export(source: str, out: str, what: str = "encoder", weights: str = "student
     model = checkpoint.load_model(folder) if of_student else checkpoint.load_teacher(folder).model
     left = OWN if what == "all" else (*OWN, *OF_CLASSIFIER)
     extra = {name: value for name, value in read_metadata(folder).items() if name not in left}
-    checkpoint.save_weights(to, encoder_in(model) if what == "encoder" else model, extra=extra)
+    to = to.resolve()
+    to.parent.mkdir(parents=True, exist_ok=True)
+    with complete(to) as partial:
+        written = encoder_in(model) if what == "encoder" else model
+        checkpoint.save_weights(partial, written, extra=extra)
     print(f"{out}: {what} of the {weights} of {folder}")

@@ -9,6 +9,7 @@ from videohpm.report.charts import short, text
 from videohpm.report.runs import Run, load_runs
 from videohpm.report.style import COLOURS, POLICY, SCRIPT, STYLE
 from videohpm.report.verdict import mining_verdict
+from videohpm.writing import complete
 
 CURVES = {
     "loss": "reconstruction loss",
@@ -45,9 +46,8 @@ def report(runs: list[str], output: str = "report.html") -> None:
     loaded = load_runs(runs)
     file = Path(output)
     file.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = file.with_name(file.name + ".part")
-    unfinished.write_bytes(page(loaded).encode())
-    unfinished.replace(file)
+    with complete(file) as partial:
+        partial.write_bytes(page(loaded).encode())
     missing = sum(len(run.missing) for run in loaded)
     print(f"{output}: {len(loaded)} runs" + (f", {missing} things missing" if missing else ""))
 

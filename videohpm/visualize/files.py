@@ -11,6 +11,7 @@ from PIL import Image
 
 from videohpm.config.options import picture_suffix
 from videohpm.data.container import as_file
+from videohpm.writing import complete
 
 
 def gif_bytes(frames: np.ndarray, fps: float = 4.0) -> bytes:
@@ -43,12 +44,13 @@ def write(path: str | Path, frames: np.ndarray, fps: float = 4.0) -> None:
     suffix = picture_suffix(path)
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    if suffix == ".png":
-        Image.fromarray(frames).save(path)
-    elif suffix == ".gif":
-        path.write_bytes(gif_bytes(frames, fps))
-    else:
-        _write_mp4(path, frames, fps)
+    with complete(path) as partial:
+        if suffix == ".png":
+            Image.fromarray(frames).save(partial)
+        elif suffix == ".gif":
+            partial.write_bytes(gif_bytes(frames, fps))
+        else:
+            _write_mp4(partial, frames, fps)
 
 
 def _write_mp4(path: Path, frames: np.ndarray, fps: float) -> None:
