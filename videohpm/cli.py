@@ -268,8 +268,7 @@ def _failed(error: BaseException) -> int:
     from videohpm.engine import distributed
 
     distributed.announce_failure(exit_code(error))
-    if distributed.first_to_report():
-        print(f"videohpm: {message}", file=sys.stderr)
+    distributed.report_once(message)
     return distributed.leave(exit_code(error))
 
 

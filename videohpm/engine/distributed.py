@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 import time
 from collections.abc import Mapping
 from datetime import timedelta
@@ -33,6 +34,10 @@ NCCL_LATER = 60.0
 """Seconds that NCCL waits longer than ``engine.timeout``."""
 LAST_WORD = 2.0
 """Seconds that rank 0 waits for the others to ask whether they should report an error."""
+
+
+_REPORTING = threading.RLock()
+"""The training and the thread that watches the other processes both end a run."""
 
 
 class _Group:
@@ -239,12 +244,20 @@ def first_to_report() -> bool:
     """
     if _Group.store is None:
         return local_rank() == 0
-    if _Group.first is None:
-        try:
-            _Group.first = _Group.store.add("reported", 1) == 1
-        except RuntimeError:  # the process that held the store is gone: better twice than never
-            _Group.first = True
-    return _Group.first
+    with _REPORTING:
+        if _Group.first is None:
+            try:
+                _Group.first = _Group.store.add("reported", 1) == 1
+            except RuntimeError:  # the process that held the store is gone: better twice than never
+                _Group.first = True
+        return _Group.first
+
+
+def report_once(message: str) -> None:
+    """Print why the run ends, unless another process, or another thread of this one, does."""
+    with _REPORTING:  # and printed before another thread, told that it need not, ends the process
+        if first_to_report():
+            print(f"videohpm: {message}", file=sys.stderr, flush=True)
 
 
 def announce_failure(code: int) -> None:
@@ -287,5 +300,4 @@ def lost_process(noticed_by: int) -> str:
 
 
 def _report_lost(_gone: int) -> None:
-    if first_to_report():
-        print(f"videohpm: {lost_process(rank())}", file=sys.stderr, flush=True)
+    report_once(lost_process(rank()))
