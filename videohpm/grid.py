@@ -166,11 +166,12 @@ class TokenGrid:
 
 
 GOLDEN = Fraction(382, 1000)
+"""The smaller part of the golden section: what is shifted by it lines up late."""
 
 
 def _row_shift(period: int) -> int:
     """By how much what repeats along a row starts later in the next: the golden section of it."""
-    return max(1, round(0.382 * period))  # rows do not line up soon
+    return max(1, round(GOLDEN * period))
 
 
 @dataclass(frozen=True)

@@ -57,6 +57,22 @@ class VideoIndex:
     broken: bool
     """Packets are marked corrupt, or reading them ended with an error."""
 
+    @property
+    def is_plain(self) -> bool:
+        """One upright, progressive 8-bit stream of even sides in closed groups.
+
+        Readers with another build of FFmpeg than PyAV's turn, dither or convert what is not.
+        """
+        return (
+            self.closed_groups
+            and self.video_streams == 1
+            and self.orientation == UPRIGHT
+            and not self.interlaced
+            and self.width % 2 == 0
+            and self.height % 2 == 0
+            and self.bits == 8
+        )
+
 
 def video_index(path: str) -> VideoIndex:
     """The index of the file as it is now. Raises DecodeError."""

@@ -14,7 +14,6 @@ from importlib.util import find_spec
 import numpy as np
 
 from videohpm.data.container import as_file, best_stream, check_first_bytes, open_video
-from videohpm.data.geometry import UPRIGHT
 from videohpm.data.index import VideoIndex
 from videohpm.data.packets import MATROSKA, MP4
 
@@ -41,17 +40,7 @@ def can_read(index: VideoIndex) -> bool:
     It reads one upright 8-bit stream as PyAV does; others it turns, dithers or confuses, and the
     chroma of interlaced pictures it converts as if they were not.
     """
-    return (
-        index.closed_groups
-        and index.codec in CODECS
-        and index.container in CONTAINERS
-        and index.video_streams == 1
-        and index.orientation == UPRIGHT
-        and not index.interlaced
-        and index.width % 2 == 0
-        and index.height % 2 == 0
-        and index.bits == 8
-    )
+    return index.is_plain and index.codec in CODECS and index.container in CONTAINERS
 
 
 def read(path: str, positions: list[int], target: tuple[int, int] | None) -> np.ndarray | None:

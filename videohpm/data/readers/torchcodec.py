@@ -14,7 +14,6 @@ from importlib.util import find_spec
 import numpy as np
 
 from videohpm.data.container import as_file
-from videohpm.data.geometry import UPRIGHT
 from videohpm.data.index import VideoIndex
 from videohpm.data.packets import MATROSKA, MP4
 
@@ -52,17 +51,7 @@ def can_read(index: VideoIndex) -> bool:
     Deep pixels it dithers and uneven sizes of VP9 it converts otherwise than PyAV; turned,
     interlaced and several streams were not measured on enough files.
     """
-    return (
-        index.closed_groups
-        and index.codec in CODECS
-        and index.container in CONTAINERS
-        and index.video_streams == 1
-        and index.orientation == UPRIGHT
-        and not index.interlaced
-        and index.width % 2 == 0
-        and index.height % 2 == 0
-        and index.bits == 8
-    )
+    return index.is_plain and index.codec in CODECS and index.container in CONTAINERS
 
 
 def read(path: str, positions: list[int], target: tuple[int, int] | None) -> np.ndarray | None:
