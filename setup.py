@@ -95,5 +95,5 @@ setup(
     package_data={"videohpm": ["py.typed"]},
     install_requires=REQUIRES,
     extras_require={"test": TEST, "torchcodec": TORCHCODEC},
-    entry_points={"console_scripts": ["videohpm = videohpm.cli:main"]},
+    entry_points={"console_scripts": ["videohpm = videohpm.__main__:main"]},
 )

@@ -139,7 +139,7 @@ launch() {
     gpus=$("$PYTHON" -c 'import torch; print(torch.cuda.device_count())')
     if ((gpus > 1)); then
         # Not torchrun: it ends with 1 whatever the run ended with.
-        exec "$PYTHON" -m videohpm.engine.launch "$gpus" "$@"
+        exec "$PYTHON" -m videohpm.launch "$gpus" "$@"
     fi
     exec "$PYTHON" -m videohpm "$@"
 }

@@ -207,16 +207,18 @@ def test_a_dead_rank_ends_the_others_with_a_message(start, tmp_path, dead):
     videohpm.load_model(folder)
 
 
-def test_a_stuck_rank_ends_the_others_after_the_timeout(start, tmp_path):
+@pytest.mark.parametrize("stuck", [0, 1])
+def test_a_stuck_rank_ends_the_others_after_the_timeout(start, tmp_path, stuck):
+    """Rank 0 holds the store that the others would ask whether they should report."""
     folder = tmp_path / "run"
-    job = start(folder, "--engine.timeout", 15)
+    job = start(folder, "--engine.timeout", 8)
     wait_until(steps_done(folder, 4), job)
-    job.kill(signal.SIGSTOP, slice(1, 2))
-    first = job.starter.ask({"wait": job.pids[:1]})
-    job.kill(signal.SIGKILL, slice(1, 2))
-    assert job.starter.ask({"wait": job.pids[1:]}) == [-signal.SIGKILL]
-    assert first == [1], job.said()
-    assert "did not answer for engine.timeout = 15 seconds" in job.said()
+    job.kill(signal.SIGSTOP, slice(stuck, stuck + 1))
+    other = job.starter.ask({"wait": [job.pids[1 - stuck]]})
+    job.kill(signal.SIGKILL, slice(stuck, stuck + 1))
+    assert job.starter.ask({"wait": [job.pids[stuck]]}) == [-signal.SIGKILL]
+    assert other == [1], job.said()
+    assert "did not answer for engine.timeout = 8 seconds" in job.said()
 
 
 def test_a_loss_that_is_not_finite_stops_every_rank_and_is_said_once(start, tmp_path):
@@ -302,7 +304,7 @@ def test_the_launcher_passes_signals_on_and_ends_with_the_runs_code(config, whol
     """The two ranks that run_pretrain.sh would start on a machine with two GPUs."""
     folder = tmp_path / "run"
     command = [
-        sys.executable, "-m", "videohpm.engine.launch", "2",
+        sys.executable, "-m", "videohpm.launch", "2",
         "pretrain", "--config", config, "--run.dir", folder,
     ]  # fmt: skip
     environment = os.environ | {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}

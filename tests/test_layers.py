@@ -8,12 +8,14 @@ from pathlib import Path
 import pytest
 
 # What each room of the package may import from the others, bottom first.
-GROUND = {"errors", "writing", "grid", "compat", "config"}
+GROUND = {"errors", "stopping", "writing", "grid", "compat", "config"}
 METHOD = GROUND | {"models", "hpm"}
 OWNERS = METHOD | {"data", "optim", "tracking", "checkpoint", "engine", "interop"}
 TRAINING = OWNERS | {"visualize", "report", "evaluate"}
 MAY_IMPORT = {
     "errors": set(),
+    "stopping": {"errors"},
+    "launch": {"stopping"},
     "writing": set(),
     "compat": set(),
     "grid": {"errors"},
@@ -36,7 +38,7 @@ MAY_IMPORT = {
     "finetune": TRAINING | {"training", "plan"},
     "plan": OWNERS,
     "cli": TRAINING | {"pretrain", "finetune", "plan", "prepare"},
-    "__main__": {"cli"},
+    "__main__": {"cli", "stopping"},
     "__init__": TRAINING,
 }
 
@@ -61,6 +63,8 @@ ONLY_IMPORTERS = {
 # and nothing from other rooms when they are imported themselves.
 QUICK = {
     "errors",
+    "stopping",
+    "launch",
     "writing",
     "compat",
     "grid",

@@ -279,7 +279,7 @@ def test_without_a_suitable_python_the_message_says_so(checkout, tmp_path):
 
 def test_all_gpus_are_used(checkout):
     train(checkout, GPUS="4")
-    assert checkout.calls()[-1] == TRAIN.replace("[videohpm]", "[videohpm.engine.launch] [4]", 1)
+    assert checkout.calls()[-1] == TRAIN.replace("[videohpm]", "[videohpm.launch] [4]", 1)
 
 
 def test_the_demos_run_in_the_checkout_and_say_what_to_look_at(checkout, tmp_path):

@@ -2,7 +2,22 @@
 
 import sys
 
-from videohpm.cli import main
+from videohpm import stopping
+
+
+def main() -> int:
+    """The command line from its first moment: signals to stop are handled before it is imported."""
+    stopping.begin()
+    try:
+        from videohpm import cli
+    except KeyboardInterrupt:
+        print("videohpm: interrupted", file=sys.stderr)
+        code = stopping.INTERRUPTED
+    else:
+        code = cli.main()
+    stopping.end()
+    return code
+
 
 if __name__ == "__main__":  # spawned data workers import this module again
     sys.exit(main())

@@ -30,11 +30,12 @@ from jsonargparse import (
     set_parsing_settings,
 )
 
-from videohpm import config
+from videohpm import config, stopping
 from videohpm.compat import RENAMED_FIELDS
 from videohpm.config import options
+from videohpm.config.machine import launched_world_size
 from videohpm.errors import Preempted, RunError, UserError, exit_code, one_line
-from videohpm.writing import full_disk
+from videohpm.writing import full_disk, make_room
 
 
 class Command(NamedTuple):
@@ -193,7 +194,9 @@ def _run(name: str, arguments: list[str]) -> int:
     command = COMMANDS[name]
     declared, target = command.options, command.target
     if any(p.kind is p.VAR_POSITIONAL for p in inspect.signature(declared).parameters.values()):
-        return _target(target)(*arguments)  # a script of its own parses them
+        function = _target(target)
+        with stopping.raising():
+            return function(*arguments)  # a script of its own parses them
     parser = parser_of(name)
     try:
         values = vars(parser.instantiate(_parse(parser, command, arguments)))
@@ -201,7 +204,9 @@ def _run(name: str, arguments: list[str]) -> int:
         checked = declared(**values)
     except ArgumentError as error:
         raise UserError(_explain(error, parser, arguments)) from None
-    result = _target(target)(checked) if is_dataclass(declared) else _target(target)(**values)
+    function = _target(target)
+    with stopping.raising():
+        result = function(checked) if is_dataclass(declared) else function(**values)
     if result is not None and not isinstance(result, (int, Path)):
         print(result)
     return result if isinstance(result, int) else 0
@@ -244,6 +249,7 @@ def _unexpected(error: Exception) -> int:
     """Too little memory, a full disk: one line. Others: a traceback, which then ends all ranks."""
     from videohpm.engine import distributed
     from videohpm.engine.failures import is_out_of_memory, last_words
+    from videohpm.engine.preemption import told_between_processes
 
     if is_out_of_memory(error):
         return _failed(
@@ -251,7 +257,10 @@ def _unexpected(error: Exception) -> int:
         )
     full = full_disk(error)
     if full is not None:
-        return _failed(RunError(f"{full}; no half file is left. Make room and start it again"))
+        return _failed(RunError(make_room(full)))
+    told = told_between_processes(error)
+    if told is not None:
+        return _failed(RunError(told))
     if distributed.world_size() == 1:
         raise error
     traceback.print_exception(error)
@@ -262,7 +271,7 @@ def _unexpected(error: Exception) -> int:
 def _failed(error: BaseException) -> int:
     """Print why this process ends, or leave that to another one of several; the exit code."""
     message = "interrupted" if isinstance(error, KeyboardInterrupt) else one_line(error)
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    if not os.environ.get("WORLD_SIZE", "1").isdigit() or launched_world_size() == 1:
         print(f"videohpm: {message}", file=sys.stderr)
         return exit_code(error)
     from videohpm.engine import distributed

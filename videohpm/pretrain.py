@@ -197,6 +197,10 @@ class Pretraining(TrainingRun):
             scorer.train()
         if self.engine.rank > 0:  # it was needed only where the weights are divided
             return
+        with distributed.working():
+            self._draw(inspection, tracker)
+
+    def _draw(self, inspection: visualize.Inspection, tracker: Tracker) -> None:
         drawn = inspection.first(DRAWN_CLIPS)
         tracker.image(self.done, "reconstruction", visualize.training_picture(drawn))
         animation = visualize.training_animation(drawn)

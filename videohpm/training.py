@@ -139,6 +139,7 @@ class TrainingRun(ABC):
                     recent.check()
                     with watch.paused():
                         self.evaluate(tracker, step)
+                        distributed.wait_for_all()
                 stopped = request.should_stop() and self.done < self.steps
                 if stopped or self._due(config.run.save_every):
                     recent.check()
@@ -154,7 +155,8 @@ class TrainingRun(ABC):
         state = self.state() | {"config": as_plain(self.config)}
         arguments = self.folder, self.done, self.engine, self._averages(), state
         try:
-            checkpoint.save(*arguments, self.config.run.keep, self.description())
+            with distributed.working():
+                checkpoint.save(*arguments, self.config.run.keep, self.description())
         except RunError as error:
             failure = error
         distributed.raise_on_all_ranks(failure)
@@ -239,7 +241,8 @@ def choose_checkpoint(config: Any) -> Path | None:
         try:
             checkpoint.check_writable(run, "run.dir")
             checkpoint.tidy(run)
-            choice = checkpoint.to_resume(run, config.run.resume, as_plain(config))
+            with distributed.working():  # it reads all of the checkpoint
+                choice = checkpoint.to_resume(run, config.run.resume, as_plain(config))
         except UserError as error:
             failure = error
     distributed.raise_on_all_ranks(failure)  # and wait until that is done

@@ -41,6 +41,11 @@ def _remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+def make_room(where: str) -> str:
+    """What is told where writing failed; ``where`` is what :func:`full_disk` says."""
+    return f"{where}; no half file is left. Make room and start it again"
+
+
 def full_disk(error: BaseException | None) -> str | None:
     """Where ``error``, or what it came from, is that there is no room: one line. Else None."""
     while error is not None:

@@ -6,11 +6,15 @@ import ctypes
 import gc
 import itertools
 import json
+import os
+import signal
+import sys
+import time
 from pathlib import Path
 
 import torch
 
-from videohpm import pretrain
+from videohpm import __main__, pretrain
 from videohpm.cli import main
 from videohpm.config import (
     HPMConfig,
@@ -24,6 +28,7 @@ from videohpm.data import DataConfig
 from videohpm.engine import EngineConfig, process_group
 from videohpm.engine.settings import UNSHARDED_BELOW
 from videohpm.errors import UserError
+from videohpm.evaluate import views
 from videohpm.pretrain import train_step
 
 SPOILT = 3
@@ -44,6 +49,51 @@ def resident_bytes(module: torch.nn.Module) -> int:
     kept = [parameter.data for parameter in module.parameters()]
     kept += [p.ds_tensor for p in module.parameters() if hasattr(p, "ds_tensor")]
     return sum(tensor.numel() * tensor.element_size() for tensor in kept)
+
+
+def program(words: list[str]) -> int:
+    """The command line from its first line, as ``python -m videohpm`` runs it."""
+    sys.argv[1:] = words
+    return __main__.main()
+
+
+def dies(words: list[str], rank: int, group: int) -> int:
+    """:func:`program`; a rank is killed where it makes its ``group``-th process group, from 0."""
+    made, make = itertools.count(), torch.distributed.new_group
+
+    def new_group(*args, **kwargs):
+        if os.environ["RANK"] == str(rank) and next(made) == group:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return make(*args, **kwargs)
+
+    torch.distributed.new_group = new_group
+    return program(words)
+
+
+def stands_still(words: list[str], rank: int, mark: str) -> int:
+    """:func:`program`; a rank reads its second video, says so and is stopped (SIGSTOP)."""
+    reads, read = itertools.count(), views.read_views
+
+    def read_views(*args, **kwargs):
+        if os.environ["RANK"] == str(rank) and next(reads) == 1:
+            Path(mark).touch()
+            os.kill(os.getpid(), signal.SIGSTOP)
+        return read(*args, **kwargs)
+
+    views.read_views = read_views
+    return program(words)
+
+
+def reads_slowly(words: list[str], rank: int, seconds: float) -> int:
+    """:func:`program`; each video of a rank takes so long to read."""
+    read = views.read_views
+
+    def read_views(*args, **kwargs):
+        time.sleep(seconds if os.environ["RANK"] == str(rank) else 0)
+        return read(*args, **kwargs)
+
+    views.read_views = read_views
+    return program(words)
 
 
 class Watch:

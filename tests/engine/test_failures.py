@@ -13,9 +13,9 @@ import yaml
 
 from videohpm.cli import main
 from videohpm.engine import distributed
-from videohpm.engine.launch import Ranks
 from videohpm.engine.preemption import translate_errors
 from videohpm.errors import RunError, UserError
+from videohpm.launch import Ranks
 
 NCCL = (
     "NCCL error in: /pytorch/torch/csrc/distributed/c10d/NCCLUtils.cpp:94, {}, NCCL version "
@@ -150,14 +150,21 @@ def test_too_little_memory_in_an_evaluation_is_one_line(monkeypatch, capsys):
     assert "out of memory" in line and "--batch" in line
 
 
-def test_machines_that_cannot_meet_are_told_of_the_network_interface(monkeypatch):
-    def refuse(*_, **__):
+@pytest.mark.parametrize("others", [True, False], ids=["all are there", "one is not"])
+def test_machines_that_cannot_meet_are_told_of_the_network_interface(monkeypatch, others):
+    """Each has reached the store, and none another one; or one of them has died meanwhile."""
+
+    def refuse(*_, store, **__):
+        if others:
+            store.set("unreached/1", "")
         raise dist.DistNetworkError("Gloo connectFullMesh failed with Connect timeout [127.0.1.1]")
 
     monkeypatch.setenv("WORLD_SIZE", "2")
-    monkeypatch.setattr(dist, "rendezvous", refuse)
-    with pytest.raises(UserError, match=r"127\.0\.1\.1.*GLOO_SOCKET_IFNAME"):
-        distributed.init_process_group(torch.device("cpu"), 1.0)
+    monkeypatch.setattr(dist, "rendezvous", lambda *_, **__: iter([(dist.HashStore(), 0, 2)]))
+    monkeypatch.setattr(dist, "init_process_group", refuse)
+    said = r"127\.0\.1\.1.*GLOO_SOCKET_IFNAME" if others else "another of the 2 processes"
+    with pytest.raises(UserError if others else RunError, match=said):
+        distributed.init_process_group(torch.device("cpu"), 0.5)
 
 
 # --- ranks that end together ---------------------------------------------------------------------

@@ -81,7 +81,7 @@ def test_two_processes_say_the_same(twenty, classifier_folder, tmp_path):
     environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     for count in (1, 2):
         arguments = command(classifier_folder, twenty / "odd.csv", tmp_path / str(count))
-        launcher = [sys.executable, "-m", "videohpm.engine.launch", str(count)]
+        launcher = [sys.executable, "-m", "videohpm.launch", str(count)]
         done = subprocess.run(
             [*launcher, *arguments], capture_output=True, text=True, env=environment
         )

@@ -33,7 +33,8 @@ class EngineConfig:
             processes; with one, plain torch without DeepSpeed.
         offload: keep the optimiser's state in main memory (zero_stage 1 to 3).
         deepspeed_config: JSON file of DeepSpeed settings, laid over those that follow from here.
-        timeout: seconds one process waits for another before the run ends.
+        timeout: seconds one process waits for another before the run ends; one that alone has
+            much to do (read, write, validate) gives signs of life, and is waited for.
     """
 
     device: str = "auto"

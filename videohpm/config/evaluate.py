@@ -84,6 +84,7 @@ class EvaluateConfig:
         test: how a video is cut into views.
         device: auto, cpu, cuda or cuda:N.
         precision: auto (bf16 where the GPU has it, else fp32), fp32 or bf16.
+        timeout: seconds one process waits for another that gives no sign of life; then all end.
     """
 
     model: str = "runs/finetune"
@@ -93,10 +94,13 @@ class EvaluateConfig:
     test: ViewConfig = field(default_factory=ViewConfig)
     device: str = "auto"
     precision: str = "auto"
+    timeout: float = 600.0
 
     def __post_init__(self):
         check_device("device", self.device)
-        Section(self).choice("precision", PRECISIONS)
+        check = Section(self)
+        check.choice("precision", PRECISIONS)
+        check.above_zero("timeout", finite=False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,6 +128,7 @@ class ProbeConfig:
         seed: of the attentive probe, and of random weights.
         workers: reading processes for each rank.
         device: auto, cpu, cuda or cuda:N.
+        timeout: seconds one process waits for another that gives no sign of life; then all end.
     """
 
     model: str = "runs/pretrain"
@@ -145,6 +150,7 @@ class ProbeConfig:
     seed: int = 0
     workers: int = 4
     device: str = "auto"
+    timeout: float = 600.0
 
     def __post_init__(self):
         check = Section(self)
@@ -158,4 +164,5 @@ class ProbeConfig:
             raise ConfigError("strength: give numbers above 0")
         check.at_least(1, "k", "epochs", "batch")
         check.at_least(0, "temperature", "lr", "weight_decay", "workers")
+        check.above_zero("timeout", finite=False)
         check_device("device", self.device)

@@ -4,10 +4,18 @@ from __future__ import annotations
 
 import os
 
+from videohpm.errors import ConfigError
+
 
 def launched_world_size() -> int:
-    """How many processes the launcher started, as the environment says; 1 without one."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
+    """How many processes the launcher started, as the environment says; 1 without one.
+
+    Raises ConfigError where that is no number.
+    """
+    text = os.environ.get("WORLD_SIZE", "1")
+    if not text.isdigit() or int(text) < 1:
+        raise ConfigError(f"WORLD_SIZE: {text!r}; give the number of processes, 1 or more")
+    return int(text)
 
 
 def local_world_size() -> int:

@@ -110,6 +110,7 @@ def features(
     batch: int = 16,
     workers: int = 4,
     device: str = "auto",
+    timeout: float = 600.0,
 ) -> None:
     """Write frozen features of a folder or manifest; started again, it continues.
 
@@ -131,6 +132,7 @@ def features(
         batch: clips of one forward pass.
         workers: reading processes for each rank; 0 reads in the main process.
         device: auto, cpu, cuda or cuda:N.
+        timeout: seconds one process waits for another that gives no sign of life; then all end.
     """
     check_features(what, dtype)
     check_shards(format, shard)
@@ -142,6 +144,7 @@ def features(
         at_least(name, value, 1)
     at_least("workers", workers, 0)
     check_device("device", device)
+    above_zero("timeout", timeout, finite=False)
 
 
 def check_features(what: str, dtype: str) -> None:

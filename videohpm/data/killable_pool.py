@@ -17,6 +17,7 @@ from typing import Any
 
 from videohpm.data.worker_state import KILLED
 from videohpm.errors import RunError
+from videohpm.writing import full_disk, make_room
 
 START_SECONDS = 300.0  # a worker imports torch, perhaps from a busy network disk
 GRACE_SECONDS = 30.0  # after which a worker ends itself, where its parent did not kill it
@@ -30,6 +31,13 @@ class Failed:
     """An item without a result, and why, in one line."""
 
     reason: str
+
+
+@dataclass(frozen=True)
+class _NoRoom:
+    """A worker could not write: not the fault of its item."""
+
+    where: str
 
 
 def run_killable(
@@ -46,7 +54,7 @@ def run_killable(
     than ``seconds``, or dies, is replaced, and its item is Failed. ``memory`` is how many GB a
     worker may take beyond what it starts with (on Linux; elsewhere there is no bound). One that is
     killed from outside is no fault of its item, which is done again, with one process fewer.
-    Raises RunError where they are killed again and again.
+    Raises RunError where they are killed again and again, and where the disk is full.
     """
     context = _context(function.__module__)
     waiting = _Items(items)
@@ -75,6 +83,8 @@ def run_killable(
                     assert worker.item is not None
                     waiting.put_back(worker.item)
                 elif done is not None:
+                    if isinstance(done[1], _NoRoom):
+                        raise RunError(make_room(done[1].where))
                     kills = 0
                     yield done
                 if not worker.alive or (worker.item is None and not worker.send(waiting)):
@@ -211,7 +221,9 @@ def _work(connection: Connection, function, seconds: float, memory: float) -> No
         except MemoryError:
             result = Failed(f"takes more than {memory:g} GB of memory")
         except Exception as error:
-            result = Failed(" ".join(f"{type(error).__name__}: {error}".split()))
+            where = full_disk(error)
+            said = " ".join(f"{type(error).__name__}: {error}".split())
+            result = Failed(said) if where is None else _NoRoom(where)
         _set_alarm(0)
         connection.send(result)
 

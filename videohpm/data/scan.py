@@ -9,6 +9,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any, Literal
 
@@ -211,8 +212,7 @@ def _results(
         else:
             unknown.append(path)
     bad = 0
-    shown = Progress(len(paths), len(paths) - len(unknown))
-    with journal.open() as file:
+    with closing(Progress(len(paths), len(paths) - len(unknown))) as shown, journal.open() as file:
         limits = {"seconds": decode_timeout, "memory": memory}
         finished = run_killable(check, unknown, jobs=workers, **limits)
         for position, result in finished:
@@ -227,7 +227,6 @@ def _results(
             bad += entry["reason"] is not None
             shown.advance(unreadable=bad)
             yield path, entry
-    shown.close()
 
 
 def _is_damaged(entry: dict) -> bool:

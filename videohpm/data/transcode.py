@@ -27,7 +27,7 @@ from videohpm.data.killable_pool import Failed, run_killable
 from videohpm.data.manifest_parser import VIDEO_SUFFIXES
 from videohpm.data.scan import FOUND, Progress, list_samples
 from videohpm.data.tables import write_table
-from videohpm.errors import UserError
+from videohpm.errors import RunError, UserError
 
 SETTINGS = "transcode.json"
 TICKS = 90_000  # a second, of the time stamps written
@@ -96,13 +96,19 @@ def _encode_all(
     """Copies what is not done yet; reasons by source of what cannot be copied."""
     todo = [pair for pair in pairs if not _is_done(*pair)]
     progress, failed = Progress(len(pairs), len(pairs) - len(todo)), {}
-    for position, result in run_killable(partial(encode, recipe=recipe), todo, **limits):
-        source, target = todo[position]
-        if isinstance(result, Failed):
-            failed[source] = result.reason
+    try:
+        for position, result in run_killable(partial(encode, recipe=recipe), todo, **limits):
+            source, target = todo[position]
+            if isinstance(result, Failed):
+                failed[source] = result.reason
+                partial_of(target).unlink(missing_ok=True)
+            progress.advance(failed=len(failed))
+    except RunError:
+        for _, target in todo:
             partial_of(target).unlink(missing_ok=True)
-        progress.advance(failed=len(failed))
-    progress.close()
+        raise
+    finally:
+        progress.close()
     return failed
 
 

@@ -9,10 +9,11 @@ ema            moving averages of weights that ZeRO-3 divides
 feed           batches from the loader to the device
 compile        what makes steps faster without changing what they compute
 distributed    the processes of a run: groups and collectives
+rendezvous     why processes did not find each other
+meeting        waiting for the slowest process as long as it works
 preemption     what ends a run early: signals, lost processes, full disks
 failures       errors of torch, NCCL and gloo by their texts
 watch          a thread that notices when another process ends
-launch         starts a process for each GPU of one machine
 ============== ==============================================================================
 """
 
@@ -26,11 +27,12 @@ import numpy as np
 import torch
 from torch import nn
 
+from videohpm import stopping
 from videohpm.config import EngineConfig, OptimConfig
 from videohpm.config.engine import check_batch
 from videohpm.engine import distributed
 from videohpm.engine.device import resolved_precision, torch_device
-from videohpm.engine.preemption import StopRequest, stop_signals_raise, translate_errors
+from videohpm.engine.preemption import StopRequest, translate_errors
 from videohpm.engine.single import TorchEngine
 from videohpm.errors import exit_code
 
@@ -58,7 +60,7 @@ def process_group(config: EngineConfig, batch: int) -> Iterator[None]:
     :func:`videohpm.engine.preemption.translate_errors` translates, and Preempted for a signal to
     stop that comes before the first step or after the last.
     """
-    with stop_signals_raise():
+    with stopping.raising():
         if config.uses_deepspeed:
             distributed.init_process_group(torch_device(config.device), config.timeout)
         check_batch(batch, config.accumulation, distributed.world_size())

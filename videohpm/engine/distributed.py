@@ -17,6 +17,7 @@ import sys
 import threading
 import time
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
 from typing import Any
 
@@ -26,9 +27,12 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed import distributed_c10d
 
+from videohpm import stopping
 from videohpm.config.machine import launched_world_size
+from videohpm.engine.meeting import LostProcess, Meeting, ask
+from videohpm.engine.rendezvous import unreached
 from videohpm.engine.watch import PeerWatch, leave_now
-from videohpm.errors import RunError, UserError, one_line
+from videohpm.errors import RunError, UserError
 
 NCCL_LATER = 60.0
 """Seconds that NCCL waits longer than ``engine.timeout``."""
@@ -48,6 +52,10 @@ class _Group:
     control_group: dist.ProcessGroup | None = None
     """The gloo group for flags and metrics."""
     timeout: float = 0.0
+    field: str = "engine.timeout"
+    """Where the user gives the timeout."""
+    meeting: Meeting | None = None
+    """Where ranks wait for each other as long as they work."""
     watch: PeerWatch | None = None
     """Ends this process when another one has ended."""
     first: bool | None = None
@@ -69,15 +77,18 @@ def world_size() -> int:
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
-def init_process_group(device: torch.device, seconds: float) -> None:
+def init_process_group(device: torch.device, seconds: float, field: str = "engine.timeout") -> None:
     """Join the other processes; collective calls wait ``seconds`` at most.
 
-    A second call in the same process changes nothing. Raises UserError where the environment
-    names other processes and they cannot be reached.
+    A second call in the same process changes nothing. Raises UserError where what the environment
+    says of the other processes is wrong, and RunError where one of them does not come.
+
+    Args:
+        field: of the configuration that ``seconds`` comes from.
     """
     if dist.is_initialized():
         return
-    limit = timedelta(seconds=seconds)
+    limit = min(timedelta(days=365), timedelta(seconds=min(seconds, 1e9)))
     on_gpu = device.type == "cuda"
     # NCCL ends the process when its time is over: the control group comes first, and says why.
     device_limit = limit + timedelta(seconds=NCCL_LATER) if on_gpu else limit
@@ -85,6 +96,8 @@ def init_process_group(device: torch.device, seconds: float) -> None:
     distributed_c10d.default_pg_timeout = limit
     distributed_c10d.default_pg_nccl_timeout = device_limit
     backend = "nccl" if on_gpu else "gloo"
+    _Group.timeout, _Group.field = seconds, field
+    store = None
     try:
         if launched_world_size() > 1:
             store, number, total = next(dist.rendezvous("env://", timeout=limit))
@@ -94,29 +107,52 @@ def init_process_group(device: torch.device, seconds: float) -> None:
         if on_gpu:
             torch.cuda.set_device(device)
         _Group.store = dist.PrefixStore("videohpm", store)
-        _Group.timeout = seconds
         dist.init_process_group(
             backend, store=store, rank=number, world_size=total, timeout=device_limit
         )
         group: Any = dist.new_group(backend="gloo", timeout=limit)  # of all ranks: this one too
         _Group.control_group = group
         if total > 1:
-            _Group.watch = PeerWatch(_report_lost)
+            _Group.meeting = Meeting(_Group.store, total, seconds)
+            _Group.watch = PeerWatch(_report_lost, limit)
+            stopping.before_leaving(_leave_all)
     except (ValueError, RuntimeError) as error:
-        raise UserError(
-            f"RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT: the other processes cannot be reached "
-            f"({one_line(error)[:200]}); see the README on starting several. On several machines "
-            "GLOO_SOCKET_IFNAME names the network interface that leads to the others"
-        ) from error
+        raise unreached(error, store, seconds, lambda: lost_process(rank())) from error
 
 
 def destroy_process_group() -> None:
-    """Leave the other processes at the end of a run."""
+    """Leave the other processes at the end of a run, when all have come to it."""
     if _Group.watch is not None:
-        _Group.watch.bye()
+        wait_for_all()
+        _Group.watch.bye(_Group.timeout)
+    if _Group.meeting is not None:
+        _Group.meeting.close()
     if dist.is_initialized():
         dist.destroy_process_group()
-    _Group.store = _Group.control_group = _Group.watch = _Group.first = None
+    _Group.store = _Group.control_group = _Group.watch = _Group.meeting = _Group.first = None
+
+
+def working() -> AbstractContextManager[None]:
+    """Around what one process does, lawfully long, while others wait in :func:`wait_for_all`."""
+    return nullcontext() if _Group.meeting is None else _Group.meeting.working()
+
+
+def progress() -> None:
+    """This process gets on: others go on waiting for it in :func:`wait_for_all`. Costs nothing."""
+    if _Group.meeting is not None:
+        _Group.meeting.beat()
+
+
+def wait_for_all() -> None:
+    """Wait for every rank to call this, longer than ``engine.timeout`` where one is at work.
+
+    Raises RunError where none of them has given a sign of life for so long.
+    """
+    try:
+        if _Group.meeting is not None:
+            _Group.meeting.wait_for_all()
+    except LostProcess as error:
+        raise RunError(lost_process(rank())) from error
 
 
 def any_rank(flag: bool) -> bool:
@@ -127,12 +163,14 @@ def any_rank(flag: bool) -> bool:
 def raise_on_all_ranks(error: Exception | None) -> None:
     """Raise on every rank where one has failed: its own error there, the same text elsewhere.
 
-    Every rank must call it, with None where all is well.
+    Every rank must call it, with None where all is well. A rank that is at work (:func:`working`)
+    is waited for.
     """
     store = _Group.store
     if store is not None and error is not None:
         kind = "user" if isinstance(error, UserError) else "run"
         store.set("failure", f"{kind} {error}")
+    wait_for_all()
     if not any_rank(error is not None):
         return
     if error is not None:
@@ -151,8 +189,8 @@ def from_first_rank(text: str | None) -> str | None:
     return texts[0]
 
 
-def all_gather(values: list) -> list[list]:
-    """The lists of all ranks, rank by rank, of plain values. Every rank must call it."""
+def all_gather(values: Any) -> list[Any]:
+    """The plain values of all ranks, rank by rank. Every rank must call it."""
     gathered: list[Any] = [values] * world_size()
     if world_size() > 1:
         dist.all_gather_object(gathered, values, group=_Group.control_group)
@@ -242,14 +280,13 @@ def first_to_report() -> bool:
 
     Before they have joined, the first process of each machine prints.
     """
-    if _Group.store is None:
+    store = _Group.store
+    if store is None:
         return local_rank() == 0
     with _REPORTING:
         if _Group.first is None:
-            try:
-                _Group.first = _Group.store.add("reported", 1) == 1
-            except RuntimeError:  # the process that held the store is gone: better twice than never
-                _Group.first = True
+            # A store that is gone, or does not answer: better twice than never.
+            _Group.first = ask(lambda: store.add("reported", 1), 1, LAST_WORD) == 1
         return _Group.first
 
 
@@ -278,26 +315,30 @@ def leave(code: int) -> int:
     """
     if _Group.watch is None:
         return code
-    deadline = time.monotonic() + LAST_WORD
-    try:
-        while rank() == 0 and _Group.store and time.monotonic() < deadline:
-            if _Group.store.add("reported", 0) >= world_size():
-                break
-            time.sleep(0.05)
-    except RuntimeError:
-        pass  # a store that is gone needs nobody to hold it
+    store, deadline = _Group.store, time.monotonic() + LAST_WORD
+    while rank() == 0 and store is not None and time.monotonic() < deadline:
+        if ask(lambda: store.add("reported", 0), world_size(), LAST_WORD) >= world_size():
+            break
+        time.sleep(0.05)
     leave_now(code)
     return code
 
 
 def lost_process(noticed_by: int) -> str:
     """What is told where another process is gone."""
+    count = max(world_size(), launched_world_size())
     return (
-        f"another of the {world_size()} processes of this run died, or did not answer for "
-        f"engine.timeout = {timeout():g} seconds (noticed by rank {noticed_by}); all end, "
+        f"another of the {count} processes of this run died, or did not answer for "
+        f"{_Group.field} = {timeout():g} seconds (noticed by rank {noticed_by}); all end, "
         "checkpoints are kept, and the same command goes on from the newest"
     )
 
 
 def _report_lost(_gone: int) -> None:
     report_once(lost_process(rank()))
+
+
+def _leave_all(code: int, message: str) -> None:
+    """A signal ends this process wherever it is: the others end with it."""
+    report_once(message)
+    announce_failure(code)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import signal
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import torch.distributed as dist
 from torch import Tensor
 
+from videohpm import stopping
 from videohpm.engine import distributed
 from videohpm.engine.distributed import lost_process
 from videohpm.engine.failures import (
@@ -19,11 +18,8 @@ from videohpm.engine.failures import (
     is_out_of_memory,
     last_words,
 )
-from videohpm.errors import Preempted, RunError
+from videohpm.errors import RunError
 from videohpm.writing import full_disk
-
-# Not every system has all of these.
-STOP_SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGUSR1") if hasattr(signal, name)]
 
 
 @contextmanager
@@ -53,6 +49,11 @@ def _told(error: RuntimeError | MemoryError) -> str | None:
             "engine.grad_accum_steps (the batch stays as it is), or engine.checkpoint_activations "
             "true; videohpm plan with the same options says what fits"
         )
+    return told_between_processes(error)
+
+
+def told_between_processes(error: BaseException) -> str | None:
+    """What an error of a collective call means, in one line; None for another error."""
     if distributed.world_size() == 1 or not isinstance(error, RuntimeError):
         return None
     if is_lost_process(error):
@@ -61,49 +62,18 @@ def _told(error: RuntimeError | MemoryError) -> str | None:
     return told and f"{told} (rank {distributed.rank()})"
 
 
-@contextmanager
-def stop_signals_raise() -> Iterator[None]:
-    """Around a run: where no :class:`StopRequest` lasts, SIGTERM and SIGUSR1 end it as Preempted.
-
-    Before the first step and after the last there is nothing to save.
-    """
-
-    def stop(number: int, _frame) -> None:
-        raise Preempted(
-            f"stopped by {signal.Signals(number).name} while no step was being done; nothing is "
-            "lost, the same command goes on"
-        )
-
-    before = _handle(stop)
-    try:
-        yield
-    finally:
-        _put_back(before)
-
-
-def _handle(handler: Callable) -> dict[int, Any]:
-    """Give the signals to stop a handler; returns those before. Only a main thread can."""
-    if threading.current_thread() is not threading.main_thread():
-        return {}
-    return {number: signal.signal(number, handler) for number in STOP_SIGNALS}
-
-
-def _put_back(before: dict[int, Any]) -> None:
-    for number, handler in before.items():
-        signal.signal(number, handler)
-
-
 class StopRequest:
     """SIGTERM and SIGUSR1, noted while a ``with`` statement lasts; all ranks stop together."""
 
     def __enter__(self) -> StopRequest:
-        self.noted: str | None = None
+        self.noted = stopping.swallowed()
         self.pending: tuple[dist.Work, Tensor] | None = None
-        self.before = _handle(self._note)
+        self.handling = stopping.handled_by(self._note, clear_up=None)
+        self.handling.__enter__()
         return self
 
     def __exit__(self, *_) -> None:
-        _put_back(self.before)
+        self.handling.__exit__(None, None, None)
 
     def _note(self, number: int, _frame) -> None:
         self.noted = signal.Signals(number).name

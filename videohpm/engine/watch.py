@@ -32,20 +32,21 @@ class PeerWatch:
 
     Args:
         on_lost: called where a process died, before this one ends; says so, once over all.
+        limit: how long to wait for the others to join the ring.
     """
 
-    def __init__(self, on_lost: Callable[[int], None]):
+    def __init__(self, on_lost: Callable[[int], None], limit: timedelta):
         self.on_lost = on_lost
         self.rank, self.world = dist.get_rank(), dist.get_world_size()
-        self.group: Any = dist.new_group(backend="gloo", timeout=FOREVER)
+        self.group: Any = dist.new_group(backend="gloo", timeout=limit)
         self.leaving = False
         self.thread = threading.Thread(target=self._watch, daemon=True, name="peer watch")
         self.thread.start()
 
-    def bye(self) -> None:
-        """Leave at the end of a run; returns when the next one leaves too."""
+    def bye(self, seconds: float) -> None:
+        """Leave at the end of a run; returns when the next one leaves too, or in ``seconds``."""
         self._tell(BYE, self.rank, 0)
-        self.thread.join()
+        self.thread.join(seconds)
         self.leaving = True
 
     def failed(self, code: int) -> None:
@@ -58,7 +59,8 @@ class PeerWatch:
         word = torch.zeros(3, dtype=torch.int64)
         following = (self.rank + 1) % self.world
         try:
-            dist.recv(word, following, self.group)
+            work: Any = dist.irecv(word, following, self.group)
+            work.wait(FOREVER)
         except RuntimeError:
             word = torch.tensor([LOST, following, 1])
         kind, origin, code = word.tolist()

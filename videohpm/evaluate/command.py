@@ -34,7 +34,7 @@ def evaluate(config: EvaluateConfig) -> int:
     check_kind(manifest, protocol.frames)
     check_writable(out, "out")
     device, bf16 = resolve_device(config.device, config.precision)
-    processes = init_eval_processes(device)
+    processes = init_eval_processes(device, config.timeout)
     scores = score(
         model.to(device),
         model.config.classes,
@@ -50,7 +50,8 @@ def evaluate(config: EvaluateConfig) -> int:
     )
     if processes.is_main:
         metadata = {"model": config.model, "data": config.data.manifest or config.data.root}
-        summary = write_results(out, scores, manifest, protocol, loaded.labels, metadata)
+        with processes.working():
+            summary = write_results(out, scores, manifest, protocol, loaded.labels, metadata)
         print(f"{sentence(summary, scores.errors, manifest)}\n{out}: evaluation.json and more")
     processes.destroy_process_group()
     return UNREADABLE if scores.errors else 0

@@ -162,11 +162,14 @@ def write_features(
             continue
         rows = np.arange(number * shard, min((number + 1) * shard, len(manifest)))
         name = f"{progress} {number + 1}/{count}" if progress else None
-        _write_shard(file, extract(loaded, manifest, protocol, rows=rows, progress=name, **options))
+        found = extract(loaded, manifest, protocol, rows=rows, progress=name, **options)
+        with processes.working():
+            _write_shard(file, found)
     processes.gather(None)  # the shards of all processes are written
     errors = {}
     if processes.is_main:
-        errors = _write_index(out, manifest, format, count)
+        with processes.working():
+            errors = _write_index(out, manifest, format, count)
     return processes.gather(errors)[0]
 
 

@@ -211,6 +211,7 @@ def features_command(
     batch: int = 16,
     workers: int = 4,
     device: str = "auto",
+    timeout: float = 600.0,
 ) -> int:
     """``videohpm features``; arguments as in :func:`videohpm.config.options.features`."""
     loaded = load(model)
@@ -222,7 +223,7 @@ def features_command(
     check_kind(samples, loaded.protocol.frames)
     check_writable(Path(out), "out")
     found, bf16 = resolve_device(device)
-    processes = init_eval_processes(found)
+    processes = init_eval_processes(found, timeout)
     errors = write_features(
         Path(out),
         loaded,

@@ -51,7 +51,7 @@ def probe(config: ProbeConfig) -> int:
     out = Path(config.out or Path(config.model) / "probe")
     check_writable(out, "out")
     device, bf16 = resolve_device(config.device)
-    processes = init_eval_processes(device)
+    processes = init_eval_processes(device, config.timeout)
     weights = f"random {config.seed}" if config.random else fingerprint(config.model)
     errors = {}
     for name, manifest in (("train", train), ("validation", validation)):
@@ -74,7 +74,8 @@ def probe(config: ProbeConfig) -> int:
         for name, manifest in (("train", train), ("validation", validation)):
             # The cache may be older than the numbers that labels have today.
             found[name].labels = manifest.labels[found[name].index].astype(np.int64)
-        result = run_probes(config, found, classes, loaded.encoder.config.heads, device)
+        with processes.working():
+            result = run_probes(config, found, classes, loaded.encoder.config.heads, device)
         write_probe(out, config, protocol, loaded, weights, result, found)
     processes.destroy_process_group()
     return UNREADABLE if any(errors.values()) else 0

@@ -15,7 +15,7 @@ from videohpm.errors import printable
 from videohpm.evaluate.metrics import confusion, top_classes
 from videohpm.evaluate.multiview import Scores
 from videohpm.evaluate.protocol import EvalProtocol
-from videohpm.writing import complete
+from videohpm.writing import complete, full_disk
 
 UNREADABLE = 3
 """Exit code of an evaluation that could not read all of its videos."""
@@ -66,8 +66,11 @@ def write_results(
             scores.probabilities.shape[1],
         )
         try:
-            draw_confusion(folder / "confusion.png", table, labels)
+            with complete(folder / "confusion.png") as partial:
+                draw_confusion(partial, table, labels)
         except Exception as error:  # whatever a library of pictures raises
+            if full_disk(error) is not None:
+                raise
             _log.warning("%s: not drawn (%r)", folder / "confusion.png", error)
     return summary
 

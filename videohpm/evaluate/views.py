@@ -131,10 +131,12 @@ def run_views(
     blank = torch.zeros(per_video, 3, protocol.frames, *protocol.size, dtype=torch.uint8)
     bar = Bar(progress, len(rows), processes)
     for number in range(rounds):
-        videos = next(loader, [])
+        with processes.working():  # decode_timeout bounds what a video may take
+            videos = next(loader, [])
         views = [blank if video.views is None else video.views for video in videos]
         views += [blank] * (per_batch - len(views))
         outputs = _forward(call, torch.cat(views), protocol, device, batch, bf16).split(per_video)
+        processes.progress()
         for video, output in zip(videos, outputs, strict=False):
             output = None if video.views is None else output
             yield ViewOutput(video.index, output, video.spans, video.error)

@@ -100,7 +100,9 @@ class Finetuning(TrainingRun):
         self.best: dict = self.restored.get("best", {})
         if self.best and best_is_lost(self.folder):
             self.best = {}
-        self.processes = evaluate.init_eval_processes(self.engine.device)
+        self.processes = evaluate.init_eval_processes(
+            self.engine.device, self.config.engine.timeout
+        )
 
     def train(self, batches: Iterable[Batch], step: int) -> dict[str, Tensor]:
         """See :func:`train_step`; then the average follows."""
@@ -157,7 +159,9 @@ class Finetuning(TrainingRun):
         metadata |= {"best_step": best_step, "steps": self.steps}
         if self.processes.is_main:
             results = self.folder, scores, self.validation, self.protocol, metadata
-            print(f"{self.task.write_results(*results)}; tested: {tested}")
+            with distributed.working():
+                said = self.task.write_results(*results)
+            print(f"{said}; tested: {tested}")
         return scores.metrics() | {"views": self.protocol.views}
 
     def save(self) -> None:
@@ -205,7 +209,8 @@ class Finetuning(TrainingRun):
             "step": self.done,
             "metrics": {name: value for name, value in metrics.items() if value is not None},
         }
-        replace_best(self.folder, self.engine, self._tested_model(), metadata)
+        with distributed.working():
+            replace_best(self.folder, self.engine, self._tested_model(), metadata)
 
 
 def finetune(config: FinetuneConfig) -> Path:

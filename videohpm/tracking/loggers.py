@@ -9,6 +9,7 @@ import json
 import math
 import os
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ import numpy as np
 
 from videohpm.progress import make_screen
 
+MODULE = "tensorboard."
+"""Where the class of TensorBoard's own thread is."""
 Metrics = Mapping[str, float | None]
 """Numbers by name; None where a run does not measure one."""
 
@@ -102,10 +105,15 @@ class Pictures(Logger):
 class TensorBoard(Logger):
     """``tensorboard/``: curves, pictures and animations."""
 
+    failed: OSError | None = None
+    """What the thread that writes ended with."""
+
     def __init__(self, run: LoggedRun):
         # Imported here: it takes a second, and ranks without loggers never need it.
         from torch.utils.tensorboard import SummaryWriter
 
+        self.unhooked = threading.excepthook
+        threading.excepthook = self._thread_failed
         # What an interrupted run wrote from purge_step on is hidden.
         self.writer = SummaryWriter(
             str(run.folder / "tensorboard"), purge_step=run.start_step + 1 if run.start_step else 0
@@ -128,7 +136,19 @@ class TensorBoard(Logger):
         self.writer._get_file_writer().add_summary(summary, step)
 
     def close(self) -> None:
-        self.writer.close()
+        try:
+            self.writer.close()
+        finally:
+            threading.excepthook = self.unhooked
+        if self.failed is not None:  # and nothing was logged since then that would have raised it
+            raise self.failed
+
+    def _thread_failed(self, args: threading.ExceptHookArgs) -> None:
+        """A full disk in the thread that writes: raised again where the next number is logged."""
+        if isinstance(args.exc_value, OSError) and type(args.thread).__module__.startswith(MODULE):
+            self.failed = args.exc_value
+        else:
+            self.unhooked(args)
 
 
 class Console(Logger):

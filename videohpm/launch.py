@@ -1,4 +1,4 @@
-"""Start a command on all GPUs of one machine: ``python -m videohpm.engine.launch N COMMAND …``.
+"""Start a command on all GPUs of one machine: ``python -m videohpm.launch N COMMAND …``.
 
 What torchrun does for one machine, with two differences: the exit code is the command's own
 (torchrun ends with 1 whatever it was), and nothing is added to what the command prints. On several
@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
-import subprocess
 import sys
 import time
+
+from videohpm.stopping import HELD
 
 NAMES = {number.value: number.name for number in signal.Signals}
 GRACE = 60.0
@@ -27,17 +27,17 @@ class Ranks:
     """
 
     def __init__(self, count: int, arguments: list[str]):
+        # What comes while they are started waits until all are there, and they until they handle
+        # it: they inherit what is held, and release it in videohpm.stopping.begin.
+        signal.pthread_sigmask(signal.SIG_BLOCK, HELD)
+        import subprocess
+
         self.processes: list[subprocess.Popen] = []
-        for name in ("SIGTERM", "SIGINT", "SIGUSR1"):
-            signal.signal(getattr(signal, name), self._pass_on)
-        with socket.socket() as unused:
-            unused.bind(("127.0.0.1", 0))
-            port = unused.getsockname()[1]
         shared = {
             "WORLD_SIZE": count,
             "LOCAL_WORLD_SIZE": count,
             "MASTER_ADDR": "127.0.0.1",
-            "MASTER_PORT": port,
+            "MASTER_PORT": _unused_port(),
         }
         # As torchrun does: many processes with a thread for every core each would be slow.
         shared |= {} if "OMP_NUM_THREADS" in os.environ else {"OMP_NUM_THREADS": 1}
@@ -50,6 +50,9 @@ class Ranks:
                     start_new_session=True,  # so that Ctrl-C reaches it once, through us
                 )
             )
+        for number in HELD:
+            signal.signal(number, self._pass_on)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, HELD)
 
     def _pass_on(self, number: int, _frame) -> None:
         for process in self.processes:
@@ -78,6 +81,14 @@ class Ranks:
                 for process in self.processes:
                     process.kill()
             time.sleep(0.1)
+
+
+def _unused_port() -> int:
+    import socket
+
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        return unused.getsockname()[1]
 
 
 if __name__ == "__main__":

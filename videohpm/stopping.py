@@ -1,0 +1,169 @@
+"""SIGTERM and SIGUSR1 from the first line of a program to its last: exit code 75, nothing lost.
+
+What a signal does depends on what it falls into:
+
+============ ======================================================================================
+before work  (imports, parsing): the process ends at once
+work         :class:`videohpm.errors.Preempted` is raised where the program is, so that it clears up
+training     it is noted; the step is finished and saved (:class:`videohpm.engine.StopRequest`)
+============ ======================================================================================
+
+Python calls handlers between two of its own instructions alone: not while native code waits for
+another process, and an exception that falls into an import may be swallowed there. So a thread
+listens too, and ends a process that does not end by itself. It listens to SIGINT likewise.
+
+Nothing here imports torch: :func:`begin` is called before anything that takes time.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from types import FrameType
+
+from videohpm.errors import INTERRUPTED, Preempted, exit_code
+
+# Not every system has all of these.
+STOP_SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGUSR1") if hasattr(signal, name)]
+HELD = [*STOP_SIGNALS, signal.SIGINT]
+"""What our launcher holds back until the processes that it starts have called :func:`begin`."""
+SECONDS_TO_CLEAR_UP = 5.0
+"""That the program gets to end by itself, once it was told to."""
+
+Handler = Callable[[int, FrameType | None], object]
+
+
+class _Program:
+    """This process."""
+
+    listening = False
+    """Whether the thread runs."""
+    clear_up: float | None = 0.0
+    """Seconds it gets to end by itself after a signal; None where the signal is only noted."""
+    received: str | None = None
+    """The stop signal that came, which an exception handler somewhere may have swallowed."""
+    leaving = threading.Lock()
+    """Taken by the thread, or the handler, that ends the process."""
+    last_words: list[Callable[[int, str], None]] = []
+    """Called with exit code and message before the thread ends the process, instead of printing."""
+
+
+def begin() -> None:
+    """Handle signals to stop from here on, until the process ends. In the main thread, once."""
+    for number in STOP_SIGNALS:
+        signal.signal(number, _leave_unless_ending)
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
+    threading.Thread(target=_listen, args=(reading,), daemon=True, name="signals").start()
+    _Program.listening = True
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=_forget)
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, HELD)
+
+
+def end() -> None:
+    """The exit code is known: a signal no longer changes it."""
+    for number in STOP_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+
+
+def before_leaving(action: Callable[[int, str], None]) -> None:
+    """Have ``action(code, message)`` called, which must not wait, where the thread ends us."""
+    if action not in _Program.last_words:
+        _Program.last_words.append(action)
+
+
+@contextmanager
+def raising() -> Iterator[None]:
+    """Around work: SIGTERM and SIGUSR1 end it as Preempted; a second one does not disturb that."""
+    raised = False
+
+    def stop(number: int, _frame: FrameType | None) -> None:
+        nonlocal raised
+        if not raised:
+            raised, _Program.received = True, signal.Signals(number).name
+            raise Preempted(_message(number))
+
+    with handled_by(stop, SECONDS_TO_CLEAR_UP):
+        yield
+
+
+@contextmanager
+def handled_by(handler: Handler, clear_up: float | None) -> Iterator[None]:
+    """Give the signals to stop another handler. Only a main thread can; elsewhere nothing changes.
+
+    Args:
+        clear_up: seconds after a signal in which the process ends by itself; None: it need not.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, handler) for number in STOP_SIGNALS}
+    patience, _Program.clear_up = _Program.clear_up, clear_up
+    try:
+        yield
+    finally:
+        _Program.clear_up = patience
+        for number, old in before.items():
+            signal.signal(number, old)
+
+
+def swallowed() -> str | None:
+    """The name of a signal to stop that came before and did not end this process; else None."""
+    return _Program.received if _Program.listening else None
+
+
+def _message(number: int) -> str:
+    if number == signal.SIGINT:
+        return "interrupted"
+    return (
+        f"stopped by {signal.Signals(number).name} while no step was being done; nothing is lost, "
+        "the same command goes on"
+    )
+
+
+def _leave_unless_ending(number: int, _frame: FrameType | None) -> None:
+    if _Program.received is None:  # else Preempted is on its way, and the thread sees to it
+        _leave(number)
+
+
+def _leave(number: int) -> None:
+    """End this process, once, without clearing up."""
+    if not _Program.leaving.acquire(blocking=False):
+        return
+    message = _message(number)
+    code = INTERRUPTED if number == signal.SIGINT else exit_code(Preempted())
+    with suppress(Exception):
+        for action in _Program.last_words:
+            action(code, message)
+        if not _Program.last_words and os.environ.get("LOCAL_RANK", "0") == "0":
+            os.write(2, f"videohpm: {message}\n".encode())
+    os._exit(code)
+
+
+def _listen(reading: int) -> None:
+    while received := os.read(reading, 1):
+        number = received[0]
+        if number not in HELD or _Program.clear_up is None:
+            continue
+        deadline = time.monotonic() + _Program.clear_up
+        while _Program.clear_up is not None and time.monotonic() < deadline:
+            time.sleep(0.05)
+        if _Program.clear_up is not None:
+            _leave(number)
+
+
+def _forget() -> None:
+    """In a process that was forked: what it receives is not meant for this one."""
+    with suppress(ValueError):
+        signal.set_wakeup_fd(-1)
+        if _Program.clear_up is not None:
+            for number in STOP_SIGNALS:
+                signal.signal(number, signal.SIG_DFL)
+    _Program.listening = False
