@@ -42,6 +42,12 @@ class Job:
         return "".join(log.read_text() for log in self.logs)
 
 
+def running(pid: int) -> bool:
+    """Whether a process has not ended, though nobody may have waited for it."""
+    with open(f"/proc/{pid}/stat") as file:
+        return file.read().rpartition(")")[2].split()[0] != "Z"
+
+
 class Starter:
     """The process that forks ranks. Use it in a ``with`` statement."""
 
@@ -104,6 +110,7 @@ class Starter:
 
 def _child(target: str, arguments: list, log: str, environment: dict[str, str]) -> None:
     os.setsid()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in a shell's background
     os.environ.update(environment)
     output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     for number in (1, 2):
@@ -138,6 +145,8 @@ def main() -> None:
     import deepspeed.runtime.zero.muon.muon_optimizer  # noqa: F401
     import torch.utils.tensorboard  # noqa: F401
 
+    import videohpm.evaluate
+    import videohpm.finetune
     import videohpm.pretrain  # noqa: F401
 
     signal.signal(signal.SIGALRM, _timeout)

@@ -258,7 +258,7 @@ def test_nothing_in_a_checkpoint_is_pickled(run):
             json.loads(path.read_text())
         else:
             with safe_open(path, "pt") as file:
-                assert file.metadata().keys() == {"format", "tensor_crc32"}
+                assert file.metadata().keys() == {"format", "tensor_checksums"}
 
 
 def test_which_checkpoint_is_meant(run, tmp_path):

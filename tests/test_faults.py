@@ -20,6 +20,7 @@ from contextlib import suppress
 
 import pytest
 import yaml
+from several import running
 
 import videohpm
 from videohpm import checkpoint
@@ -90,11 +91,6 @@ def wait_until(condition, job) -> None:
     """Until a condition holds, or the job has ended by itself (nobody else waits for it)."""
     while not condition() and all(map(running, job.pids)):
         time.sleep(0.0005)
-
-
-def running(pid: int) -> bool:
-    with open(f"/proc/{pid}/stat") as file:
-        return file.read().rpartition(")")[2].split()[0] != "Z"
 
 
 def steps_done(folder, steps):

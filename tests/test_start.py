@@ -46,8 +46,9 @@ def begun(folder: Path, count: int) -> None:
 def stop(folder: Path, command: list, count: int, number: int, env: dict) -> tuple[int, str]:
     """Start a command, signal it once ``count`` processes import; its exit code and words."""
     process = subprocess.Popen(
-        [sys.executable, "-m", *command], env=env, stderr=subprocess.PIPE, text=True
-    )
+        [sys.executable, "-m", *command], env=env, stderr=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored in a background
+    )  # fmt: skip
     try:
         begun(folder, count)
         process.send_signal(number)
@@ -103,14 +104,14 @@ def words(shapes, tmp_path_factory):
 
 @pytest.fixture
 def alone(starter, words, tmp_path):
-    """alone(**environment) → one rank of two whose other one is not there."""
+    """alone(*options, **environment) → one rank of two whose other one is not there."""
 
-    def alone(**changes):
+    def alone(*options, **changes):
         place = {"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1"}
         with socket.socket() as unused:
             unused.bind(("127.0.0.1", 0))
             place["MASTER_PORT"] = str(unused.getsockname()[1])
-        arguments = words(tmp_path / "run")
+        arguments = [*words(tmp_path / "run"), *options]
         job = starter.start(
             1, "facts:program", arguments, logs=tmp_path / "logs", **place | changes
         )
@@ -148,7 +149,7 @@ def test_wrong_settings_stay_the_users_mistake(alone, wrong):
 
 @pytest.mark.parametrize(("number", "code"), [("SIGTERM", 75), ("SIGINT", 130)])
 def test_a_signal_ends_a_process_that_waits_for_the_others(alone, number, code):
-    job, port = alone()
+    job, port = alone("--engine.timeout", "100")
     while socket.socket().connect_ex(("127.0.0.1", port)):  # until it listens, within torch
         time.sleep(0.01)
     job.kill(getattr(signal, number))

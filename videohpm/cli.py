@@ -271,13 +271,17 @@ def _unexpected(error: Exception) -> int:
 def _failed(error: BaseException) -> int:
     """Print why this process ends, or leave that to another one of several; the exit code."""
     message = "interrupted" if isinstance(error, KeyboardInterrupt) else one_line(error)
+    by_signal = isinstance(error, (KeyboardInterrupt, Preempted))
+    silent = by_signal and not stopping.first_to_tell()
     if not os.environ.get("WORLD_SIZE", "1").isdigit() or launched_world_size() == 1:
-        print(f"videohpm: {message}", file=sys.stderr)
+        if not silent:
+            print(f"videohpm: {message}", file=sys.stderr)
         return exit_code(error)
     from videohpm.engine import distributed
 
     distributed.announce_failure(exit_code(error))
-    distributed.report_once(message)
+    if not silent:
+        distributed.report_once(message)
     return distributed.leave(exit_code(error))
 
 

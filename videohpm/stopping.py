@@ -48,7 +48,9 @@ class _Program:
     """The stop signal that came, which an exception handler somewhere may have swallowed."""
     leaving = threading.Lock()
     """Taken by the thread, or the handler, that ends the process."""
-    last_words: list[Callable[[int, str], None]] = []
+    told = False
+    """Whether it was said that a signal ends this process."""
+    last_words: list[Callable[[int, str | None], None]] = []
     """Called with exit code and message before the thread ends the process, instead of printing."""
 
 
@@ -69,12 +71,15 @@ def begin() -> None:
 
 def end() -> None:
     """The exit code is known: a signal no longer changes it."""
-    for number in STOP_SIGNALS:
+    for number in HELD:
         signal.signal(number, signal.SIG_IGN)
 
 
-def before_leaving(action: Callable[[int, str], None]) -> None:
-    """Have ``action(code, message)`` called, which must not wait, where the thread ends us."""
+def before_leaving(action: Callable[[int, str | None], None]) -> None:
+    """Have ``action(code, message)`` called, which must not wait, where the thread ends us.
+
+    The message is None where it was told already.
+    """
     if action not in _Program.last_words:
         _Program.last_words.append(action)
 
@@ -114,6 +119,12 @@ def handled_by(handler: Handler, clear_up: float | None) -> Iterator[None]:
             signal.signal(number, old)
 
 
+def first_to_tell() -> bool:
+    """Whether to say that a signal ends this process: the program and the thread may both do so."""
+    told, _Program.told = _Program.told, _Program.listening
+    return not told
+
+
 def swallowed() -> str | None:
     """The name of a signal to stop that came before and did not end this process; else None."""
     return _Program.received if _Program.listening else None
@@ -139,10 +150,11 @@ def _leave(number: int) -> None:
         return
     message = _message(number)
     code = INTERRUPTED if number == signal.SIGINT else exit_code(Preempted())
+    first = first_to_tell()
     with suppress(Exception):
         for action in _Program.last_words:
-            action(code, message)
-        if not _Program.last_words and os.environ.get("LOCAL_RANK", "0") == "0":
+            action(code, message if first else None)
+        if first and not _Program.last_words and os.environ.get("LOCAL_RANK", "0") == "0":
             os.write(2, f"videohpm: {message}\n".encode())
     os._exit(code)
 

@@ -7,6 +7,7 @@ import gc
 import itertools
 import json
 import os
+import resource
 import signal
 import sys
 import time
@@ -52,7 +53,13 @@ def resident_bytes(module: torch.nn.Module) -> int:
 
 
 def program(words: list[str]) -> int:
-    """The command line from its first line, as ``python -m videohpm`` runs it."""
+    """The command line from its first line, as ``python -m videohpm`` runs it.
+
+    FILE_LIMIT in the environment: bytes that a file may hold, as on a disk that is full.
+    """
+    if "FILE_LIMIT" in os.environ:
+        limit = int(os.environ["FILE_LIMIT"])
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
     sys.argv[1:] = words
     return __main__.main()
 

@@ -1,8 +1,14 @@
 """Checksums of tensors, kept in the header of their safetensors file: a flipped bit is noticed.
 
-One CRC-32 for each tensor, of its name, type, shape and bytes. They stand in the header's metadata
-in alphabetical order of the names, so a file vouches for itself wherever it is copied, and whatever
+One for each tensor, of its name, type, shape and bytes. They stand in the header's metadata in
+alphabetical order of the names, so a file vouches for itself wherever it is copied, and whatever
 reads safetensors reads it. Files without them, of earlier versions and of other systems, load too.
+
+The bytes are taken as 64-bit words in rows of :data:`COLUMNS`; the checksum is the CRC-32 of the
+sums of the columns, and of what does not fill a row. That takes a third to a fifth of the time that a
+CRC-32 of everything takes. Any one flipped bit or changed word changes the sum of its column. What is
+exchanged keeps its columns only where it is whole rows apart: the length of a row is prime, so that
+pages of a disk are not.
 """
 
 from __future__ import annotations
@@ -11,21 +17,27 @@ import zlib
 from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from videohpm.errors import DamagedError
 
-FIELD = "tensor_crc32"
+FIELD = "tensor_checksums"
+COLUMNS = 1021
 EMPTY = "0" * 8
 """Takes as much room in a header as a checksum."""
 
 
 def checksum(name: str, tensor: Tensor) -> str:
-    """CRC-32 of a tensor on the CPU and of what it is called: 8 hexadecimal digits."""
+    """Of a tensor on the CPU and of what it is called: 8 hexadecimal digits."""
     begin = zlib.crc32(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-    return f"{zlib.crc32(as_bytes(tensor), begin):08x}"
+    data = as_bytes(tensor)
+    rows = data.nbytes // (8 * COLUMNS)
+    words = np.frombuffer(data, "<i8", rows * COLUMNS).reshape(rows, COLUMNS)
+    sums = words.sum(axis=0, dtype="<i8").tobytes()  # they wrap around
+    return f"{zlib.crc32(data[8 * words.size :], zlib.crc32(sums, begin)):08x}"
 
 
 def metadata(checksums: Mapping[str, str]) -> dict[str, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections import deque
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -25,15 +26,15 @@ NAMES = {
 }
 
 
-MOST_WAITING = 8
-"""Tensors kept in memory until their checksum is known."""
+MOST_WAITING = 1 << 29
+"""Bytes of tensors that are kept in memory, beyond the last one, until their checksum is known."""
 
 
 class TensorFile:
     """A safetensors file whose contents are announced first and then added in any order.
 
-    Checksums are computed in a thread of their own, while the disk is written to. Whatever is added
-    must not change until the file is closed.
+    Checksums are computed in a thread of their own, while the disk is written to and waited for, so
+    that they cost next to no time. Whatever is added must not change until the file is closed.
 
     Args:
         layout: dtype and shape of each tensor by name.
@@ -47,7 +48,8 @@ class TensorFile:
         self.file.write(self._head())
         self.begin = self.file.tell()
         self.thread = ThreadPoolExecutor(1, "checksums")
-        self.waiting: deque[tuple[str, Future[str]]] = deque()
+        self.waiting: deque[tuple[str, Future[str], int]] = deque()
+        self.held = 0
 
     def add(self, name: str, tensor: Tensor) -> None:
         """Write one of the announced tensors."""
@@ -55,15 +57,19 @@ class TensorFile:
         data = checksums.as_bytes(tensor)
         if data.nbytes != end - start:
             raise ValueError(f"{name}: {data.nbytes} bytes, announced were {end - start}")
-        self.waiting.append((name, self.thread.submit(checksums.checksum, name, tensor)))
+        known = self.thread.submit(checksums.checksum, name, tensor)
+        self.waiting.append((name, known, data.nbytes))
+        self.held += data.nbytes
         self.file.seek(self.begin + start)
         self.file.write(data)
         self.missing.discard(name)
-        while len(self.waiting) > MOST_WAITING:
+        while self.held - self.waiting[-1][2] > MOST_WAITING:
             self._take_checksum()
 
     def close(self) -> None:
         """Finish the file; ValueError where something announced was not added."""
+        self.file.flush()
+        os.fsync(self.file.fileno())  # meanwhile the thread computes
         while self.waiting:
             self._take_checksum()
         self.thread.shutdown()
@@ -79,7 +85,8 @@ class TensorFile:
         self.file.close()
 
     def _take_checksum(self) -> None:
-        name, known = self.waiting.popleft()
+        name, known, size = self.waiting.popleft()
+        self.held -= size
         self.checksums[name] = known.result()
 
     def _header(self) -> dict[str, dict]:

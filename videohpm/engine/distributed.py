@@ -338,7 +338,8 @@ def _report_lost(_gone: int) -> None:
     report_once(lost_process(rank()))
 
 
-def _leave_all(code: int, message: str) -> None:
+def _leave_all(code: int, message: str | None) -> None:
     """A signal ends this process wherever it is: the others end with it."""
-    report_once(message)
+    if message is not None:
+        report_once(message)
     announce_failure(code)
