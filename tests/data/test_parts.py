@@ -100,7 +100,9 @@ def memory(monkeypatch, tmp_path):
     monkeypatch.setattr(shared_memory, "SHARED", tmp_path)
 
     def memory(free):
-        monkeypatch.setattr(shared_memory.shutil, "disk_usage", lambda path: SimpleNamespace(free=free))
+        monkeypatch.setattr(
+            shared_memory.shutil, "disk_usage", lambda path: SimpleNamespace(free=free)
+        )
 
     return memory
 
