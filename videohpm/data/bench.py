@@ -135,27 +135,26 @@ def readers_of(manifest: Manifest) -> list[str]:
     ]
 
 
-def some_of(manifest: Manifest, count: int) -> Manifest:
-    """Up to ``count`` samples spread over the list, without those that cannot be opened."""
+def some_of(data: ClipDataset, count: int) -> Manifest:
+    """Up to ``count`` samples of a data set, spread over it, that give a clip."""
     kept = []
-    for row in np.unique(np.linspace(0, len(manifest) - 1, 4 * count).astype(int)):
+    for row in np.unique(np.linspace(0, len(data) - 1, 2 * count).astype(int)):
         try:
-            if manifest.kind == "video":
-                next(decoded(manifest[row].path))
-        except (DecodeError, StopIteration):
+            data.read(data.manifest[row], np.random.default_rng(0))
+        except DecodeError:
             continue
         kept.append(row)
     spread = np.unique(np.linspace(0, len(kept) - 1, min(count, len(kept))).astype(int))
-    return manifest.subset([kept[i] for i in spread])
+    return data.manifest.subset([kept[i] for i in spread])
 
 
 def key_frame_copies(manifest: Manifest, folder: Path, short_side: int) -> tuple[Manifest, float]:
     """Copies as ``data transcode --group 1`` makes them, and the processor seconds they took."""
     recipe, paths = recipe_of(short_side, group=1), []
     begun = time.process_time()
-    for number, sample in enumerate(manifest):
+    for number in range(len(manifest)):
         paths.append(str(folder / f"{number}.mp4"))
-        encode((sample.path, paths[-1]), recipe)
+        encode((manifest[number].path, paths[-1]), recipe)
     seconds = time.process_time() - begun
     return as_scanned(Manifest(paths)), seconds
 

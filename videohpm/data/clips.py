@@ -243,12 +243,16 @@ def make_dataset(
     manifest = find_samples(
         config.root, config.manifest, labels=labels, kind=config.kind, classes=classes
     )
+    shape = {"frames": frames, "size": size, "units": units}
+    return dataset_of(manifest, config, **shape, seed=seed, transform=transform)
+
+
+def dataset_of(manifest: Manifest, config: DataConfig, *, frames: int, **more: Any) -> ClipDataset:
+    """Clips, or images, of ``manifest``: the arguments are those of :class:`ClipDataset`."""
     if manifest.kind == "image" and frames > 1:
         raise UserError(
             f"data.root: images, but the model takes clips of {frames} frames; set model.frames 1 "
             f"and model.tubelet 1"
         )
-    dataset = ImageDataset if frames == 1 else VideoDataset
-    return dataset(
-        manifest, config, frames=frames, size=size, units=units, seed=seed, transform=transform
-    )
+    kind = ImageDataset if frames == 1 else VideoDataset
+    return kind(manifest, config, frames=frames, **more)

@@ -124,6 +124,10 @@ class Manifest:
         table._labels, table.classes = numbers[self._labels], list(classes)  # -1: the last
         return table
 
+    def share(self, reader: str | None) -> float:
+        """Share of the samples that are to be read by ``reader``; None: not known yet."""
+        return float((self._readers == _READERS.index(reader)).mean())
+
     def read_by(self, reader: str) -> "Manifest":
         """The same samples, all to be read by ``reader``."""
         table = self.subset(np.arange(len(self)))

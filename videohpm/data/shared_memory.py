@@ -122,9 +122,13 @@ class Part:
         """A batch in pinned memory, whose pages torch uses again. Called by torch's thread."""
         clips = self.clips.pin_memory()
         self.free()
-        rest = (torch.from_numpy(one) for one in (self.shuffle_ids, self.labels))
-        pinned = [one.pin_memory() for one in rest]
-        return Batch(_channels_first(clips), *pinned, torch.from_numpy(self.index), self.bad)
+        return Batch(
+            clips=_channels_first(clips),
+            shuffle_ids=torch.from_numpy(self.shuffle_ids).pin_memory(),
+            labels=torch.from_numpy(self.labels).pin_memory(),
+            index=torch.from_numpy(self.index),
+            bad=self.bad,
+        )
 
 
 class PartMaker:
@@ -140,8 +144,8 @@ class PartMaker:
             item = self.dataset[key]
             place.copy_(item.pop("clips").permute(0, 2, 3, 4, 1))
             items.append(item)
-        rest = collate_all_but_clips(items, self.slots.memory.shape[2])
-        return Part(self.slots.number, slot, *(one.numpy() for one in rest[:3]), rest[3])
+        ids, labels, index, bad = collate_all_but_clips(items, self.slots.memory.shape[2])
+        return Part(self.slots.number, slot, ids.numpy(), labels.numpy(), index.numpy(), bad)
 
 
 class Reused:
@@ -176,12 +180,19 @@ def gathered(parts: Iterable[Part | Any], count: int, reused: Reused) -> list:
         found.append(part)
     if not found or not isinstance(found[0], Part):
         return found
-    rest = (
-        torch.from_numpy(np.concatenate([getattr(part, name) for part in found]))
-        for name in ("shuffle_ids", "labels", "index")
-    )
-    clips = _channels_first(whole.flatten(0, 1))
-    return [Batch(clips, *rest, [bad for part in found for bad in part.bad])]
+
+    def joined(name: str) -> Tensor:
+        return torch.from_numpy(np.concatenate([getattr(part, name) for part in found]))
+
+    return [
+        Batch(
+            clips=_channels_first(whole.flatten(0, 1)),
+            shuffle_ids=joined("shuffle_ids"),
+            labels=joined("labels"),
+            index=joined("index"),
+            bad=[bad for part in found for bad in part.bad],
+        )
+    ]
 
 
 def _channels_first(clips: Tensor) -> Tensor:
