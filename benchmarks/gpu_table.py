@@ -6,8 +6,8 @@ import json
 import sys
 from pathlib import Path
 
-from videohpm.config import PlanConfig
 from videohpm.config.plan import GPUS
+from videohpm.plan.reading import FORMS
 
 CASES = ("small", "base", "large")
 CHECKS = ("tests", "stages", "compile", "resume")
@@ -71,7 +71,7 @@ def memory(parts: dict) -> list[str]:
 
 def steps(parts: dict, machine: dict) -> list[str]:
     """The step table: how much of the peak is reached, and what the loader has to give."""
-    per_core = PlanConfig().clips_per_core
+    per_core = FORMS["copy"].clips_per_second(frames=16)
     head = ("case", "arm", "step, ms", "clips/s", "TFLOP/s", "of measured products",
             "of data sheet", "peak, GB", "cores to read")  # fmt: skip
     lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
@@ -89,7 +89,8 @@ def steps(parts: dict, machine: dict) -> list[str]:
                         f"{clips / per_core:.0f}",
                     )  # fmt: skip
                     lines.append(f"| {' | '.join(row)} |")
-    lines += ["", f"Cores to read: at {per_core:g} clips/s a core, as `videohpm plan` assumes."]
+    what = "clips of 16 frames a second, of a copy of key frames alone"
+    lines += ["", f"Cores to read: at {per_core:.0f} {what}."]
     return lines
 
 

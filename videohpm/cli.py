@@ -110,6 +110,11 @@ COMMANDS = {
         "videohpm.data.readers:list_readers",
         "which readers are there, what they read, and why not",
     ),
+    "data bench": Command(
+        config.BenchConfig,
+        "videohpm.plan.bench:bench",
+        "what reading your list costs, and how many cores a run needs",
+    ),
     "data transcode": Command(
         options.transcode, "videohpm.data.transcode:transcode", "a copy for fast random access"
     ),

@@ -26,6 +26,7 @@ from videohpm.data import (
     make_loader,
     replace_bad_files,
 )
+from videohpm.data.advice import WaitingAdvice
 from videohpm.data.loader import Loader
 from videohpm.data.manifest import Manifest
 from videohpm.engine import StopRequest, TorchEngine, distributed, make_engine, seed_step
@@ -115,7 +116,7 @@ class TrainingRun(ABC):
             if self.done == 0 or "bad_files" in self.restored:
                 replace_bad_files(self.folder / BAD_FILES, self.bad_files.files.values())
         loader = training_batches(self.data, config, engine, self.done, self.steps)
-        recent = RecentLosses(self.data.manifest, config)
+        recent, advice = RecentLosses(self.data.manifest, config), WaitingAdvice(self.data)
         watch = Stopwatch(config.optim.global_batch_size * config.data.repeats)
         logged = LoggedRun(self.folder, self.steps, self.done)
         with Tracker(make_loggers(logged) if first else []) as tracker, StopRequest() as request:
@@ -135,6 +136,8 @@ class TrainingRun(ABC):
                     means = distributed.all_reduce_mean(metrics | watch.lap())
                     faults = self._reading_faults(loader)
                     tracker.log(self.done, means | self._metrics(step) | faults)
+                    if waits := advice.after(means["data_wait"]):
+                        tracker.message(waits)
                 if self.evaluate_every is not None and self._due(self.evaluate_every):
                     recent.check()
                     with watch.paused():

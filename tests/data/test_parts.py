@@ -19,8 +19,10 @@ from videohpm.data import (
     join_batches,
     loader,
     make_loader,
+    shared_memory,
 )
-from videohpm.data.loader import part_count, shared_prefetch
+from videohpm.data.loader import part_count
+from videohpm.data.shared_memory import shared_prefetch
 from videohpm.errors import ConfigError, UserError
 
 WORKERS = 3
@@ -95,17 +97,19 @@ def test_workers_keep_few_batches_ready_whatever_their_number(batch, workers, pr
 @pytest.fixture
 def memory(monkeypatch, tmp_path):
     """memory(bytes): so much shared memory is free."""
-    monkeypatch.setattr(loader, "SHARED", tmp_path)
+    monkeypatch.setattr(shared_memory, "SHARED", tmp_path)
 
     def memory(free):
-        monkeypatch.setattr(loader.shutil, "disk_usage", lambda path: SimpleNamespace(free=free))
+        monkeypatch.setattr(
+            shared_memory.shutil, "disk_usage", lambda path: SimpleNamespace(free=free)
+        )
 
     return memory
 
 
 def test_too_little_shared_memory_is_told_before_anything_is_read(memory):
     memory(64e6)  # what Docker gives
-    with pytest.raises(UserError, match=r"data\.workers: 4 .*0\.15 GB.*0\.06 GB.*--shm-size"):
+    with pytest.raises(UserError, match=r"data\.workers: 4 .*0\.19 GB.*0\.06 GB.*--shm-size"):
         shared_prefetch(16, 4, int(19.3e6), 2)
 
 

@@ -27,6 +27,7 @@ TRAINING = {
     "pretrain/kinetics400_base": ("dense", 4, False),
     "pretrain/kinetics400_huge": ("dense", 4, False),
     "pretrain/kinetics400_large": ("dense", 4, False),
+    "pretrain/kinetics400_large_repeated": ("dense", 4, False),
     "pretrain/kinetics400_small": ("dense", 4, False),
     "pretrain/ssv2_base": ("dense", 2, False),
     "pretrain/ssv2_large": ("dense", 2, False),
@@ -154,6 +155,15 @@ def test_fine_tuning_recipes_are_the_published_ones(name):
     assert (optim.warmup_peak, config.test_weights, model.position) == (
         ("after", "best", "learned") if image else ("last", "last", None)
     )
+
+
+def test_pre_training_with_repeats_is_the_published_one():
+    config = resolved("pretrain/kinetics400_large_repeated")
+    assert (config.data.repeats, config.run.epochs, config.mask.decode_ratio) == (4, 300, 0.5)
+    optim, plain = config.optim, resolved("pretrain/kinetics400_large")
+    assert (optim.global_batch_size, optim.base_lr, optim.warmup_epochs) == (1536, 1e-3, 30)
+    assert (config.model_config().decoder.depth, plain.model_config().decoder.depth) == (4, 12)
+    assert plain.data.repeats == 1
 
 
 @pytest.mark.parametrize("size", ["base", "large"])

@@ -19,7 +19,7 @@ engine         :class:`EngineConfig`: device, precision, processes
 pretrain       :class:`PretrainConfig`: all of a pre-training run
 finetune       :class:`FinetuneConfig` and its sections
 evaluate       :class:`EvaluateConfig`, :class:`ProbeConfig` and their sections
-plan           :class:`PlanConfig`, and the known GPUs
+plan           :class:`PlanConfig`, :class:`BenchConfig`, and the known GPUs
 options        options of the commands that take no configuration file
 convert        :class:`ReadOptions`: what a foreign checkpoint does not say
 ============== ==============================================================================
@@ -52,12 +52,13 @@ from videohpm.config.mask import MaskConfig
 from videohpm.config.model import ModelConfig
 from videohpm.config.optim import OptimConfig
 from videohpm.config.plain import as_plain, from_plain
-from videohpm.config.plan import PlanConfig
+from videohpm.config.plan import BenchConfig, PlanConfig
 from videohpm.config.pretrain import PretrainConfig
 from videohpm.config.run import RunConfig
 from videohpm.config.sizes import SIZES, size_of
 
 __all__ = [
+    "BenchConfig",
     "SIZES",
     "AugmentConfig",
     "ClassifierConfig",

@@ -18,7 +18,8 @@ class OptimConfig:
     """AdamW with a cosine schedule.
 
     Args:
-        global_batch_size: clips of one optimiser step over all GPUs and accumulation steps.
+        global_batch_size: samples of one optimiser step over all GPUs and accumulation steps; with
+            data.repeats so many times as many clips.
         base_lr: learning rate for a batch of 256; multiplied by batch/256.
         min_lr: learning rate at the end for a batch of 256; multiplied likewise.
         warmup_epochs: epochs of linear warm-up from 0.

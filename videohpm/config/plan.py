@@ -48,8 +48,9 @@ class PlanConfig(PretrainConfig):
         samples: clips in the data set; without it, and without run.steps, the length of the run is
             unknown.
         overhead: power of the machine and its cooling, as a multiple of the GPUs' own.
-        clips_per_core: clips that a CPU core reads and crops in a second, as benchmarks/loader.py
-            measures; the default is of 16 frames of 340x256 H.264.
+        clips_per_core: clips that a CPU core reads and crops in a second, those of data.repeats
+            counted, as ``videohpm data bench`` measures them; by default what was measured of
+            videos as they are and of a copy of key frames alone.
     """
 
     gpus: int = 8
@@ -58,7 +59,7 @@ class PlanConfig(PretrainConfig):
     utilisation: float = 0.35
     samples: int | None = None
     overhead: float = 1.4
-    clips_per_core: float = 13.0
+    clips_per_core: float | None = None
 
     def __post_init__(self):
         super().__post_init__()
@@ -94,3 +95,29 @@ class PlanConfig(PretrainConfig):
         if self.engine.precision != "auto":
             return self.engine.precision
         return "bf16" if GPUS[self.gpu].bf16 else "fp32"
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchConfig(PlanConfig):
+    """What reading a list of videos or images costs, for a planned pre-training run.
+
+    Nothing is trained. Give the run's own configuration (with data.root or data.manifest) and the
+    GPUs it is meant for. A few files are copied to a temporary folder to see what that gains.
+
+    Args:
+        files: samples of the list that are read, spread over it.
+        clips: read of each form and reader in a round.
+        rounds: of which the medians are shown.
+        short_side: of the copies, pixels.
+    """
+
+    files: int = 8
+    clips: int = 8
+    rounds: int = 3
+    short_side: int = 256
+
+    def __post_init__(self):
+        super().__post_init__()
+        check = Section(self)
+        check.at_least(1, "files", "clips", "rounds")
+        check.at_least(2, "short_side")

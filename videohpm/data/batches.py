@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Sampler, default_collate
+from torch.utils.data import Sampler
 
 from videohpm.data.bad_files import BadFile
 
@@ -22,7 +22,7 @@ class Batch(NamedTuple):
     ``index`` is the row of the manifest that each clip was cut from.
     """
 
-    clips: Tensor  # uint8 (B, 3, T, H, W)
+    clips: Tensor  # uint8 (B, 3, T, H, W), the channels last in memory
     shuffle_ids: Tensor  # int64 (B, units), each row a random permutation
     labels: Tensor  # int64 (B,), -1 for none
     index: Tensor  # int64 (B,)
@@ -38,16 +38,26 @@ class Batch(NamedTuple):
 
 
 def collate(items: list[dict]) -> Batch:
-    """Items with equally many repeats each, as one batch."""
-    repeats = torch.tensor([len(item["clips"]) for item in items])
-    return Batch(
-        # In a worker default_collate writes to shared memory at once: no second copy to send it.
-        clips=default_collate([item["clips"] for item in items]).flatten(0, 1),
-        shuffle_ids=default_collate([item["shuffle_ids"] for item in items]).flatten(0, 1),
-        labels=torch.tensor([item["label"] for item in items]).repeat_interleave(repeats),
-        index=torch.tensor([item["index"] for item in items]).repeat_interleave(repeats),
-        bad=[bad for item in items for bad in item["bad"]],
+    """Items with equally many repeats each, as one batch.
+
+    Clips lie in memory with their channels last, as decoders and torch's resizing of bytes have
+    them: so they are copied as they are, and the device puts them in order.
+    """
+    clips = torch.cat([item["clips"].permute(0, 2, 3, 4, 1) for item in items])
+    rest = collate_all_but_clips(items, len(clips) // len(items))
+    return Batch(clips.permute(0, 4, 1, 2, 3), *rest)
+
+
+def collate_all_but_clips(
+    items: list[dict], repeats: int
+) -> tuple[Tensor, Tensor, Tensor, list[BadFile]]:
+    """Shuffle ids, labels, rows and bad files of a batch."""
+    labels, index = (
+        torch.tensor([item[name] for item in items]).repeat_interleave(repeats)
+        for name in ("label", "index")
     )
+    shuffle_ids = torch.cat([item["shuffle_ids"] for item in items])
+    return shuffle_ids, labels, index, [bad for item in items for bad in item["bad"]]
 
 
 def join_batches(parts: list[Batch], device: torch.device | str = "cpu") -> Batch:

@@ -152,10 +152,14 @@ class ClipDataset(Dataset):
         return len(self.manifest)
 
     @property
+    def clips_shape(self) -> tuple[int, ...]:
+        """Of an item's clips as they lie in memory: (R, T, H, W, 3)."""
+        return self.config.repeats, self.frames, *self.size, 3
+
+    @property
     def item_bytes(self) -> int:
         """Bytes of the clips and shuffle ids of an item."""
-        clip = 3 * self.frames * self.size[0] * self.size[1]
-        return self.config.repeats * (clip + 8 * self.units)
+        return math.prod(self.clips_shape) + 8 * self.config.repeats * self.units
 
     def read(self, sample: Sample, rng: np.random.Generator) -> Tensor:
         """Frames of one sample, uint8 (T, 3, H, W), not cropped. Raises DecodeError."""
@@ -175,10 +179,11 @@ class ClipDataset(Dataset):
                 bad.append(BadFile(row, sample.path, error.reason))
                 continue
             repeats = range(self.config.repeats)
-            clips = [self.transform(frames, rng).transpose(0, 1) for _ in repeats]
+            clips = [self.transform(frames, rng).permute(0, 2, 3, 1) for _ in repeats]
+            # A view of a single clip: collating copies it once, to where it stays.
+            stacked = torch.stack(clips) if len(clips) > 1 else clips[0][None]
             return {
-                # A view of a single clip: collating copies it once, to where it stays.
-                "clips": torch.stack(clips) if len(clips) > 1 else clips[0][None],
+                "clips": stacked.permute(0, 4, 1, 2, 3),
                 "shuffle_ids": self._shuffle_ids(epoch, index),
                 "label": -1 if sample.label is None else sample.label,
                 "index": row,
@@ -238,12 +243,16 @@ def make_dataset(
     manifest = find_samples(
         config.root, config.manifest, labels=labels, kind=config.kind, classes=classes
     )
+    shape = {"frames": frames, "size": size, "units": units}
+    return dataset_of(manifest, config, **shape, seed=seed, transform=transform)
+
+
+def dataset_of(manifest: Manifest, config: DataConfig, *, frames: int, **more: Any) -> ClipDataset:
+    """Clips, or images, of ``manifest``: the arguments are those of :class:`ClipDataset`."""
     if manifest.kind == "image" and frames > 1:
         raise UserError(
             f"data.root: images, but the model takes clips of {frames} frames; set model.frames 1 "
             f"and model.tubelet 1"
         )
-    dataset = ImageDataset if frames == 1 else VideoDataset
-    return dataset(
-        manifest, config, frames=frames, size=size, units=units, seed=seed, transform=transform
-    )
+    kind = ImageDataset if frames == 1 else VideoDataset
+    return kind(manifest, config, frames=frames, **more)

@@ -79,6 +79,11 @@ def video_index(path: str) -> VideoIndex:
     return _demux(path, *file_identity(path))
 
 
+def forget_indexes() -> None:
+    """The next index of every file is made anew."""
+    _demux.cache_clear()
+
+
 def decoded_count(path: str) -> int:
     """Frames that decode, counted by decoding them all (once). Raises DecodeError."""
     return _count(path, *file_identity(path))

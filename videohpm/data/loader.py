@@ -4,20 +4,15 @@ torch's DataLoader ends the run when a worker dies. Batches are a function of th
 so it can be made again from the first batch not delivered yet, and only time is lost.
 """
 
-import ctypes
 import gc
 import logging
 import math
 import multiprocessing
-import os
-import shutil
 import signal
-import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from itertools import islice
-from pathlib import Path
 from typing import Any, Protocol, cast
 
 import torch
@@ -26,6 +21,16 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from videohpm.data.batches import Batch, GlobalBatchSampler, collate, join_batches
 from videohpm.data.clips import ClipDataset
 from videohpm.data.manifest import Manifest
+from videohpm.data.shared_memory import (
+    FULL_MEMORY,
+    PartMaker,
+    Reused,
+    Slots,
+    gathered,
+    shared_prefetch,
+    slot_count,
+)
+from videohpm.data.worker_process import StartWorker, ignore_deaths
 from videohpm.data.worker_state import KILLED, WorkerState
 from videohpm.errors import RunError, UserError
 
@@ -33,15 +38,6 @@ MOST_DEATHS, AMONG_BATCHES = 10, 1000  # more deaths among so many batches end t
 TEARDOWN_SECONDS = 30.0
 PART = 8
 """Samples in a part of a batch, at most: they keep the cost of handing it over small."""
-SHARED = Path("/dev/shm")
-"""Where Linux keeps the shared memory in which workers hand over what they made."""
-USABLE = 0.9
-LARGER = "make it larger (docker run --shm-size 16g, or --ipc host)"
-FULL_MEMORY = (
-    f"data.workers: shared memory is full ({SHARED}); {LARGER}, or give fewer data.workers or a "
-    "smaller data.prefetch"
-)
-_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _log = logging.getLogger(__name__)
 
 
@@ -67,7 +63,9 @@ class Loader:
 
     Each batch is made in ``parts`` of equally many keys, which workers make side by side and
     ``join`` puts together: the first batch is there sooner, and shared memory holds less.
-    ``prefetch`` is how many parts each worker keeps ready.
+    ``prefetch`` is how many parts each worker keeps ready. With ``part_shape``, that of a part's
+    clips (samples, R, T, H, W, 3), workers write them to memory that is used again and again
+    (``shared_memory.py``); ``collate`` is then not called, and items are a ClipDataset's.
 
     ``deaths`` counts how often workers died and were replaced. A file that kills its reader twice
     is not read again: another replaces it, as for any that cannot be read. Where workers are killed
@@ -86,13 +84,15 @@ class Loader:
         pin_memory: bool = False,
         parts: int = 1,
         join: Callable[[list], Any] | None = None,
+        part_shape: tuple[int, ...] | None = None,
     ):
         self.dataset, self.sampler, self.collate = dataset, sampler, collate
-        self.parts, self.join = parts, join
+        self.parts, self.join, self.part_shape = parts, join, part_shape
         self.workers, self.prefetch, self.pin_memory = workers, prefetch, pin_memory
         self.deaths = 0
         self._kept: DataLoader | None = None  # with its workers, for the next iteration
         self._processes: set = set()  # those workers
+        self._reused = Reused()
         if workers:
             dataset.worker_state.share(workers)
 
@@ -101,7 +101,7 @@ class Loader:
 
     def __iter__(self) -> Iterator[Any]:
         parts = self._made_parts()
-        while found := list(islice(parts, self.parts)):
+        while found := gathered(islice(parts, self.parts), self.parts, self._reused):
             batch = self.join(found) if self.join else found[0]
             found.clear()  # shared memory is free again while the batch is worked with
             yield batch
@@ -138,13 +138,17 @@ class Loader:
         """Iterates from part number ``first`` on."""
         if first == 0 and self._kept is not None:
             return iter(self._kept)
+        dataset, make, slots = self.dataset, self.collate, None
+        if self.workers and self.part_shape:
+            slots = Slots(slot_count(self.workers, self.prefetch), self.part_shape)
+            dataset, make = PartMaker(dataset, slots), _as_it_is
         loader = DataLoader(
-            cast(Dataset, self.dataset),
-            batch_sampler=_PartsFrom(self.sampler, self.parts, first),
-            collate_fn=self.collate,
+            cast(Dataset, dataset),
+            batch_sampler=_PartsFrom(self.sampler, self.parts, first, slots),
+            collate_fn=make,
             num_workers=self.workers,
             pin_memory=self.pin_memory,
-            worker_init_fn=_StartWorker(self.dataset),
+            worker_init_fn=StartWorker(self.dataset.worker_state),
             prefetch_factor=self.prefetch if self.workers else None,
             persistent_workers=self.workers > 0,
             generator=torch.Generator(),  # a seed for the workers, not drawn from the run's
@@ -160,7 +164,7 @@ class Loader:
         if self.workers:
             self._processes = set(multiprocessing.active_children()) - before
             gc.unfreeze()
-            _ignore_deaths()
+            ignore_deaths()
         return batches
 
     def _count_death(
@@ -239,6 +243,7 @@ def make_loader(
         pin_memory=pin_memory,
         parts=parts,
         join=join,
+        part_shape=(sampler.micro_batch // parts, *dataset.clips_shape),
     )
 
 
@@ -255,35 +260,6 @@ def part_count(micro_batch: int, workers: int) -> int:
     return micro_batch // max(size for size in sizes if micro_batch % size == 0)
 
 
-def shared_prefetch(wanted: int, workers: int, size: int, processes: int) -> int:
-    """How many parts each worker may keep ready in the shared memory that is free.
-
-    Args:
-        wanted: how many there should be.
-        size: bytes of a part.
-        processes: of this machine that need as much.
-
-    Raises UserError where there is no room for a single one.
-    """
-    if not SHARED.is_dir():  # not Linux: no such limit
-        return wanted
-    free = shutil.disk_usage(SHARED).free
-    room = int(free * USABLE / (processes * workers * size))
-    if room < 1:
-        raise UserError(
-            f"data.workers: {workers} for each of {processes} processes keep at least "
-            f"{processes * workers * size / 1e9:.2f} GB in shared memory, and {SHARED} has "
-            f"{free / 1e9:.2f} GB free; {LARGER}, or give fewer workers"
-        )
-    if room < wanted:
-        _log.warning(
-            "data.prefetch: %s has %.2f GB free, so workers keep %d of %d parts of a batch ready; "
-            "%s",
-            *(SHARED, free / 1e9, room, wanted, LARGER),
-        )
-    return min(room, wanted)
-
-
 def _ended_by_full_memory(batches: Any) -> bool:
     """Whether a worker wrote to shared memory that was not there any more.
 
@@ -294,70 +270,28 @@ def _ended_by_full_memory(batches: Any) -> bool:
 
 
 class _PartsFrom(Sampler):
-    """The keys of ``sampler``, each batch in ``parts`` pieces, from piece ``first`` on."""
+    """The keys of ``sampler``, each batch in ``parts`` pieces, from piece ``first`` on.
 
-    def __init__(self, sampler: BatchSampler, parts: int, first: int):
-        self.sampler, self.parts, self.first = sampler, parts, first
+    With ``slots`` each comes with the one that it is to be made in.
+    """
+
+    def __init__(self, sampler: BatchSampler, parts: int, first: int, slots: Slots | None):
+        self.sampler, self.parts, self.first, self.slots = sampler, parts, first, slots
 
     def __len__(self) -> int:
         return len(self.sampler) * self.parts - self.first
 
     def __iter__(self) -> Iterator:
+        if self.slots is not None:
+            self.slots.free_all()  # of what an iteration that was left had asked for
         whole, begun = divmod(self.first, self.parts)
         for keys in islice(iter(self.sampler), whole, None):
             size = len(keys) // self.parts
             for part in range(begun, self.parts):
-                yield keys[part * size : (part + 1) * size]
+                piece = keys[part * size : (part + 1) * size]
+                yield piece if self.slots is None else (self.slots.take(), piece)
             begun = 0
 
 
-class _StartWorker:
-    """What a worker does first."""
-
-    def __init__(self, dataset: WatchedDataset):
-        self.dataset = dataset
-
-    def __call__(self, worker: int) -> None:
-        worker_state = self.dataset.worker_state
-        worker_state.worker = worker
-        worker_state.pids[worker] = os.getpid()
-        _die_with_parent()
-        # The workers are the parallelism: more threads in each would fight over the same cores.
-        torch.set_num_threads(1)
-        if hasattr(signal, "SIGALRM"):
-            signal.signal(signal.SIGALRM, signal.SIG_DFL)  # see WorkerState.watched
-        # A cluster that stops a run signals all its processes. The run then finishes its step,
-        # which needs its workers: they end by such a signal only where the run itself sent it.
-        if hasattr(signal, "sigwaitinfo"):  # Linux: elsewhere the sender of a signal is unknown
-            stops = {signal.SIGTERM, signal.SIGUSR1}
-            signal.pthread_sigmask(signal.SIG_BLOCK, stops)
-            threading.Thread(
-                target=_exit_on_signal_of, args=(stops, os.getppid()), daemon=True
-            ).start()
-
-
-def _die_with_parent() -> None:
-    """On Linux, end this process as soon as the run is gone.
-
-    A worker that lives on, perhaps in a file that hangs, keeps the run's connections open: the
-    other ranks would not notice that it is gone.
-    """
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-
-
-def _exit_on_signal_of(stops: set[signal.Signals], run: int) -> None:
-    while signal.sigwaitinfo(stops).si_pid != run:
-        pass
-    os._exit(0)
-
-
-def _ignore_deaths() -> None:
-    """Takes torch's handler off again: it would raise in the middle of a training step.
-
-    A death is noticed all the same, within seconds, when the next batch is waited for.
-    """
-    if hasattr(signal, "SIGCHLD") and threading.current_thread() is threading.main_thread():
-        handler = signal.getsignal(signal.SIGCHLD)
-        if getattr(handler, "__module__", "").startswith("torch.utils.data"):
-            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+def _as_it_is(part: Any) -> Any:
+    return part

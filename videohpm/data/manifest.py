@@ -124,6 +124,16 @@ class Manifest:
         table._labels, table.classes = numbers[self._labels], list(classes)  # -1: the last
         return table
 
+    def share(self, reader: str | None) -> float:
+        """Share of the samples that are to be read by ``reader``; None: not known yet."""
+        return float((self._readers == _READERS.index(reader)).mean())
+
+    def read_by(self, reader: str) -> "Manifest":
+        """The same samples, all to be read by ``reader``."""
+        table = self.subset(np.arange(len(self)))
+        table._readers = np.full(len(self), _READERS.index(reader), np.int8)
+        return table
+
     def subset(self, indices: Iterable[int] | np.ndarray) -> "Manifest":
         """The rows ``indices`` (or where a bool array is True), sharing this table's text."""
         rows = np.asarray(indices if isinstance(indices, np.ndarray) else list(indices))

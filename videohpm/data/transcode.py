@@ -32,6 +32,8 @@ from videohpm.errors import RunError, UserError
 SETTINGS = "transcode.json"
 TICKS = 90_000  # a second, of the time stamps written
 PIXELS = "yuv420p"
+QUALITY = 20
+"""x264's constant rate factor."""
 FAST_TO_DECODE = ":cabac=0:no-deblock=1"
 """Of key frames alone, decoding takes a third to a half less so, and files are a tenth larger."""
 
@@ -47,13 +49,21 @@ class Recipe:
     square_pixels: bool = False
 
 
+def recipe_of(
+    short_side: int, group: int, quality: int = QUALITY, square_pixels: bool = False
+) -> Recipe:
+    """The recipe as files are encoded today."""
+    version = 2 if group == 1 else 1  # 1 of key frames alone were not made to decode fast
+    return Recipe(short_side - short_side % 2, group, quality, version, square_pixels)
+
+
 def transcode(
     manifest: str,
     out: str,
     root: str | None = None,
     short_side: int = 320,
     group: int = 12,
-    quality: int = 20,
+    quality: int = QUALITY,
     square_pixels: bool = False,
     labels: bool = False,
     workers: int = 0,
@@ -63,10 +73,7 @@ def transcode(
     merge: int = 0,
 ) -> int:
     """``videohpm data transcode``; arguments as in :func:`videohpm.config.options.transcode`."""
-    recipe, folder = (
-        Recipe(short_side - short_side % 2, group, quality, square_pixels=square_pixels),
-        Path(out),
-    )
+    recipe, folder = recipe_of(short_side, group, quality, square_pixels), Path(out)
     columns, base = list_samples(Path(manifest), root, labels, "video")
     _claim(folder, recipe)
     pairs = _targets(columns["path"], base, folder)

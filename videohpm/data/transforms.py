@@ -168,7 +168,7 @@ def normalise(
     """
     if clips.device.type == "cuda":
         return _normalise_at_once(clips, mean, std)
-    clips = clips.to(torch.float32).div_(255)
+    clips = clips.to(torch.float32, memory_format=torch.contiguous_format).div_(255)
     for channel, (centre, spread) in enumerate(zip(mean, std, strict=True)):
         clips[:, channel].sub_(centre).div_(spread)
     return clips

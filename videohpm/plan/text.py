@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 from videohpm.config import PlanConfig
 from videohpm.config.checks import AUTO
 from videohpm.config.engine import STAGES
@@ -17,6 +15,7 @@ from videohpm.plan.count import (
 )
 from videohpm.plan.fit import USABLE, Batch, fit_plan
 from videohpm.plan.memory import Memory, memory_of
+from videohpm.plan.reading import clips_wanted, cores_needed
 
 
 def describe(config: PlanConfig) -> str:
@@ -87,12 +86,10 @@ def _memory(config: PlanConfig) -> list[str]:
 def _time(config: PlanConfig) -> list[str]:
     gpu = GPUS[config.gpu]
     clips = config.optim.global_batch_size * config.data.repeats
-    rate = (gpu.bf16 if config.precision == "bf16" else gpu.fp32) * config.utilisation
-    if not rate:
+    wanted = clips_wanted(config)
+    if not wanted:
         return [f"time           {config.gpu} has no bf16: set --engine.precision fp32"]
-    computing = sum(flops_of(config).values()) * clips / config.gpus / rate
-    wanted = clips / computing
-    cores = math.ceil(wanted / config.data.repeats / config.clips_per_core)
+    computing = clips / wanted
     sent = traffic_of(config, config.stage)
     sending = sent / gpu.link
     lines = [
@@ -101,8 +98,12 @@ def _time(config: PlanConfig) -> list[str]:
         f"pace           {wanted:.0f} to {clips / (computing + sending):.0f} clips/s "
         "(communication hidden, or not)",
         f"data           {wanted:.0f} clips/s wanted, {wanted / config.gpus:.0f} for each GPU: "
-        f"{cores} cores of {config.clips_per_core:g} clips/s",
+        + ", or ".join(cores_needed(config, wanted)),
     ]
+    if config.clips_per_core is None:
+        lines.append(
+            "               (as measured elsewhere; videohpm data bench measures your list)"
+        )
     steps = _steps(config)
     if steps is None:
         return [*lines, "whole run      give --samples, or run.steps, for time and energy"]
