@@ -6,6 +6,7 @@ depends on values in another way is refused by torch's FakeTensorMode.
 
 from collections import Counter
 
+import numpy as np
 import pytest
 import torch
 from crossings import Crossing, Crossings, backward
@@ -32,7 +33,9 @@ from videohpm.config import (
     OptimConfig,
     PretrainConfig,
 )
+from videohpm.data import Manifest
 from videohpm.engine import EngineConfig, make_engine
+from videohpm.evaluate import EvalProcesses, EvalProtocol, views
 from videohpm.finetune.run import train_step as finetune_step
 from videohpm.pretrain import train_step
 
@@ -178,6 +181,49 @@ def test_so_does_one_of_fine_tuning(gpus, kind):
     copies = 3 * config.engine.accumulation
     assert set(first) == {BATCH} | moved
     assert later == Counter({BATCH: copies})
+
+
+def test_evaluation_copies_videos_ahead_and_waits_once_a_batch(gpus, monkeypatch):
+    """From pinned memory, on a stream of its own: the next batch while one is computed."""
+    events, pinned = [], []
+
+    class Loader:
+        def __init__(self, dataset, batches, collate, *, workers, pin_memory):
+            self.batches, self.pin_memory = batches, pin_memory
+
+        def __iter__(self):
+            for rows in self.batches:
+                events.append("read")
+                read = [views.Video(row, torch.zeros(2, 3, 4, 32, 32), None) for row in rows]
+                read[0] = views.Video(rows[0], None, None, "damaged")
+                yield [video.pin_memory() for video in read] if self.pin_memory else read
+
+    def pin_memory(tensor):
+        pinned.append(tensor)
+        return tensor
+
+    monkeypatch.setattr(views, "Loader", Loader)
+    monkeypatch.setattr(torch.Tensor, "pin_memory", pin_memory)
+    protocol = EvalProtocol(frames=4, size=(32, 32), clips=2, crops=1)
+    manifest = Manifest([f"{number}.mp4" for number in range(8)], kind="video")
+
+    def call(clips):
+        events.append("compute")
+        return clips.mean((1, 2, 3, 4))
+
+    with fake_tensors(), Crossings() as crossings:
+        options = {"processes": EvalProcesses(), "device": torch.device("cuda", 0), "batch": 4}
+        outputs = list(views.run_views(call, manifest, np.arange(7), protocol, **options))
+    assert [output.index for output in outputs] == list(range(7))
+    assert [output.error for output in outputs].count("damaged") == 4
+    assert len(pinned) == 3
+    # The first batch is not held up by the second; from then on one is ready ahead.
+    read, compute = "read", "compute"
+    assert events == [read, compute, read, read, compute, read, compute, compute]
+    assert crossings.found == {
+        Crossing("_to_copy", "videohpm/evaluate/views.py:_on_device", waits=False): 3,
+        Crossing("_to_copy", "videohpm/evaluate/views.py:_forward", waits=True): 4,
+    }
 
 
 CROSSING = {

@@ -1,4 +1,4 @@
-"""DeepSpeed's stages, and what processes tell each other, as on GPUs: nothing is sent from a CPU."""
+"""DeepSpeed's stages, and what processes tell each other, on pretended GPUs."""
 
 import json
 import subprocess
