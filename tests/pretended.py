@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 import weakref
 from collections import Counter
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from types import SimpleNamespace
 
 import pytest
@@ -23,8 +23,25 @@ from videohpm.engine import make_engine
 from videohpm.finetune import start_classifier
 from videohpm.finetune.run import train_step as finetune_step
 from videohpm.finetune.task import Classification
+from videohpm.interop.frozen import encoders_of
 from videohpm.models import MaskedAutoencoder
 from videohpm.pretrain import train_step
+
+
+class Pretended:
+    """A stream of a GPU, or an event on one: nothing is done, so nothing is waited for."""
+
+    device = torch.device("cuda", 0)
+
+    def __init__(self, *_, **__):
+        pass
+
+    def __getattr__(self, name: str):
+        return lambda *_, **__: None
+
+    def query(self) -> bool:
+        """All is done."""
+        return True
 
 
 class PretendedGpus:
@@ -39,8 +56,22 @@ class PretendedGpus:
             "current_device": lambda: self.current[-1].index if self.current else 0,
             "get_device_properties": lambda device=None: facts,
             "set_device": self._set_device,
+            "Stream": Pretended,
+            "Event": Pretended,
+            "current_stream": Pretended,
+            "default_stream": Pretended,
+            "stream": nullcontext,
+            "synchronize": lambda device=None: None,
+            "empty_cache": lambda: None,
+            "reset_peak_memory_stats": lambda device=None: None,
+            "memory_allocated": lambda device=None: 0,
+            "memory_reserved": lambda device=None: 0,
+            "max_memory_allocated": lambda device=None: 0,
+            "max_memory_reserved": lambda device=None: 0,
+            "mem_get_info": lambda device=None: (int(memory), int(memory)),
         }.items():
             patch.setattr(torch.cuda, name, value)
+        patch.setattr(torch.Tensor, "record_stream", lambda tensor, stream: None)
         # An emulated bf16 tensor can be made on any GPU.
         patch.setattr(torch.cuda, "_check_bf16_tensor_supported", lambda device: True)
         patch.setattr(nn.Module, "to", move)
@@ -52,14 +83,15 @@ class PretendedGpus:
         self.current.append(device)
 
 
-def move(module: nn.Module, device: torch.device) -> nn.Module:
+def move(module: nn.Module, device: torch.device | str) -> nn.Module:
     """Give a module weights without contents on ``device``, in place, in a FakeTensorMode.
 
     ``Module.to`` cannot replace a fake parameter by another one.
     """
+    device = torch.empty(0, device=device).device  # with a number
     for part in module.modules():
         for name, value in part._parameters.items():
-            if value is not None:
+            if value is not None and value.device != device:
                 fresh = torch.empty(value.shape, dtype=value.dtype, device=device)
                 part._parameters[name] = nn.Parameter(fresh, value.requires_grad)
         for name, value in part._buffers.items():
@@ -74,6 +106,8 @@ def fake_tensors():
     with pytest.MonkeyPatch.context() as patch:
         # Before torch 2.9 a tensor on a GPU, contents or none, begins with a start of CUDA.
         patch.setattr(fake_tensor, "init_gpu_context", lambda *device: None, raising=False)
+        # Nor with a GPU, which may be pretended, is anything made there.
+        patch.setattr(fake_tensor.FakeTensorMode, "avoid_device_init", True, raising=False)
         with fake_tensor.FakeTensorMode(allow_non_fake_inputs=True) as mode:
             yield mode
 
@@ -135,30 +169,30 @@ class PeakMemory(TorchDispatchMode):
         self.now -= size
 
 
-def pretrain_parts(config: PretrainConfig, clips: int):
-    """Model, scorer, target and a batch of a run, without contents; in a FakeTensorMode.
-
-    The model and its scorer are on no device yet.
-    """
+def unlabelled_batch(config: PretrainConfig, clips: int) -> Batch:
+    """Clips of a pre-training run, without contents; in a FakeTensorMode."""
     grid = config.model.grid()
-    target = hpm.TARGETS[config.model.target](grid, config)
     units = hpm.unit_count(grid, config.mask.unit)
     size = (clips, 3, grid.frames, grid.height, grid.width)
     nothing = torch.zeros(clips, dtype=torch.long)
-    batch = Batch(
+    return Batch(
         torch.empty(size, dtype=torch.uint8),
         torch.empty(clips, units, dtype=torch.long),
         nothing, nothing, [],
     )  # fmt: skip
-    return target, batch
 
 
 def unbuilt(config: PretrainConfig):
-    """The model and the scorer of a run, without memory: outside any FakeTensorMode."""
+    """Model, scorer and target of a run, without memory: outside any FakeTensorMode."""
+    scorer = None
     with torch.device("meta"), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # nothing is copied into what has no memory
-        model = MaskedAutoencoder(config.model_config(), config.engine.checkpoint_activations)
-        return model, hpm.SCORERS[config.scorer](model, config)
+        encoders = encoders_of(lambda: scorer, weights=False)
+        target = hpm.TARGETS[config.model.target](config.model.grid(), config, encoders)
+        architecture = config.model_config(target.dim)
+        model = MaskedAutoencoder(architecture, config.engine.checkpoint_activations)
+        scorer = hpm.SCORERS[config.scorer](model, config)
+    return model, scorer, target
 
 
 def traced_peak(config: PretrainConfig, clips: int, steps: int = 2) -> int:
@@ -166,9 +200,9 @@ def traced_peak(config: PretrainConfig, clips: int, steps: int = 2) -> int:
 
     Of all tensors, weights and AdamW's state among them; nothing is computed.
     """
-    model, scorer = unbuilt(config)
+    model, scorer, target = unbuilt(config)
     with fake_tensors(), PeakMemory() as memory:
-        target, batch = pretrain_parts(config, clips)
+        batch = unlabelled_batch(config, clips)
         engine = make_engine(model, config.engine, config.optim)
         if isinstance(scorer, nn.Module):
             engine.attach_ema(scorer)
@@ -179,17 +213,28 @@ def traced_peak(config: PretrainConfig, clips: int, steps: int = 2) -> int:
     return memory.peak
 
 
-def traced_classifier_peak(config: FinetuneConfig, clips: int, classes: int) -> int:
-    """The same of fine-tuning, with mixup."""
+def unbuilt_classifier(config: FinetuneConfig, classes: int):
+    """The model and the task of fine-tuning, without memory: outside any FakeTensorMode."""
     with torch.device("meta"):
         model = start_classifier(config.model, classes, config.engine.checkpoint_activations)
     task = Classification.__new__(Classification)
     task.config, task.outputs, task.weights = config, classes, None
+    return model, task
+
+
+def labelled_batch(model, clips: int) -> Batch:
+    """Clips for a classifier, without contents; in a FakeTensorMode."""
+    grid = model.grid
+    size = (clips, 3, grid.frames, grid.height, grid.width)
+    labels = torch.zeros(clips, dtype=torch.long)
+    return Batch(torch.empty(size, dtype=torch.uint8), labels, labels, labels, [])
+
+
+def traced_classifier_peak(config: FinetuneConfig, clips: int, classes: int) -> int:
+    """The same of fine-tuning, with mixup."""
+    model, task = unbuilt_classifier(config, classes)
     with fake_tensors(), PeakMemory() as memory:
-        grid = model.grid
-        size = (clips, 3, grid.frames, grid.height, grid.width)
-        labels = torch.zeros(clips, dtype=torch.long)
-        batch = Batch(torch.empty(size, dtype=torch.uint8), labels, labels, labels, [])
+        batch = labelled_batch(model, clips)
         engine = make_engine(model, config.engine, config.optim)
         for step in range(2):
             finetune_step(engine, task, [batch], config, step=step, lr=1e-4)

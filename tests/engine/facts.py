@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import inspect
 import itertools
 import json
 import os
@@ -13,9 +14,13 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
+import pytest
 import torch
+import torch.distributed as dist
+from pretended import PretendedGpus
 
-from videohpm import __main__, pretrain
+from videohpm import __main__, evaluate, pretrain
 from videohpm.cli import main
 from videohpm.config import (
     HPMConfig,
@@ -26,7 +31,7 @@ from videohpm.config import (
     RunConfig,
 )
 from videohpm.data import DataConfig
-from videohpm.engine import EngineConfig, process_group
+from videohpm.engine import EngineConfig, distributed, process_group
 from videohpm.engine.settings import UNSHARDED_BELOW
 from videohpm.errors import UserError
 from videohpm.evaluate import views
@@ -235,3 +240,56 @@ def train_each(runs: list[dict]) -> None:
     with process_group(configs[0].engine, configs[0].optim.global_batch_size):
         for config in configs:
             pretrain.Pretraining(config).run()
+
+
+def on_pretended_gpus(out: str) -> None:
+    """Join, and exchange all that is not gradients, where torch says that there are GPUs.
+
+    What goes over the group that NCCL would have, and what over others, is written down.
+    """
+    patch = pytest.MonkeyPatch()
+    gpus, begin, backends = PretendedGpus(patch), dist.init_process_group, []
+    over: dict[str, list[str]] = {"over nccl": [], "over gloo": []}
+
+    def init_process_group(backend, **options):
+        backends.append(backend)
+        begin("gloo", **options)
+
+    def noted(name: str):
+        call = getattr(dist, name)
+
+        def collective(*args, **kwargs):
+            group = call_group(call, args, kwargs)
+            default = group is None or group is dist.group.WORLD
+            over["over nccl" if default else "over gloo"].append(name)
+            return call(*args, **kwargs)
+
+        return collective
+
+    patch.setattr(dist, "init_process_group", init_process_group)
+    for name in ("all_reduce", "all_gather", "all_gather_object", "broadcast_object_list"):
+        patch.setattr(dist, name, noted(name))
+    rank = distributed.rank()
+    processes = evaluate.init_eval_processes(torch.device("cuda", rank))
+    gathered = processes.gather(f"results of {rank}")
+    flags = np.array([rank == 0])
+    distributed.raise_on_all_ranks(None)
+    distributed.from_first_rank("checkpoint")
+    distributed.all_gather([rank])
+    distributed.assert_equal_across_ranks("step", 1)
+    distributed.all_reduce_sum(rank)
+    distributed.all_reduce_min(rank)
+    distributed.all_reduce_tensor(torch.ones(2))
+    distributed.all_reduce_any(flags)
+    distributed.all_reduce_mean({"loss": torch.ones(())})
+    work, _ = distributed.any_rank_async(False)
+    work.wait()
+    facts = {"backends": backends, "current": [str(d) for d in gpus.current]}
+    facts |= {"gathered": gathered} | over
+    (Path(out) / f"facts{rank}.json").write_text(json.dumps(facts))
+    processes.destroy_process_group()
+
+
+def call_group(call, args: tuple, kwargs: dict):
+    """The group that a collective is asked for."""
+    return inspect.signature(call).bind(*args, **kwargs).arguments.get("group")

@@ -1,14 +1,18 @@
 """The first minutes on a GPU, as far as a machine without one can tell."""
 
+import json
 import os
+import socket
 import subprocess
 import sys
 from contextlib import nullcontext
 from typing import NamedTuple
 
+import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
+from PIL import Image
 from pretended import Operators, PretendedGpus, fake_tensors, needs_indexing
 from torch import nn
 
@@ -269,13 +273,34 @@ def test_the_rank_that_a_launcher_puts_before_the_command_is_passed_over(capsys)
 
 
 @pytest.mark.slow
-def test_the_deepspeed_launcher_starts_the_readmes_command(tmp_path):
-    """The real launcher, on as many processes of this machine's CPU as it is given."""
-    environment = os.environ | {"DS_ACCELERATOR": "cpu", "LOCAL_SIZE": "1", "OMP_NUM_THREADS": "1"}
+def test_the_deepspeed_launcher_starts_a_training_on_two_ranks(tmp_path):
+    """The real launcher, on as many processes of this machine's CPU as it is given.
+
+    It puts --local_rank=N before the command.
+    """
+    noise = np.random.default_rng(0)
+    for number in range(4):
+        pixels = noise.integers(256, size=(32, 32, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / f"{number}.png")
+    environment = os.environ | {"DS_ACCELERATOR": "cpu", "LOCAL_SIZE": "2", "OMP_NUM_THREADS": "1"}
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        port = unused.getsockname()[1]
     command = [
         sys.executable, "-c", "from deepspeed.launcher.runner import main; main()",
-        "--module", "videohpm", "plan", "--gpus", "1", "--optim.global_batch_size", "8",
+        "--master_port", port, "--module", "videohpm", "pretrain", "--data.root", tmp_path,
+        "--run.dir", tmp_path / "run", "--run.steps", 2, "--run.log_every", 1,
+        "--run.picture_every", 0, "--data.workers", 0, "--model.arch", "vit_tiny",
+        "--model.frames", 1, "--model.tubelet", 1, "--model.image_size", 32, "--model.patch", 8,
+        "--model.dim", 24, "--model.depth", 1, "--model.heads", 2, "--model.decoder_dim", 12,
+        "--model.decoder_depth", 1, "--model.decoder_heads", 2, "--mask.ratio", 0.75,
+        "--optim.global_batch_size", 4, "--engine.device", "cpu",
     ]  # fmt: skip
-    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "GB on a GPU" in done.stdout
+    words = [str(word) for word in command]
+    done = subprocess.run(words, env=environment, cwd=tmp_path, capture_output=True, text=True)
+    said = done.stdout + done.stderr
+    assert done.returncode == 0, said
+    assert "--local_rank=1" in said
+    lines = (tmp_path / "run/metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [1, 2]
+    assert said.count("2 steps done") == 1  # and not by each for itself

@@ -12,7 +12,8 @@ import math
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -31,6 +32,7 @@ from videohpm.data import (
 from videohpm.data.clips import bounded_read
 from videohpm.data.loader import Loader
 from videohpm.data.worker_state import WorkerState
+from videohpm.engine.feed import Feed
 from videohpm.evaluate.processes import EvalProcesses
 from videohpm.evaluate.protocol import EvalProtocol
 from videohpm.tracking import make_screen
@@ -50,6 +52,17 @@ class Video:
     spans: np.ndarray | None
     """(V, T) int64: the frame numbers behind each view."""
     error: str | None = None
+
+    def pin_memory(self) -> Video:
+        """The same with its views in memory that a GPU copies from by itself."""
+        return self if self.views is None else replace(self, views=self.views.pin_memory())
+
+
+class VideoBatch(NamedTuple):
+    """Videos of one round, and their views one after another on the device."""
+
+    clips: Tensor  # uint8 (B, 3, T, H, W), B the same in every round
+    videos: list[Video]  # without their views
 
 
 @dataclass
@@ -127,21 +140,38 @@ def run_views(
     local = rows[processes.rank :: processes.world]
     rounds = math.ceil(math.ceil(len(rows) / processes.world) / per_batch)
     dataset = ViewDataset(manifest, protocol, decode_timeout)
-    loader = iter(_loader(dataset, local, per_batch, workers))
-    blank = torch.zeros(per_video, 3, protocol.frames, *protocol.size, dtype=torch.uint8)
+    loader = _loader(dataset, local, per_batch, workers, device)
+    shape = per_video, 3, protocol.frames, *protocol.size
+    blank = torch.zeros(shape, dtype=torch.uint8, device=device)
+    batches = _on_device(iter(loader), rounds, per_batch, blank)
+    feed = Feed(batches, device, processes.working)  # decode_timeout bounds what a video may take
     bar = Bar(progress, len(rows), processes)
-    for number in range(rounds):
-        with processes.working():  # decode_timeout bounds what a video may take
-            videos = next(loader, [])
-        views = [blank if video.views is None else video.views for video in videos]
-        views += [blank] * (per_batch - len(views))
-        outputs = _forward(call, torch.cat(views), protocol, device, batch, bf16).split(per_video)
+    for number, (clips, videos) in enumerate(feed.step(rounds)):
+        outputs = _forward(call, clips, protocol, batch, bf16).split(per_video)
         processes.progress()
         for video, output in zip(videos, outputs, strict=False):
-            output = None if video.views is None else output
+            output = None if video.error is not None else output
             yield ViewOutput(video.index, output, video.spans, video.error)
         bar.advance(min(len(rows), (number + 1) * per_batch * processes.world))
     bar.close()
+
+
+def _on_device(
+    loader: Iterator[list[Video]], rounds: int, per_batch: int, blank: Tensor
+) -> Iterator[VideoBatch]:
+    """As many batches as there are rounds, each of ``per_batch`` videos.
+
+    Args:
+        loader: gives fewer where other ranks have more videos.
+        blank: (V, 3, T, H, W), on the device: stands in for videos that are missing or could not
+            be read.
+    """
+    for _ in range(rounds):
+        videos = next(loader, [])
+        views = [blank if video.views is None else video.views for video in videos]
+        views += [blank] * (per_batch - len(views))
+        clips = torch.cat([view.to(blank.device, non_blocking=True) for view in views])
+        yield VideoBatch(clips, [replace(video, views=None) for video in videos])
 
 
 @torch.no_grad()
@@ -149,22 +179,24 @@ def _forward(
     call: Callable[[Tensor], Tensor],
     clips: Tensor,
     protocol: EvalProtocol,
-    device: torch.device,
     batch: int,
     bf16: bool,
 ) -> Tensor:
     outputs = []
     for piece in clips.split(batch):
-        inputs = normalise(piece.to(device, non_blocking=True), protocol.mean, protocol.std)
-        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+        inputs = normalise(piece, protocol.mean, protocol.std)
+        with torch.autocast(clips.device.type, torch.bfloat16, enabled=bf16):
             outputs.append(call(inputs).float())
     return torch.cat(outputs).cpu()
 
 
-def _loader(dataset: ViewDataset, rows: np.ndarray, per_batch: int, workers: int) -> Loader:
+def _loader(
+    dataset: ViewDataset, rows: np.ndarray, per_batch: int, workers: int, device: torch.device
+) -> Loader:
     """Lists of :class:`Video`; a worker that dies is replaced, and costs no video."""
     batches = [rows[i : i + per_batch].tolist() for i in range(0, len(rows), per_batch)]
-    return Loader(dataset, batches, list, workers=workers)
+    pinned = device.type == "cuda"
+    return Loader(dataset, batches, list, workers=workers, pin_memory=pinned)
 
 
 class Bar:
