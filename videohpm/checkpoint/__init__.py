@@ -5,7 +5,7 @@ A folder of weights, whether a checkpoint or an export, holds ``model.safetensor
 a teacher. A checkpoint adds what a run needs to go on.
 
 ============== ==============================================================================
-weights        a model out and in, the teacher, ``videohpm export``
+weights        where weights lie; a model out and in, and its teacher
 runs           a checkpoint of a run, written and read by any number of ranks
 folders        how checkpoint folders appear and go in one move
 resume         which checkpoint a run goes on from
@@ -16,13 +16,13 @@ stream         safetensors files written tensor by tensor
 """
 
 from videohpm.checkpoint.folders import check_writable, checkpoints, latest, set_aside, tidy
-from videohpm.checkpoint.resume import note_not_finite, to_resume
+from videohpm.checkpoint.resume import going_on_from, note_not_finite, to_resume
 from videohpm.checkpoint.runs import Saved, restore, restore_moments, save
 from videohpm.checkpoint.soundness import find_damage, newest_sound
 from videohpm.checkpoint.weights import (
+    BEST,
     FORMAT,
     VERSION,
-    export,
     find_weights,
     load_encoder,
     load_model,
@@ -33,14 +33,15 @@ from videohpm.checkpoint.weights import (
 )
 
 __all__ = [
+    "BEST",
     "FORMAT",
     "VERSION",
     "Saved",
     "check_writable",
     "checkpoints",
-    "export",
     "find_damage",
     "find_weights",
+    "going_on_from",
     "latest",
     "load_encoder",
     "load_model",

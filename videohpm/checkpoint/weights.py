@@ -14,7 +14,6 @@ from videohpm.checkpoint import checksums
 from videohpm.checkpoint.folders import latest
 from videohpm.checkpoint.soundness import name_another
 from videohpm.compat import RENAMED_MODEL_ARGUMENTS, upgrade_names
-from videohpm.config import options
 from videohpm.config.architecture import (
     Architecture,
     MAEConfig,
@@ -31,6 +30,8 @@ from videohpm.models.build import CONFIGS, Model, build_model, encoder_in
 
 MOST_JSON = 8 << 20
 """Bytes of config.json that are read."""
+BEST = "best"
+"""Where a fine-tuning run keeps the weights that did best in validation."""
 FORMAT, VERSION = "videohpm", 2
 """Version 1 had a model's arguments in one flat table, and activation checkpointing among them."""
 
@@ -64,7 +65,8 @@ def write_metadata(
 
 
 def load_model(path: str | PathLike[str]) -> Model:
-    """The model saved in a run folder (its newest checkpoint), a checkpoint or an export.
+    """The model saved in a run folder (its best weights, else its newest checkpoint), a checkpoint
+    or an export.
 
     On the CPU and in evaluation mode. Raises UserError when there is none, or it is damaged.
     """
@@ -150,12 +152,17 @@ def read_config(metadata: dict) -> Architecture:
 
 
 def find_weights(path: str | PathLike[str]) -> Path:
-    """A run's newest checkpoint, or ``path`` itself where it holds weights."""
+    """The folder of weights that ``path`` means, for every command and function.
+
+    Of a run the best weights where it keeps them (fine-tuning does), else its newest checkpoint; a
+    checkpoint or an export is that itself. Raises UserError where there are none.
+    """
     path = Path(path)
     if path.name == "model.safetensors":
         path = path.parent
-    if (path / "model.safetensors").is_file():
-        return path
+    for folder in (path / BEST, path):
+        if (folder / "model.safetensors").is_file():
+            return folder
     newest = latest(path)
     if newest is None:
         raise UserError(
@@ -163,24 +170,6 @@ def find_weights(path: str | PathLike[str]) -> Path:
             "(a folder with model.safetensors and config.json)"
         )
     return newest
-
-
-def export(source: str, out: str, what: str = "encoder", weights: str = "student") -> None:
-    """Write the weights of a run or checkpoint to a folder of their own.
-
-    Args:
-        source: run folder (its newest checkpoint) or checkpoint.
-        out: folder to write: model.safetensors and config.json.
-        what: encoder alone, or all.
-        weights: student or teacher (whose encoder is a moving average of the student's).
-    """
-    options.export(source, out, what, weights)
-    folder = Path(out)
-    if folder.exists() and any(folder.iterdir()):
-        raise UserError(f"{out}: exists and is not empty; give another folder")
-    model = load_model(source) if weights == "student" else load_teacher(source).model
-    save_weights(folder, encoder_in(model) if what == "encoder" else model)
-    print(f"{out}: {what} of the {weights} of {find_weights(source)}")
 
 
 def _save_tensors(model: nn.Module, file: Path) -> None:

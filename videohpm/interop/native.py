@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from os import PathLike
 from pathlib import Path
 
 from videohpm import checkpoint
@@ -18,27 +17,15 @@ from videohpm.models import MAEConfig
 from videohpm.models.bounds import expected_shapes
 
 NAME = "videohpm"
-BEST = "best"
-"""Where a fine-tuning run keeps the weights that did best in validation."""
 OWN = ("format", "version", "kind", "model", "teacher")
 CUT = ("sampling", "stride", "interpolation", "antialias")
 """Of a run's section data: how the clips of a test are cut as well."""
 
 
-def find_weights(path: str | PathLike[str]) -> Path:
-    """The folder of weights that ``path`` means, for every command.
-
-    Of a run the best weights where it keeps them, else its newest checkpoint. Raises UserError
-    where there are none.
-    """
-    best = Path(path) / BEST
-    return best if (best / "model.safetensors").is_file() else checkpoint.find_weights(path)
-
-
 def find(path: Path) -> Path | None:
-    """As :func:`find_weights`; None where ``path`` holds none, or another layout's."""
+    """The folder of weights that ``path`` means; None where it holds none of ours."""
     try:
-        folder = find_weights(path)
+        folder = checkpoint.find_weights(path)
     except UserError:
         return None
     config = folder / "config.json"

@@ -51,16 +51,16 @@ class ConversionReport:
             f"layout: {self.layout}",
             f"model: {self.kind} ({sizes})",
             f"loaded: {len(self.loaded)} tensors",
-            *_grouped("left over", self.left_over),
-            *_grouped("missing", self.missing),
+            *grouped("left over", self.left_over),
+            *grouped("missing", self.missing),
             *(f"note: {text}" for text in self.notes),
         ]
         if self.target:
             lines.append(f"written: {self.written} tensors as {self.target} to {self.out}")
-        return "\n".join(lines + _grouped("not written", self.not_written))
+        return "\n".join(lines + grouped("not written", self.not_written))
 
 
-def _grouped(title: str, names: dict[str, str]) -> list[str]:
+def grouped(title: str, names: dict[str, str]) -> list[str]:
     """One line a reason: how many tensors, which families, why."""
     by_reason = defaultdict(list)
     for name, reason in names.items():
