@@ -13,7 +13,6 @@ from videohpm import checkpoint
 from videohpm.config import from_plain
 from videohpm.errors import UserError
 from videohpm.evaluate.protocol import EvalProtocol
-from videohpm.interop.native import read_metadata
 from videohpm.models import VideoClassifier, VideoViT
 from videohpm.models.build import Model, build_model, encoder_in
 
@@ -53,7 +52,7 @@ def load(path: str | os.PathLike[str]) -> Loaded:
     Raises UserError where there is none.
     """
     folder = checkpoint.find_weights(path)
-    model, metadata = checkpoint.load_model(folder), read_metadata(folder)
+    model, metadata = checkpoint.load_model(folder), checkpoint.read_described(folder)
     grid = model.grid
     known = {"frames": grid.frames, "size": (grid.height, grid.width)}
     try:

@@ -9,7 +9,6 @@ from typing import Any
 from videohpm import checkpoint
 from videohpm.config import ClassifierConfig, FinetuneConfig
 from videohpm.errors import UserError
-from videohpm.interop.native import read_metadata
 from videohpm.models import VideoClassifier, VideoClassifierConfig, VideoViT, vit_config
 from videohpm.models.adapt import adapt_encoder
 
@@ -70,7 +69,7 @@ def init_defaults(config: Any) -> dict[str, Any]:
     model = config.model
     if model.init is None or model.scratch:
         return {}
-    metadata = read_metadata(checkpoint.find_weights(model.init))
+    metadata = checkpoint.read_described(checkpoint.find_weights(model.init))
     known = {name: metadata.get(name) for name in PIXELS}
     return {f"data.{name}": tuple(v) for name, v in known.items() if isinstance(v, list)}
 

@@ -34,6 +34,8 @@ class ConversionReport:
     """The layout written."""
     written: int = 0
     """Tensors written."""
+    pushed: str = ""
+    """The address on the Hub that what was written was uploaded to."""
     not_written: dict[str, str] = field(default_factory=dict)
     """The model's tensor that the layout written cannot hold → why."""
 
@@ -57,7 +59,8 @@ class ConversionReport:
         ]
         if self.target:
             lines.append(f"written: {self.written} tensors as {self.target} to {self.out}")
-        return "\n".join(lines + grouped("not written", self.not_written))
+        lines += grouped("not written", self.not_written)
+        return "\n".join(lines + ([f"uploaded: {self.pushed}"] if self.pushed else []))
 
 
 def grouped(title: str, names: dict[str, str]) -> list[str]:
