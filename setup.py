@@ -55,6 +55,9 @@ TEST = [
 # its releases goes with one of torch: https://github.com/pytorch/torchcodec has the table.
 TORCHCODEC = ["torchcodec>=0.17"]
 
+# The client of the Hugging Face Hub; timm brings some release of it along.
+HUB = ["huggingface_hub>=1.5"]
+
 setup(
     name="videohpm",
     version="0.1.0",
@@ -94,6 +97,6 @@ setup(
     packages=find_packages(include=["videohpm", "videohpm.*"]),
     package_data={"videohpm": ["py.typed"]},
     install_requires=REQUIRES,
-    extras_require={"test": TEST, "torchcodec": TORCHCODEC},
+    extras_require={"test": TEST, "torchcodec": TORCHCODEC, "hub": HUB},
     entry_points={"console_scripts": ["videohpm = videohpm.__main__:main"]},
 )

@@ -1,10 +1,13 @@
 """Fixtures that several test folders use."""
 
 import importlib.util
+import os
 import sys
 from pathlib import Path
 
 import pytest
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test asks the Hub of the world
 
 ROOT = Path(__file__).resolve().parents[1]
 

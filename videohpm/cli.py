@@ -48,8 +48,8 @@ class Command(NamedTuple):
     """module:function that does the work, given the config, or the same arguments."""
     summary: str
     init_defaults: str = ""
-    """module:function of the config's section ``model`` that gives the defaults that follow from
-    the weights in its ``init``."""
+    """module:function of the parsed config that gives the defaults that follow from the weights in
+    ``model.init``."""
 
 
 COMMANDS = {
@@ -57,8 +57,14 @@ COMMANDS = {
         config.PretrainConfig,
         "videohpm.pretrain:pretrain",
         "train a masked autoencoder on unlabelled clips",
+        "videohpm.interop.start:init_defaults",
     ),
-    "plan": Command(config.PlanConfig, "videohpm.plan:plan", "what a pre-training run will need"),
+    "plan": Command(
+        config.PlanConfig,
+        "videohpm.plan:plan",
+        "what a pre-training run will need",
+        "videohpm.interop.start:init_defaults",
+    ),
     "visualize": Command(
         options.visualize,
         "videohpm.visualize:visualize",
@@ -227,7 +233,7 @@ def _parse(parser: ArgumentParser, command: Command, arguments: list[str]) -> Na
     if of_dataset is not None and parsed.dataset:
         defaults |= of_dataset(parsed.dataset)
     if command.init_defaults and parsed.model.init:
-        defaults |= _target(command.init_defaults)(parsed.model)
+        defaults |= _target(command.init_defaults)(parsed)
     if defaults:
         parser.set_defaults(defaults)
     elif silent == arguments:

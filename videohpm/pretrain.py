@@ -9,18 +9,21 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from videohpm import hpm, training, visualize
+from videohpm import checkpoint, hpm, training, visualize
 from videohpm.config import PretrainConfig
 from videohpm.data import Batch, make_dataset, normalise
 from videohpm.engine import TorchEngine, distributed, process_group, seed_step
 from videohpm.hpm import LossTeacher, Scorer, Target
 from videohpm.interop.frozen import encoders_of
+from videohpm.interop.start import StartReport, start_from
 from videohpm.models import MaskedAutoencoder
 from videohpm.plan.fit import fit_pretraining
 from videohpm.tracking import Tracker
 from videohpm.training import TrainingRun
 
 FIXED_CLIPS, DRAWN_CLIPS = 8, 2
+STARTED = "init.txt"
+"""In the run folder: what became of every tensor of ``model.init``."""
 
 
 def train_step(
@@ -97,6 +100,15 @@ def schedule(
     }
 
 
+def load_init(model: MaskedAutoencoder, config: PretrainConfig) -> StartReport | None:
+    """Load ``model.init``; None without one, and where the run goes on from a checkpoint."""
+    run, init, data = config.run, config.model.init, config.data
+    if init is None or checkpoint.going_on_from(Path(run.dir), run.resume) is not None:
+        return None
+    pixels = {"mean": data.mean, "std": data.std}
+    return start_from(model, init, config.model.init_parts, pixels)
+
+
 class Pretraining(TrainingRun):
     """Pre-training as ``config`` says; see :class:`videohpm.training.TrainingRun`."""
 
@@ -117,6 +129,7 @@ class Pretraining(TrainingRun):
         seed_step(config.run.seed, 0)
         architecture = config.model_config(self.target.dim)
         self.model = MaskedAutoencoder(architecture, config.engine.checkpoint_activations)
+        self.started = load_init(self.model, config)
         self.scorer = hpm.SCORERS[config.scorer](self.model, config)
         self.teacher = self.scorer if isinstance(self.scorer, LossTeacher) else None
         if config.hpm.center_scores and self.scorer is not None:
@@ -138,6 +151,10 @@ class Pretraining(TrainingRun):
         """Train until the last step; the pictures show the same clips every time."""
         keys = [(0, i % len(self.data)) for i in range(FIXED_CLIPS)]
         self.fixed = training.read_once(self.data, keys, self.config.data.readers)
+        if self.started is not None and self.engine.rank == 0:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            (self.folder / STARTED).write_text(f"{self.started}\n")
+            print(self.started, flush=True)
         super().run()
 
     def train(self, batches: Iterable[Batch], step: int) -> dict[str, Tensor]:

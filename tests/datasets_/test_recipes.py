@@ -21,6 +21,7 @@ from videohpm.grid import TokenGrid
 ROOT = Path(__file__).resolve().parents[2]
 # Sampling, stride and flip of training clips.
 TRAINING = {
+    "pretrain/continue": ("dense", 4, False),
     "pretrain/demo": ("dense", 2, False),
     "pretrain/imagenet1k_base": ("dense", 4, True),
     "pretrain/imagenet1k_large": ("dense", 4, True),

@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from videohpm import evaluate
+from videohpm.checkpoint import find_weights, load_model
 from videohpm.cli import main
 from videohpm.config import ClassifierConfig, DataConfig, FinetuneConfig
 from videohpm.config.plain import as_plain
 from videohpm.errors import UserError
 from videohpm.finetune.start import init_defaults, pretrained_encoder, warn_of_pixels
-from videohpm.interop.native import find_weights
 
 NAMES = ["push", "pull", "lift", "drop", "turn"]
 MEAN, STD = [0.1, 0.2, 0.3], [0.5, 0.6, 0.7]
@@ -50,6 +50,8 @@ def same(tensors, model, prefix=""):
 def test_every_command_means_the_best_weights_of_a_run(run, micro, tmp_path, capsys):
     assert find_weights(run.folder) == run.folder / "best"
     assert find_weights(run.step) == run.step
+    assert same(load_model(run.folder).state_dict(), run.best)
+    assert same(load_model(run.step).state_dict(), run.last)
     micro.convert(run.folder, tmp_path / "converted")
     assert main(["export", str(run.folder), str(tmp_path / "all"), "--what", "all"]) == 0
     assert "best" in capsys.readouterr().out
@@ -229,4 +231,7 @@ def test_another_normalisation_is_not_taken_in_silence(run, caplog):
     with caplog.at_level(logging.WARNING):
         warn_of_pixels(FinetuneConfig(model=model, data=data))
     assert caplog.text == ""
-    assert init_defaults(model) == {"data.mean": tuple(MEAN), "data.std": tuple(STD)}
+    assert init_defaults(SimpleNamespace(model=model)) == {
+        "data.mean": tuple(MEAN),
+        "data.std": tuple(STD),
+    }

@@ -5,9 +5,10 @@ A folder of weights, whether a checkpoint or an export, holds ``model.safetensor
 a teacher. A checkpoint adds what a run needs to go on.
 
 ============== ==============================================================================
-weights        a model out and in, the teacher, ``videohpm export``
+weights        a model out and in, and its teacher
+metadata       what stands beside weights: which model, and how its run went
 runs           a checkpoint of a run, written and read by any number of ranks
-folders        how checkpoint folders appear and go in one move
+folders        where weights lie; how checkpoint folders appear and go in one move
 resume         which checkpoint a run goes on from
 soundness      whether a checkpoint holds what was written to it
 checksums      what tells that a file holds what was written to it
@@ -15,32 +16,46 @@ stream         safetensors files written tensor by tensor
 ============== ==============================================================================
 """
 
-from videohpm.checkpoint.folders import check_writable, checkpoints, latest, set_aside, tidy
-from videohpm.checkpoint.resume import note_not_finite, to_resume
+from videohpm.checkpoint.folders import (
+    BEST,
+    check_writable,
+    checkpoints,
+    find_weights,
+    latest,
+    set_aside,
+    tidy,
+)
+from videohpm.checkpoint.metadata import (
+    FORMAT,
+    OWN,
+    VERSION,
+    read_config,
+    read_described,
+    read_metadata,
+)
+from videohpm.checkpoint.resume import going_on_from, note_not_finite, to_resume
 from videohpm.checkpoint.runs import Saved, restore, restore_moments, save
 from videohpm.checkpoint.soundness import find_damage, newest_sound
 from videohpm.checkpoint.weights import (
-    FORMAT,
-    VERSION,
-    export,
-    find_weights,
+    OF_CLASSIFIER,
     load_encoder,
     load_model,
     load_teacher,
-    read_config,
-    read_metadata,
     save_weights,
 )
 
 __all__ = [
+    "BEST",
     "FORMAT",
+    "OF_CLASSIFIER",
+    "OWN",
     "VERSION",
     "Saved",
     "check_writable",
     "checkpoints",
-    "export",
     "find_damage",
     "find_weights",
+    "going_on_from",
     "latest",
     "load_encoder",
     "load_model",
@@ -48,6 +63,7 @@ __all__ = [
     "newest_sound",
     "note_not_finite",
     "read_config",
+    "read_described",
     "read_metadata",
     "restore",
     "restore_moments",

@@ -15,11 +15,15 @@ import json
 import os
 import re
 import shutil
+from os import PathLike
 from pathlib import Path
 
 from videohpm.compat import RENAMED_STATE, upgrade_names
 from videohpm.errors import UserError
+from videohpm.hub import resolve
 
+BEST = "best"
+"""Where a fine-tuning run keeps the weights that did best in validation."""
 PREFIX, PARTIAL, REMOVED = "step_", ".partial_", ".removed_"
 
 
@@ -41,6 +45,28 @@ def latest(run: Path) -> Path | None:
     """The newest checkpoint of a run, if it has any."""
     found = checkpoints(run)
     return found[-1] if found else None
+
+
+def find_weights(path: str | PathLike[str]) -> Path:
+    """The folder of weights that ``path`` means, for every command and function.
+
+    Of a run the best weights where it keeps them (fine-tuning does), else its newest checkpoint; a
+    checkpoint or an export is that itself, and a name of the Hub the folder in its cache. Raises
+    UserError where there are none.
+    """
+    path = resolve(path)
+    if path.name == "model.safetensors":
+        path = path.parent
+    for folder in (path / BEST, path):
+        if (folder / "model.safetensors").is_file():
+            return folder
+    newest = latest(path)
+    if newest is None:
+        raise UserError(
+            f"{path}: no model here; give a run folder, a checkpoint or an export "
+            "(a folder with model.safetensors and config.json)"
+        )
+    return newest
 
 
 def step_of(folder: Path) -> int:

@@ -73,6 +73,21 @@ def to_resume(run: Path, resume: str, config: Mapping[str, Any] | None = None) -
     return _avoid_failures(run, chosen, own, _key(config or {}))
 
 
+def going_on_from(run: Path, resume: str) -> dict | None:
+    """The state of a checkpoint that a run with ``run.resume`` will go on from, the newest that can
+    be read; None where the run begins. :func:`to_resume` decides; this only tells beforehand that
+    what the run began with is settled."""
+    if resume == "never":
+        return None
+    given = [] if resume == "auto" else [folders.latest(Path(resume)) or Path(resume)]
+    for folder in (*reversed(folders.checkpoints(run)), *given):
+        try:
+            return read_state(folder)
+        except UserError:
+            continue
+    return None
+
+
 def note_not_finite(run: Path, config: Mapping[str, Any], reason: str) -> None:
     """Remember that a loss or a weight was not finite after the newest checkpoint of a run.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from contextlib import suppress
 from os import PathLike
 from pathlib import Path
 
@@ -11,28 +12,26 @@ from safetensors.torch import save_file
 from torch import nn
 
 from videohpm.checkpoint import checksums
-from videohpm.checkpoint.folders import latest
-from videohpm.checkpoint.soundness import name_another
-from videohpm.compat import RENAMED_MODEL_ARGUMENTS, upgrade_names
-from videohpm.config import options
-from videohpm.config.architecture import (
-    Architecture,
-    MAEConfig,
-    ViTConfig,
-    classifier_config,
-    mae_config,
+from videohpm.checkpoint.metadata import (
+    FORMAT,
+    OWN,
+    VERSION,
+    read_config,
+    read_described,
+    read_metadata,
 )
-from videohpm.config.plain import as_plain, from_plain
+from videohpm.checkpoint.soundness import name_another
+from videohpm.config.architecture import Architecture, MAEConfig
+from videohpm.config.plain import as_plain
 from videohpm.errors import DamagedError, UserError
 from videohpm.hpm import LossTeacher
+from videohpm.hub import resolve
 from videohpm.models import MaskedAutoencoder, VideoViT
 from videohpm.models.bounds import expected_shapes, misfits
-from videohpm.models.build import CONFIGS, Model, build_model, encoder_in
+from videohpm.models.build import Model, build_model, encoder_in
 
-MOST_JSON = 8 << 20
-"""Bytes of config.json that are read."""
-FORMAT, VERSION = "videohpm", 2
-"""Version 1 had a model's arguments in one flat table, and activation checkpointing among them."""
+OF_CLASSIFIER = ("labels", "metrics", "step")
+"""Entries of config.json that say nothing of an encoder alone."""
 
 
 def save_weights(
@@ -63,12 +62,24 @@ def write_metadata(
     (folder / "config.json").write_text(json.dumps(values, indent=2) + "\n")
 
 
-def load_model(path: str | PathLike[str]) -> Model:
-    """The model saved in a run folder (its newest checkpoint), a checkpoint or an export.
+def load_model(
+    path: str | PathLike[str],
+    *,
+    revision: str | None = None,
+    cache_dir: str | PathLike[str] | None = None,
+) -> Model:
+    """A saved model, on the CPU and in evaluation mode.
 
-    On the CPU and in evaluation mode. Raises UserError when there is none, or it is damaged.
+    Args:
+        path: a run folder (its best weights, else its newest checkpoint), a checkpoint, an export,
+            or the name of a model on the Hugging Face Hub: ``org/name``, ``org/name@revision``. A
+            path that is here wins over a name there; ``hf://org/name`` is a name always.
+        revision: branch, tag or commit there.
+        cache_dir: where to keep what is downloaded, instead of the Hub's own cache.
+
+    Raises UserError when there is none, or it is damaged.
     """
-    folder, metadata = read_metadata(path)
+    folder, metadata = read_metadata(resolve(path, revision, cache_dir))
     try:
         config = read_config(metadata)
     except (TypeError, ValueError) as error:
@@ -76,6 +87,9 @@ def load_model(path: str | PathLike[str]) -> Model:
     _check_fit(folder, config, "model.safetensors")
     model = build_model(config)
     _load_from(folder, model, "model.safetensors")
+    with suppress(UserError):  # weights are as good where the state of their run is damaged
+        metadata = read_described(folder)
+    model.metadata = {name: value for name, value in metadata.items() if name not in OWN}
     return model.eval()
 
 
@@ -99,88 +113,17 @@ def load_teacher(path: str | PathLike[str]) -> LossTeacher:
     return teacher
 
 
-def load_encoder(path: str | PathLike[str]) -> VideoViT:
-    """The encoder of whatever model is saved there."""
-    return encoder_in(load_model(path))
-
-
-def read_metadata(path: str | PathLike[str]) -> tuple[Path, dict]:
-    """The folder of weights meant by ``path``, and what its config.json holds.
-
-    Raises UserError where that is not what this version of videohpm, or an earlier one, wrote.
-    """
-    folder = find_weights(path)
-    try:
-        with (folder / "config.json").open("rb") as file:
-            text = file.read(MOST_JSON + 1)
-        if len(text) > MOST_JSON:
-            raise ValueError("too large")
-        metadata = json.loads(text)
-        kind, version = metadata["kind"], metadata["version"]
-        known = metadata["format"] == FORMAT and kind in CONFIGS and metadata["model"]
-    except KeyError as error:
-        raise UserError(f"{folder}/config.json: {error} is missing") from None
-    except (OSError, ValueError, TypeError, RecursionError) as error:
-        raise UserError(f"{folder}/config.json: cannot be read ({error})") from error
-    if not known or type(version) is not int or not 1 <= version <= VERSION:
-        raise UserError(
-            f"{folder}/config.json: {kind} in version {version} of the format is not known to this "
-            "version of videohpm"
-        )
-    return folder, metadata
-
-
-def read_config(metadata: dict) -> Architecture:
-    """The configuration of the model that config.json describes.
-
-    Raises ValueError, naming the field, where it describes none.
-    """
-    kind, model = metadata["kind"], metadata["model"]
-    if metadata["version"] > 1:
-        return from_plain(CONFIGS[kind], model)
-    if not isinstance(model, dict):
-        raise ValueError(f"model: {model!r} is not a mapping of fields")
-    model = upgrade_names(model, RENAMED_MODEL_ARGUMENTS)
-    model.pop("checkpoint", None)
-    if kind == "MaskedAutoencoder":
-        return mae_config(**model)
-    if kind == "VideoClassifier":
-        return classifier_config(**model)
-    return from_plain(ViTConfig, model)
-
-
-def find_weights(path: str | PathLike[str]) -> Path:
-    """A run's newest checkpoint, or ``path`` itself where it holds weights."""
-    path = Path(path)
-    if path.name == "model.safetensors":
-        path = path.parent
-    if (path / "model.safetensors").is_file():
-        return path
-    newest = latest(path)
-    if newest is None:
-        raise UserError(
-            f"{path}: no model here; give a run folder, a checkpoint or an export "
-            "(a folder with model.safetensors and config.json)"
-        )
-    return newest
-
-
-def export(source: str, out: str, what: str = "encoder", weights: str = "student") -> None:
-    """Write the weights of a run or checkpoint to a folder of their own.
-
-    Args:
-        source: run folder (its newest checkpoint) or checkpoint.
-        out: folder to write: model.safetensors and config.json.
-        what: encoder alone, or all.
-        weights: student or teacher (whose encoder is a moving average of the student's).
-    """
-    options.export(source, out, what, weights)
-    folder = Path(out)
-    if folder.exists() and any(folder.iterdir()):
-        raise UserError(f"{out}: exists and is not empty; give another folder")
-    model = load_model(source) if weights == "student" else load_teacher(source).model
-    save_weights(folder, encoder_in(model) if what == "encoder" else model)
-    print(f"{out}: {what} of the {weights} of {find_weights(source)}")
+def load_encoder(
+    path: str | PathLike[str],
+    *,
+    revision: str | None = None,
+    cache_dir: str | PathLike[str] | None = None,
+) -> VideoViT:
+    """The encoder of whatever model is saved there; see :func:`load_model`."""
+    model = load_model(path, revision=revision, cache_dir=cache_dir)
+    encoder = encoder_in(model)
+    encoder.metadata = {n: v for n, v in model.metadata.items() if n not in OF_CLASSIFIER}
+    return encoder
 
 
 def _save_tensors(model: nn.Module, file: Path) -> None:

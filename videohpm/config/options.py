@@ -7,6 +7,7 @@ raises ConfigError for values that cannot be used. The work is done by the funct
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Literal
 
@@ -21,6 +22,8 @@ FEATURES = ("pooled", "tokens", "both")
 FEATURE_TYPES = ("float32", "float16")
 FEATURE_FORMATS = ("safetensors", "npz")
 PICTURE_SUFFIXES = (".png", ".gif", ".mp4")
+HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[\w./-]+)?")
+"""A model of the Hugging Face Hub, or a revision of one."""
 CELL = 112
 """Height of a frame in a picture, pixels."""
 
@@ -317,6 +320,9 @@ def convert(
     what: str = "all",
     data: str | None = None,
     metrics: dict[str, float] | None = None,
+    license: str | None = None,
+    push: str | None = None,
+    private: bool = False,
     weights: str = "student",
     frames: int | None = None,
     image_size: int | None = None,
@@ -328,13 +334,18 @@ def convert(
     """Convert a checkpoint to another layout; the source's is recognised.
 
     Args:
-        source: a checkpoint file, a folder with one, or a run folder of ours (its best weights,
-            else its newest checkpoint).
+        source: a checkpoint file, a folder with one, a run folder of ours (its best weights, else
+            its newest checkpoint), or the name of a model on the Hugging Face Hub (org/name or
+            org/name@revision).
         out: a folder to make; a failure leaves nothing behind.
         to: videohpm, videomae, huggingface, timm or mae.
         what: ``all``, or ``encoder``: the encoder alone.
         data: what it was trained on, for the model card.
         metrics: how well it does, for the model card, for example '{"top1": 70.8}'.
+        license: the Hub's identifier of a licence, for the model card, for example cc-by-nc-4.0.
+        push: upload what was written as this model of the Hub, org/name or org/name@branch, which
+            is made where there is none (log in before: hf auth login).
+        private: of a new model there: whether only its owners see it.
         weights: ``student``, or ``ema``: the moving average that the file carries (HPM).
         frames: T of a clip.
         image_size: H = W in pixels.
@@ -349,6 +360,10 @@ def convert(
     choice("what", what, ("all", "encoder"))
     if Path(out).suffix in (".pth", ".pt", ".safetensors"):
         raise ConfigError(f"out: {out} is a file; give a folder, a model card is written beside")
+    if push is not None and not HUB_NAME.fullmatch(push):
+        raise ConfigError(f"push: {push!r}; give org/name, or org/name@branch")
+    if private and push is None:
+        raise ConfigError("private: is for what is uploaded; give --push org/name too")
     ReadOptions(
         weights=weights,
         frames=frames,

@@ -13,7 +13,6 @@ from videohpm import checkpoint
 from videohpm.config import from_plain
 from videohpm.errors import UserError
 from videohpm.evaluate.protocol import EvalProtocol
-from videohpm.interop.native import find_weights, read_metadata
 from videohpm.models import VideoClassifier, VideoViT
 from videohpm.models.build import Model, build_model, encoder_in
 
@@ -52,8 +51,8 @@ def load(path: str | os.PathLike[str]) -> Loaded:
 
     Raises UserError where there is none.
     """
-    folder = find_weights(path)
-    model, metadata = checkpoint.load_model(folder), read_metadata(folder)
+    folder = checkpoint.find_weights(path)
+    model, metadata = checkpoint.load_model(folder), checkpoint.read_described(folder)
     grid = model.grid
     known = {"frames": grid.frames, "size": (grid.height, grid.width)}
     try:
@@ -79,7 +78,7 @@ def classifier_metadata(protocol: EvalProtocol, labels: list[str] | None) -> dic
 def fingerprint(path: str | os.PathLike[str]) -> str:
     """A hash of the weights that ``path`` means."""
     digest = hashlib.sha256()
-    with open(find_weights(path) / "model.safetensors", "rb") as file:
+    with open(checkpoint.find_weights(path) / "model.safetensors", "rb") as file:
         while block := file.read(1 << 22):
             digest.update(block)
     return digest.hexdigest()[:16]

@@ -10,9 +10,9 @@ from pathlib import Path
 from torch import nn
 
 from videohpm import checkpoint
+from videohpm.checkpoint import BEST
 from videohpm.engine import TorchEngine, distributed
 from videohpm.errors import UserError
-from videohpm.interop.native import BEST
 
 _log = logging.getLogger(__name__)
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from videohpm import checkpoint, evaluate, training
+from videohpm.checkpoint import BEST
 from videohpm.config import FinetuneConfig
 from videohpm.config.dataset_info import read_dataset_info
 from videohpm.data import Batch, Manifest, find_samples, normalise
@@ -21,7 +22,6 @@ from videohpm.finetune.clips import final_protocol, training_clips, validation_s
 from videohpm.finetune.labels import check_flip
 from videohpm.finetune.start import start_classifier, warn_of_pixels
 from videohpm.finetune.task import Classification, Task
-from videohpm.interop.native import BEST
 from videohpm.plan.fit import fit_finetuning
 from videohpm.tracking import Tracker
 from videohpm.training import TrainingRun

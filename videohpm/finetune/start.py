@@ -9,7 +9,6 @@ from typing import Any
 from videohpm import checkpoint
 from videohpm.config import ClassifierConfig, FinetuneConfig
 from videohpm.errors import UserError
-from videohpm.interop.native import find_weights, read_metadata
 from videohpm.models import VideoClassifier, VideoClassifierConfig, VideoViT, vit_config
 from videohpm.models.adapt import adapt_encoder
 
@@ -58,22 +57,26 @@ def start_classifier(
     return model
 
 
-def init_defaults(model: ClassifierConfig) -> dict[str, Any]:
+def init_defaults(config: Any) -> dict[str, Any]:
     """``data.mean`` and ``data.std`` of the weights in ``model.init``, as far as known.
 
     Defaults of a fine-tuning where the user says nothing else. Raises UserError where there are no
     weights.
+
+    Args:
+        config: with the section ``model``, as parsed.
     """
+    model = config.model
     if model.init is None or model.scratch:
         return {}
-    metadata = read_metadata(find_weights(model.init))
+    metadata = checkpoint.read_described(checkpoint.find_weights(model.init))
     known = {name: metadata.get(name) for name in PIXELS}
     return {f"data.{name}": tuple(v) for name, v in known.items() if isinstance(v, list)}
 
 
 def warn_of_pixels(config: FinetuneConfig) -> None:
     """Warns where pixels are not normalised as the weights of ``model.init`` learned them."""
-    for name, known in init_defaults(config.model).items():
+    for name, known in init_defaults(config).items():
         given = getattr(config.data, name.removeprefix("data."))
         if tuple(given) != known:
             _log.warning(
@@ -99,7 +102,7 @@ def pretrained_encoder(path: str, weights: str = "student") -> VideoViT:
 
     Raises UserError where there is none.
     """
-    folder = find_weights(path)
+    folder = checkpoint.find_weights(path)
     if weights == "teacher":
         return checkpoint.load_teacher(folder).model.encoder
     return checkpoint.load_encoder(folder)

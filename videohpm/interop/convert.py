@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from videohpm import hub
 from videohpm.config import ReadOptions
 from videohpm.config.options import convert as check_options
-from videohpm.errors import UserError
+from videohpm.errors import RunError, UserError
 from videohpm.interop import huggingface, mae, mae_st, native, timm, videomae
 from videohpm.interop.card import write_card
 from videohpm.interop.core import Weights
@@ -24,14 +25,15 @@ def read_weights(source: str | Path, **options) -> tuple[Weights, ConversionRepo
     """The model in ``source``, whatever its layout, and a report of what became of its tensors.
 
     Args:
-        source: a checkpoint file, a folder with one, or a run folder of videohpm's.
+        source: a checkpoint file, a folder with one, a run folder of videohpm's, or the name of a
+            model on the Hugging Face Hub.
         options: fields of :class:`videohpm.interop.ReadOptions`.
 
     Raises UserError, one line, for what cannot be read, recognised or accounted for.
     """
     chosen = ReadOptions(**options)
     report = ConversionReport(str(source))
-    weights = _read(Path(source), report, chosen)
+    weights = _read(hub.resolve(source), report, chosen)
     if chosen.inflate is not None:
         inflate(weights, chosen.inflate, chosen.frames or 16, report)
     report.kind, report.config = weights.kind, weights.config
@@ -68,24 +70,30 @@ def convert(
     what: str = "all",
     data: str | None = None,
     metrics: dict[str, float] | None = None,
+    license: str | None = None,
+    push: str | None = None,
+    private: bool = False,
     **options,
 ) -> ConversionReport:
     """Convert a checkpoint to another layout; the source's is recognised.
 
     Args:
-        source: a checkpoint file, a folder with one, or a run folder of videohpm's (its best
-            weights, else its newest checkpoint).
+        source: a checkpoint file, a folder with one, a run folder of videohpm's (its best weights,
+            else its newest checkpoint), or the name of a model on the Hugging Face Hub (org/name).
         out: a folder to make; a failure leaves nothing behind.
         to: videohpm, videomae, huggingface, timm or mae.
         what: ``all``, or ``encoder``: the encoder alone.
         data: what it was trained on, for the model card.
         metrics: how well it does, for the model card, for example '{"top1": 70.8}'.
+        license: the Hub's identifier of a licence, for the model card.
+        push: upload what was written as this model of the Hub, org/name or org/name@branch.
+        private: of a new model there: whether only its owners see it.
         options: fields of :class:`videohpm.interop.ReadOptions`.
 
     Returns:
         The account of every tensor; ``print`` it.
     """
-    check_options(str(source), str(out), to, what=what, **options)
+    check_options(str(source), str(out), to, what=what, push=push, private=private, **options)
     out = Path(out)
     if out.is_file() or (out.is_dir() and any(out.iterdir())):
         raise UserError(f"out: {out} exists and is not empty; give another folder")
@@ -97,22 +105,21 @@ def convert(
     try:
         with complete(out) as partial:
             partial.mkdir(parents=True)
-            _write(weights, partial, to, report, data, metrics)
+            _write(weights, partial, to, report)
+            write_card(weights, partial, report, data, metrics, license)
     except OSError as error:
         if full_disk(error):
             raise
         raise UserError(f"out: {out} cannot be written ({error.strerror})") from None
+    if push is not None:
+        try:
+            report.pushed = hub.push(out, push, private)
+        except (UserError, RunError) as error:
+            raise type(error)(f"{error}; {out} is complete") from None
     return report
 
 
-def _write(
-    weights: Weights,
-    folder: Path,
-    to: str,
-    report: ConversionReport,
-    data: str | None,
-    metrics: dict[str, float] | None,
-) -> None:
+def _write(weights: Weights, folder: Path, to: str, report: ConversionReport) -> None:
     if weights.teacher is not None and to not in ("videohpm", "mae"):
         for name in weights.teacher:
             report.not_written[f"teacher: {name}"] = "the layout has no teacher"
@@ -121,4 +128,3 @@ def _write(
         if lost:
             report.note(f"{', '.join(lost)}: the layout has no place for them; see README.md there")
     WRITERS[to].write(weights, folder, report)
-    write_card(weights, folder, report, data, metrics)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
+from videohpm.checkpoint import OF_CLASSIFIER
 from videohpm.checkpoint.checksums import is_finite
 from videohpm.config import ReadOptions
 from videohpm.config.architecture import Architecture, encoder_of
@@ -18,9 +19,6 @@ from videohpm.models import SIZES, MAEConfig, MaskedAutoencoder, VideoClassifier
 from videohpm.models.bounds import expected_shapes, grid_of
 from videohpm.models.build import Model, build_model, kind_of
 from videohpm.models.vit import position_table
-
-OF_CLASSIFIER = ("labels", "metrics", "step")
-"""Values of ``Weights.extra`` that say nothing of an encoder alone."""
 
 
 @dataclass
@@ -34,7 +32,7 @@ class Weights:
     """Arguments of :class:`videohpm.LossTeacher`."""
     extra: dict = field(default_factory=dict)
     """Plain values kept in config.json: labels, mean and std of pixels in 0..1, protocol (how
-    clips are cut for a test), data, metrics."""
+    clips are cut for a test), data, recipe, metrics."""
 
     def encoder(self, report: ConversionReport) -> Weights:
         """The encoder alone, as a VideoViT; what is left out is entered in the report."""

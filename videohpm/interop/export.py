@@ -7,8 +7,6 @@ from pathlib import Path
 from videohpm import checkpoint
 from videohpm.config import options
 from videohpm.errors import UserError
-from videohpm.interop.core import OF_CLASSIFIER
-from videohpm.interop.native import OWN, find_weights, read_metadata
 from videohpm.models.build import encoder_in
 from videohpm.writing import complete
 
@@ -27,11 +25,13 @@ def export(source: str, out: str, what: str = "encoder", weights: str = "student
     to = Path(out)
     if to.exists() and any(to.iterdir()):
         raise UserError(f"{out}: exists and is not empty; give another folder")
-    folder = find_weights(source)
+    folder = checkpoint.find_weights(source)
     of_student = weights == "student"
     model = checkpoint.load_model(folder) if of_student else checkpoint.load_teacher(folder).model
-    left = OWN if what == "all" else (*OWN, *OF_CLASSIFIER)
-    extra = {name: value for name, value in read_metadata(folder).items() if name not in left}
+    left = () if what == "all" else checkpoint.OF_CLASSIFIER
+    described = checkpoint.read_described(folder)
+    left = (*checkpoint.OWN, *left)
+    extra = {name: value for name, value in described.items() if name not in left}
     to = to.resolve()
     to.parent.mkdir(parents=True, exist_ok=True)
     with complete(to) as partial:

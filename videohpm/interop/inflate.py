@@ -8,8 +8,10 @@ from torch import Tensor
 
 from videohpm.config.architecture import with_encoder
 from videohpm.errors import UserError
+from videohpm.grid import TokenGrid
 from videohpm.interop.core import Weights
 from videohpm.interop.report import ConversionReport
+from videohpm.models.adapt import adapt_patch_embed, adapt_pixel_head, adapt_positions
 
 
 def inflate(weights: Weights, tubelet: int, frames: int, report: ConversionReport) -> None:
@@ -29,19 +31,17 @@ def inflate(weights: Weights, tubelet: int, frames: int, report: ConversionRepor
         )
     encoder = replace(weights.encoder_config, tubelet=tubelet, frames=frames)
     weights.config = with_encoder(weights.config, encoder)
-    steps = weights.grid.t
     for tensors in filter(None, (weights.tensors, weights.teacher)):
         for name, tensor in tensors.items():
-            tensors[name] = _inflated(name, tensor, tubelet, steps)
+            tensors[name] = _inflated(name, tensor, grid, weights.grid)
     report.note(f"inflated from images to {frames} frames in tubelets of {tubelet}")
 
 
-def _inflated(name: str, tensor: Tensor, tubelet: int, steps: int) -> Tensor:
+def _inflated(name: str, tensor: Tensor, old: TokenGrid, new: TokenGrid) -> Tensor:
     if name.endswith("patch_embed.proj.weight"):
-        planes = tensor.unflatten(1, (3, 1, -1)).expand(-1, -1, tubelet, -1)
-        return planes.flatten(1) / tubelet
+        return adapt_patch_embed(tensor, old, new)
     if name.startswith("decoder.head."):
-        return tensor.repeat(tubelet, *[1] * (tensor.ndim - 1))
+        return adapt_pixel_head(tensor, old, new)
     if name.endswith("positions"):
-        return tensor.repeat(steps, 1)
+        return adapt_positions(tensor, old, new)
     return tensor

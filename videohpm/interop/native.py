@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import json
-from os import PathLike
 from pathlib import Path
 
 from videohpm import checkpoint
 from videohpm.checkpoint.checksums import read_tensors
-from videohpm.compat import upgrade_config
-from videohpm.config import DataConfig, from_plain
 from videohpm.errors import UserError
 from videohpm.interop.core import ReadOptions, Weights, verify_all_accounted
 from videohpm.interop.files import read_json
@@ -18,27 +14,12 @@ from videohpm.models import MAEConfig
 from videohpm.models.bounds import expected_shapes
 
 NAME = "videohpm"
-BEST = "best"
-"""Where a fine-tuning run keeps the weights that did best in validation."""
-OWN = ("format", "version", "kind", "model", "teacher")
-CUT = ("sampling", "stride", "interpolation", "antialias")
-"""Of a run's section data: how the clips of a test are cut as well."""
-
-
-def find_weights(path: str | PathLike[str]) -> Path:
-    """The folder of weights that ``path`` means, for every command.
-
-    Of a run the best weights where it keeps them, else its newest checkpoint. Raises UserError
-    where there are none.
-    """
-    best = Path(path) / BEST
-    return best if (best / "model.safetensors").is_file() else checkpoint.find_weights(path)
 
 
 def find(path: Path) -> Path | None:
-    """As :func:`find_weights`; None where ``path`` holds none, or another layout's."""
+    """The folder of weights that ``path`` means; None where it holds none of ours."""
     try:
-        folder = find_weights(path)
+        folder = checkpoint.find_weights(path)
     except UserError:
         return None
     config = folder / "config.json"
@@ -47,30 +28,9 @@ def find(path: Path) -> Path | None:
     return folder
 
 
-def read_metadata(folder: Path) -> dict:
-    """What config.json of a folder of weights holds.
-
-    Where it does not say how clips were cut (``protocol``) and normalised (``mean``, ``std``), what
-    the configuration in a checkpoint's state.json says. Raises UserError where these are damaged.
-    """
-    _, metadata = checkpoint.read_metadata(folder)
-    file = folder / "state.json"
-    if metadata.get("protocol") or not file.is_file():
-        return metadata
-    try:
-        config = upgrade_config(json.loads(file.read_text())["config"])
-        if "data" not in config:
-            return metadata
-        data = from_plain(DataConfig, config["data"], strict=False)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{file}: damaged ({error!r})") from None
-    pixels = {"mean": list(data.mean), "std": list(data.std)}
-    return pixels | metadata | {"protocol": {name: getattr(data, name) for name in CUT}}
-
-
 def read(folder: Path, report: ConversionReport, options: ReadOptions) -> Weights:
     """What :func:`videohpm.checkpoint.save_weights` wrote."""
-    metadata = read_metadata(folder)
+    metadata = checkpoint.read_described(folder)
     report.layout = f"videohpm {metadata['kind']}"
     try:
         config = checkpoint.read_config(metadata)
@@ -82,7 +42,7 @@ def read(folder: Path, report: ConversionReport, options: ReadOptions) -> Weight
     weights = Weights(config, found)
     report.loaded |= {name: name for name in found}
     weights.tensors = verify_all_accounted(weights, set(tensors), report, options)
-    weights.extra = {name: value for name, value in metadata.items() if name not in OWN}
+    weights.extra = {name: value for name, value in metadata.items() if name not in checkpoint.OWN}
     settings = metadata.get("teacher")
     if isinstance(settings, dict) and (folder / "teacher.safetensors").is_file():
         _read_teacher(folder, weights, report, options)

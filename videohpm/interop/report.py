@@ -34,6 +34,8 @@ class ConversionReport:
     """The layout written."""
     written: int = 0
     """Tensors written."""
+    pushed: str = ""
+    """The address on the Hub that what was written was uploaded to."""
     not_written: dict[str, str] = field(default_factory=dict)
     """The model's tensor that the layout written cannot hold → why."""
 
@@ -51,16 +53,17 @@ class ConversionReport:
             f"layout: {self.layout}",
             f"model: {self.kind} ({sizes})",
             f"loaded: {len(self.loaded)} tensors",
-            *_grouped("left over", self.left_over),
-            *_grouped("missing", self.missing),
+            *grouped("left over", self.left_over),
+            *grouped("missing", self.missing),
             *(f"note: {text}" for text in self.notes),
         ]
         if self.target:
             lines.append(f"written: {self.written} tensors as {self.target} to {self.out}")
-        return "\n".join(lines + _grouped("not written", self.not_written))
+        lines += grouped("not written", self.not_written)
+        return "\n".join(lines + ([f"uploaded: {self.pushed}"] if self.pushed else []))
 
 
-def _grouped(title: str, names: dict[str, str]) -> list[str]:
+def grouped(title: str, names: dict[str, str]) -> list[str]:
     """One line a reason: how many tensors, which families, why."""
     by_reason = defaultdict(list)
     for name, reason in names.items():

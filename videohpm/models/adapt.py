@@ -68,6 +68,17 @@ def adapt_patch_embed(weight: Tensor, old: TokenGrid, new: TokenGrid) -> Tensor:
     )
 
 
+def adapt_pixel_head(tensor: Tensor, old: TokenGrid, new: TokenGrid) -> Tensor:
+    """Weight [P, d] or bias [P] of a head that predicts pixels, for another tubelet, of which one
+    of the two is 1: each frame is predicted as the image was, an image as the mean of the frames.
+    """
+    if old.tubelet == new.tubelet:
+        return tensor
+    if new.tubelet == 1:
+        return tensor.unflatten(0, (old.tubelet, -1)).mean(0)
+    return tensor.repeat(new.tubelet, *[1] * (tensor.ndim - 1))
+
+
 def adapt_positions(table: Tensor, old: TokenGrid, new: TokenGrid) -> Tensor:
     """A learned table [N, D] for more or fewer time steps, of the same height and width."""
     if (old.h, old.w) != (new.h, new.w):

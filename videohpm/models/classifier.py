@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from videohpm.config.architecture import VideoClassifierConfig, classifier_config
 from videohpm.grid import TokenGrid
+from videohpm.models.pretrained import Pretrained
 from videohpm.models.vit import Mlp, VideoViT
 
 
@@ -42,7 +43,7 @@ class AttentivePool(nn.Module):
         return x + self.mlp(self.norm2(x))
 
 
-class VideoClassifier(nn.Module):
+class VideoClassifier(Pretrained, nn.Module):
     """A :class:`VideoViT` that ends in class scores.
 
     With mean pooling the encoder's final norm is replaced by a new one behind the pooling

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from videohpm.config.architecture import DecoderConfig, MAEConfig, mae_config
 from videohpm.grid import Mask, TokenGrid
+from videohpm.models.pretrained import Pretrained
 from videohpm.models.vit import Block, VideoViT, init_linear, position_table, run_blocks
 
 
@@ -52,7 +53,7 @@ class Decoder(nn.Module):
         return self.head(self.norm(x))
 
 
-class MaskedAutoencoder(nn.Module):
+class MaskedAutoencoder(Pretrained, nn.Module):
     """Encoder + pixel decoder + loss predictor (HPM, sections 3.1 and 3.2; VideoMAE without it).
 
     The predictor is a twin of the pixel decoder: it shares the projection into decoder width, the

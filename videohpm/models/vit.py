@@ -12,6 +12,7 @@ from torch.utils.checkpoint import checkpoint
 
 from videohpm.config.architecture import POSITIONS, ViTConfig
 from videohpm.grid import TokenGrid
+from videohpm.models.pretrained import Pretrained
 
 
 def sincos_1d(count: int, dim: int) -> np.ndarray:
@@ -176,7 +177,7 @@ class TubeletEmbed(nn.Module):
         return self.proj(blocks.flatten(2))
 
 
-class VideoViT(nn.Module):
+class VideoViT(Pretrained, nn.Module):
     """Tubelet ViT.
 
     Args:
