@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from videohpm import checkpoint, hpm, training, visualize
+from videohpm import checkpoint, evaluate, hpm, training, visualize
 from videohpm.config import PretrainConfig
 from videohpm.data import Batch, make_dataset, normalise
 from videohpm.engine import TorchEngine, distributed, process_group, seed_step
@@ -17,7 +17,9 @@ from videohpm.hpm import LossTeacher, Scorer, Target
 from videohpm.interop.frozen import encoders_of
 from videohpm.interop.start import StartReport, start_from
 from videohpm.models import MaskedAutoencoder
+from videohpm.plan.count import probe_period
 from videohpm.plan.fit import fit_pretraining
+from videohpm.report.verdict import kept_rows, logged_rows, verdict
 from videohpm.tracking import Tracker
 from videohpm.training import TrainingRun
 
@@ -138,6 +140,8 @@ class Pretraining(TrainingRun):
             )
         self.evaluate_every = config.run.picture_every
         self.units = hpm.unit_count(grid, config.mask.unit)
+        self.labelled = evaluate.labelled_manifest(config)
+        self.probe: evaluate.OnlineProbe | None = None
         ema_modules: dict[str, nn.Module] = {"teacher": self.teacher} if self.teacher else {}
         super().__init__(config, data, self.model, ema_modules)
         if isinstance(self.scorer, hpm.CenteredScorer) and self.restored.get("score_center"):
@@ -151,11 +155,30 @@ class Pretraining(TrainingRun):
         """Train until the last step; the pictures show the same clips every time."""
         keys = [(0, i % len(self.data)) for i in range(FIXED_CLIPS)]
         self.fixed = training.read_once(self.data, keys, self.config.data.readers)
+        self.probe = self._make_probe()
+        self.rows = kept_rows(logged_rows(self.folder, self.done))
         if self.started is not None and self.engine.rank == 0:
             self.folder.mkdir(parents=True, exist_ok=True)
             (self.folder / STARTED).write_text(f"{self.started}\n")
             print(self.started, flush=True)
         super().run()
+
+    def _make_probe(self) -> evaluate.OnlineProbe | None:
+        """What looks at the run while it trains: at clips from all of the data set."""
+        config, samples = self.config, len(self.data)
+        self.probe_every = probe_period(config)
+        if not self.probe_every:
+            return None
+        rows = evaluate.Rows(min(config.probe.clips, samples))
+        keys = [(0, int(row) * samples // rows.count) for row in rows.padded]
+        found = training.read_once(self.data, keys, config.data.readers)
+        one_each = slice(None, None, config.data.repeats)
+        clips, shuffle_ids = found.clips[one_each], found.shuffle_ids[one_each]
+        labelled = None
+        if self.labelled is not None:
+            labelled = evaluate.read_labelled(self.labelled, config)
+        sketch = self.restored.get("probe_sketch")
+        return evaluate.OnlineProbe(config, clips, shuffle_ids, rows, self.target, labelled, sketch)
 
     def train(self, batches: Iterable[Batch], step: int) -> dict[str, Tensor]:
         """See :func:`train_step`."""
@@ -180,13 +203,25 @@ class Pretraining(TrainingRun):
             del metrics["momentum"]
         else:
             metrics["teacher_distance"] = float(self.teacher.distance(self.model))
+        if self.probe is not None and self._due(self.probe_every):
+            with self.watch.paused():
+                metrics |= self.probe.measure(self.engine, self.model)
         return metrics
+
+    def logged(self, tracker: Tracker, row: dict[str, float | None]) -> None:
+        """Say whether the run learns, where it was just looked at."""
+        self.rows = kept_rows([*self.rows, row])
+        learns = verdict(self.rows)
+        if learns is not None and row.get("mean_colour_loss") is not None:
+            tracker.message(f"step {self.done}: {learns}")
 
     def state(self) -> dict:
         """Also the running mean of scores, where they are centered: exact as decimal numbers."""
         state = super().state()
         if isinstance(self.scorer, hpm.CenteredScorer) and self.scorer.center is not None:
             state["score_center"] = self.scorer.center.tolist()
+        if self.probe is not None:
+            state["probe_sketch"] = self.probe.sketch
         return state
 
     def description(self) -> dict:

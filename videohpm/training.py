@@ -98,6 +98,9 @@ class TrainingRun(ABC):
     def evaluate(self, tracker: Tracker, step: int) -> None:
         """Between two steps, as often as ``evaluate_every`` says: draw pictures, or validate."""
 
+    def logged(self, tracker: Tracker, row: dict[str, float | None]) -> None:  # noqa: B027
+        """Called with each line of the log: what is to be told of it."""
+
     def state(self) -> dict:
         """Plain values that a checkpoint keeps, besides the step and the configuration."""
         bad_files = self.bad_files.state()
@@ -117,7 +120,7 @@ class TrainingRun(ABC):
                 replace_bad_files(self.folder / BAD_FILES, self.bad_files.files.values())
         loader = training_batches(self.data, config, engine, self.done, self.steps)
         recent, advice = RecentLosses(self.data.manifest, config), WaitingAdvice(self.data)
-        watch = Stopwatch(config.optim.global_batch_size * config.data.repeats)
+        self.watch = watch = Stopwatch(config.optim.global_batch_size * config.data.repeats)
         logged = LoggedRun(self.folder, self.steps, self.done)
         with Tracker(make_loggers(logged) if first else []) as tracker, StopRequest() as request:
             feed = Feed(iter(loader), engine.device, watch.waiting)
@@ -135,7 +138,9 @@ class TrainingRun(ABC):
                     recent.check()
                     means = distributed.all_reduce_mean(metrics | watch.lap())
                     faults = self._reading_faults(loader)
-                    tracker.log(self.done, means | self._metrics(step) | faults)
+                    row = means | self._metrics(step) | faults
+                    tracker.log(self.done, row)
+                    self.logged(tracker, row)
                     if waits := advice.after(means["data_wait"]):
                         tracker.message(waits)
                 if self.evaluate_every is not None and self._due(self.evaluate_every):

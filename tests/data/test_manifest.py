@@ -203,7 +203,7 @@ def test_what_lists_may_not_hold(tree):
     assert "3 fields after the path" in error(tree, write(tree, "walk/a.mp4 1 5 7\n"))
     assert "3 fields after the path" in error(tree, write(tree, "walk/a.mp4, 1, 5, 7\n"))
     for text in ("walk 70 3\n", "walk, 70, 3\n", "path,label\nwalk,3\n"):
-        assert "walk is a folder; lists of folders of frames" in error(tree, write(tree, text))
+        assert "walk is a folder without pictures; list" in error(tree, write(tree, text))
 
 
 def test_a_second_label_is_not_taken_for_a_length_in_silence(tree, caplog):

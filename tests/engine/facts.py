@@ -26,6 +26,7 @@ from videohpm.config import (
     HPMConfig,
     MaskConfig,
     ModelConfig,
+    OnlineProbeConfig,
     OptimConfig,
     PretrainConfig,
     RunConfig,
@@ -42,6 +43,7 @@ SPOILT = 3
 SECTIONS = {
     "run": RunConfig, "data": DataConfig, "model": ModelConfig, "mask": MaskConfig,
     "hpm": HPMConfig, "optim": OptimConfig, "engine": EngineConfig,
+    "probe": OnlineProbeConfig,
 }  # fmt: skip
 
 

@@ -19,6 +19,7 @@ engine         :class:`EngineConfig`: device, precision, processes
 pretrain       :class:`PretrainConfig`: all of a pre-training run
 finetune       :class:`FinetuneConfig` and its sections
 evaluate       :class:`EvaluateConfig`, :class:`ProbeConfig` and their sections
+probe          :class:`OnlineProbeConfig`: looks at a run while it trains
 plan           :class:`PlanConfig`, :class:`BenchConfig`, and the known GPUs
 options        options of the commands that take no configuration file
 convert        :class:`ReadOptions`: what a foreign checkpoint does not say
@@ -54,6 +55,7 @@ from videohpm.config.optim import OptimConfig
 from videohpm.config.plain import as_plain, from_plain
 from videohpm.config.plan import BenchConfig, PlanConfig
 from videohpm.config.pretrain import PretrainConfig
+from videohpm.config.probe import OnlineProbeConfig
 from videohpm.config.run import RunConfig
 from videohpm.config.sizes import SIZES, size_of
 
@@ -73,6 +75,7 @@ __all__ = [
     "MAEConfig",
     "MaskConfig",
     "ModelConfig",
+    "OnlineProbeConfig",
     "OptimConfig",
     "PlanConfig",
     "PredictorConfig",

@@ -12,9 +12,10 @@ from videohpm.errors import ConfigError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-Kind = Literal["auto", "video", "image"]
+Kind = Literal["auto", "video", "image", "frames"]
 Sampling = Literal["dense", "segments"]
 KINDS, SAMPLINGS = get_args(Kind), get_args(Sampling)
+FRAMES = "frames"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,10 +25,11 @@ class DataConfig:
     root: str | None = None
     """Folder of videos or images, searched recursively; also the base of a manifest's paths."""
     manifest: str | None = None
-    """File that lists the samples: CSV with a header (path[,label][,frames][,reader]), or lines of
-    "path label" or "path frames label"."""
+    """File that lists the samples, videos or folders of frames: CSV with a header in any order
+    (path[,label][,frames][,reader]; file_name for path), or lines of "path label" or "path frames
+    label"."""
     kind: Kind = "auto"
-    """Sort of files; auto tells by their suffixes."""
+    """Sort of files; auto tells by their suffixes. frames: each folder of pictures is a video."""
     sampling: Sampling = "dense"
     """dense: frames a fixed stride apart from a random start. segments: one random frame from each
     of as many equal parts of the video as the clip has frames (TSN)."""

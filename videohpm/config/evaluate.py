@@ -54,7 +54,7 @@ class SamplesConfig:
     Args:
         root: folder of a folder per class; also the base of a manifest's paths.
         manifest: file that lists the samples and their labels.
-        kind: auto, video or image.
+        kind: auto, video, image or frames (each folder of pictures is a video).
         workers: reading processes for each rank; 0 reads in the main process.
         decode_timeout: longest time that reading one file may take; 0 waits for ever.
     """
@@ -113,7 +113,8 @@ class ProbeConfig:
         train: labelled samples to learn from: a folder of a folder per class, or a manifest.
         validation: labelled samples to test on, likewise.
         root: folder that the manifests' paths start from; their own folders if left out.
-        kind: auto (by suffix), video or image: which of the files in a folder of both.
+        kind: auto (by suffix), video or image: which of the files in a folder of both; frames: each
+            folder of pictures is a video.
         out: folder for the features and the result; empty: ``probe`` in the run folder.
         probes: which of linear, attentive and knn; attentive needs all tokens in memory.
         test: how a video is cut into views; what is left out is one view, cut as in training.

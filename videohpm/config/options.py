@@ -123,7 +123,8 @@ def features(
         root: folder of videos or images; also the base of a manifest's paths.
         manifest: file that lists the samples; rows may have no label. Labels are numbered as the
             model's classes, or else are numbers themselves; index.csv also has their names.
-        kind: auto (by suffix), video or image: which of the files in a folder of both.
+        kind: auto (by suffix), video or image: which of the files in a folder of both; frames: each
+            folder of pictures is a video.
         what: pooled, tokens or both.
         format: safetensors or npz.
         dtype: float32 or float16.

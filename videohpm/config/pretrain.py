@@ -13,6 +13,7 @@ from videohpm.config.hpm import HPMConfig
 from videohpm.config.mask import MaskConfig, masked_count, unit_count
 from videohpm.config.model import ModelConfig
 from videohpm.config.optim import OptimConfig
+from videohpm.config.probe import OnlineProbeConfig
 from videohpm.config.run import RunConfig
 from videohpm.errors import ConfigError
 from videohpm.grid import TokenGrid
@@ -35,6 +36,7 @@ class PretrainConfig:
     hpm: HPMConfig = field(default_factory=HPMConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     engine: EngineConfig = field(default_factory=EngineConfig)
+    probe: OnlineProbeConfig = field(default_factory=OnlineProbeConfig)
 
     def __post_init__(self):
         """What no section can see alone. Raises ConfigError naming the fields."""

@@ -252,7 +252,7 @@ def dataset_of(manifest: Manifest, config: DataConfig, *, frames: int, **more: A
     if manifest.kind == "image" and frames > 1:
         raise UserError(
             f"data.root: images, but the model takes clips of {frames} frames; set model.frames 1 "
-            f"and model.tubelet 1"
+            "and model.tubelet 1, or data.kind frames where each folder holds the frames of a video"
         )
     kind = ImageDataset if frames == 1 else VideoDataset
     return kind(manifest, config, frames=frames, **more)

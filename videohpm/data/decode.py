@@ -9,6 +9,8 @@ Several readers could return them, at different speeds, and some return other fr
 without an error. So a file is demuxed once (``index.py``), and the first reader reads it that may
 (``readers/``). What that one cannot read PyAV does.
 
+A folder of extracted frames is a video, too (``frame_folders.py``).
+
 Damage inside the pictures shows in no packet; ``verify`` finds it by decoding the whole file, and
 the video ends there. Without a scan, frames behind the damage are still found by their time stamps,
 under the same numbers; the damaged ones raise DecodeError.
@@ -29,6 +31,7 @@ from videohpm.data.container import (
     decoded_of_any_size,
     errors_as_decode_error,
 )
+from videohpm.data.frame_folders import first_frame, frame_files, read_frame_folder
 from videohpm.data.geometry import geometry
 from videohpm.data.index import VideoIndex, decoded_count, video_index
 from videohpm.data.readers import FALLBACK, READERS, choose_reader
@@ -92,6 +95,10 @@ def _read(
     min_side: int | None,
 ) -> np.ndarray:
     """``read_frames`` of checked arguments."""
+    positions = sorted(set(wanted))
+    if os.path.isdir(path):
+        frames = read_frame_folder(path, positions)
+        return frames[np.searchsorted(positions, wanted)]
     check_first_bytes(path)
     if reader is not None and READERS[reader].available() is not None:
         reader = FALLBACK
@@ -99,7 +106,6 @@ def _read(
         index = video_index(path)
         size = index.height, index.width
         reader = reader or choose_reader(index)
-    positions = sorted(set(wanted))
     target = reduced_size(*size, min_side) if size and min_side else None
     if size and len(positions) * math.prod(target or size) * 3 > MAX_CLIP_BYTES:
         raise DecodeError(
@@ -119,6 +125,8 @@ def read_video_info(path: str | os.PathLike[str]) -> VideoInfo:
     """
     path = os.fspath(path)
     with errors_as_decode_error(path):
+        if os.path.isdir(path):
+            return _folder_info(path)
         index = video_index(path)
         frames = len(index.pts) if index.pts is not None else decoded_count(path)
         if frames == 0:
@@ -137,7 +145,18 @@ def verify(path: str | os.PathLike[str]) -> tuple[VideoInfo, str | None]:
         return _verify(os.fspath(path))
 
 
+def _folder_info(path: str) -> VideoInfo:
+    """Of a folder of frames, whose rate nothing tells."""
+    height, width, codec = first_frame(path)
+    return VideoInfo(len(frame_files(path)), height, width, 0.0, codec, FALLBACK)
+
+
 def _verify(path: str) -> tuple[VideoInfo, str | None]:
+    if os.path.isdir(path):
+        info = _folder_info(path)
+        for position in range(1, info.frames):
+            read_frame_folder(path, [0, position])
+        return info, None
     index, frames, corrupt = video_index(path), 0, 0
     first, changes = None, False
     errors: list[Exception] = []

@@ -14,7 +14,7 @@ from typing import Literal
 
 import numpy as np
 
-from videohpm.config.data import KINDS
+from videohpm.config.data import FRAMES, KINDS
 from videohpm.data.class_labels import (
     number_labels,
     number_names,
@@ -34,6 +34,8 @@ from videohpm.errors import UserError
 
 Labels = bool | Literal["optional"]
 ANY = "any"
+METADATA = "metadata.csv"
+"""What Hugging Face's videofolder calls the list of a folder."""
 _READERS = (None, *READERS)
 _log = logging.getLogger(__name__)
 _TABLE = ("_starts", "_ends", "_labels", "_frames", "_readers", "_heights", "_widths")
@@ -163,10 +165,11 @@ def find_samples(
     ``labels`` is True where every sample needs one, "optional" where samples without one stay
     unlabelled (a warning counts them), False where labels are not read.
 
-    A manifest is a CSV file with a header (``path`` and optionally ``label``, ``frames``,
-    ``reader``, ``height``, ``width``; other columns are left alone), or lines of ``path label`` or
-    ``path frames label`` separated by spaces (``path`` alone without labels). Relative paths belong
-    to ``root``, or else to the manifest's folder.
+    A manifest is a file with a header (``path`` and optionally ``label``, ``frames``, ``reader``,
+    ``height``, ``width``, in any order; other columns of a CSV file are left alone), or lines of
+    ``path label`` or ``path frames label`` separated by spaces (``path`` alone without labels).
+    Relative paths belong to ``root``, or else to the manifest's folder. A folder's metadata.csv
+    with a column ``label`` (Hugging Face's videofolder) goes before its folders as classes.
 
     Labels are numbers from 0, or names. With ``classes`` (names in order, of a model or of the
     training data) names are looked up there, and numbers are positions there, unless names of
@@ -175,7 +178,8 @@ def find_samples(
     caller to check.
 
     ``kind`` is the sort of file, by the suffix where "auto"; files of both sorts are refused there,
-    and kept where it is "any", for those who look at each file. Raises UserError.
+    and kept where it is "any", for those who look at each file. With "frames" each folder that
+    holds pictures is a video; a manifest may list such folders without. Raises UserError.
     """
     if kind not in (*KINDS, ANY):
         raise UserError(f"data.kind: {kind!r} is not one of {', '.join(KINDS)}")
@@ -189,6 +193,9 @@ def find_samples(
         if not file.is_file():
             raise UserError(f"data.manifest: {file} does not exist; check the path")
         return _from_file(file, folder or file.parent, labels, kind, classes, numbered)
+    if folder is not None and labels and _has_labels(folder / METADATA):
+        _log.warning("data.root: labels are those of %s, not the folders", folder / METADATA)
+        return _from_file(folder / METADATA, folder, labels, kind, classes, numbered)
     if folder is None:
         raise UserError("data.root: neither a folder nor a manifest is given; set one of them")
     return _from_folder(folder, labels, kind, classes, numbered)
@@ -203,9 +210,14 @@ def _from_folder(
     suffixes = {"video": VIDEO_SUFFIXES, "image": IMAGE_SUFFIXES}.get(
         kind, VIDEO_SUFFIXES | IMAGE_SUFFIXES
     )
-    paths = [path for path in walk(root) if os.path.splitext(path)[1].lower() in suffixes]
+    if kind == FRAMES:
+        paths = _frame_folders(root)
+    else:
+        paths = [path for path in walk(root) if os.path.splitext(path)[1].lower() in suffixes]
     if not paths:
-        what = f"{kind}s" if kind in ("video", "image") else "videos or images"
+        what = {"video": "videos", "image": "images", FRAMES: "folders of pictures"}.get(
+            kind, "videos or images"
+        )
         raise UserError(
             f"data.root: no {what} under {root} (recognised by suffix, such as .mp4 or .jpg)"
         )
@@ -229,6 +241,23 @@ def _from_folder(
     ordered = iter(numbers)
     found = [next(ordered) if os.sep in path else None for path in paths]
     return Manifest(paths, base=root, labels=found, classes=classes, kind=kind)
+
+
+def _frame_folders(root: Path) -> list[str]:
+    """The folders below ``root`` that hold pictures, relative, in sorted order."""
+    pictures = [path for path in walk(root) if _are_images([path])[0]]
+    stray = next((path for path in pictures if os.sep not in path), None)
+    if stray is not None:
+        raise UserError(
+            f"data.root: {stray} lies in {root} itself; with kind frames each clip is a folder of "
+            "pictures: give the folder above"
+        )
+    return sorted({os.path.dirname(path) for path in pictures})
+
+
+def _has_labels(file: Path) -> bool:
+    """Whether a list is there, and has a column of labels."""
+    return file.is_file() and "label" in read_rows(file)
 
 
 def walk(root: Path) -> Iterable[str]:
@@ -266,6 +295,8 @@ def _of_kind(rows: dict[str, list], kind: str, where: str) -> dict[str, list]:
 def _kind_of(paths: Sequence[str], kind: str, where: str) -> str:
     if kind in ("video", "image"):
         return kind
+    if kind == FRAMES:
+        return "video"
     images = sum(_are_images(paths))
     if 0 < images < len(paths):
         if kind == ANY:

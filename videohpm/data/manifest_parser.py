@@ -10,6 +10,7 @@ from itertools import takewhile
 from pathlib import Path
 
 from videohpm.data.class_labels import LINE
+from videohpm.data.frame_folders import is_frame_folder
 from videohpm.data.readers import READERS
 from videohpm.data.tables import plain_field
 from videohpm.errors import UserError
@@ -53,16 +54,37 @@ def read_rows(file: Path) -> dict[str, list]:
         raise UserError(f"data.manifest: {file} is empty")
     line, first = numbered[0]
     try:
-        header = [field.strip().lower() for field in _fields(first)]
+        header = _named([field.strip().lower() for field in _fields(first)])
     except csv.Error as error:
         raise UserError(f"data.manifest: {file} line {line}: {error}") from None
     if "path" in header:
         return _comma_rows(file, header, _records(file, text))
+    spaced = _named(first.lower().split())
+    if "path" in spaced and set(spaced) <= set(_COLUMNS):
+        return _headed_rows(file, spaced, numbered[1:], "\t" if "\t" in first else None)
     if _is_plain_list(first):
         return _listed_rows(file, [(number, fields) for number, fields in _records(file, text)])
     if "," in first and not re.split(r"[ \t]+", first.rstrip())[-1].isdigit():
         return _comma_rows(file, header, _records(file, text))
     return _space_rows(file, numbered)
+
+
+def _named(header: list[str]) -> list[str]:
+    """A header with ``path`` for ``file_name``, as Hugging Face's folders call it."""
+    if "path" in header:
+        return header
+    return ["path" if name == "file_name" else name for name in header]
+
+
+def _headed_rows(
+    file: Path, header: list[str], numbered: list, separator: str | None
+) -> dict[str, list]:
+    """The rows below a header without commas; ``separator`` None is any number of spaces."""
+    records = [
+        (number, [field.strip() for field in line.strip(" ").split(separator)])
+        for number, line in numbered
+    ]
+    return _comma_rows(file, header, [(0, header), *records])
 
 
 def _fields(line: str) -> list[str]:
@@ -225,12 +247,12 @@ def check_rows(where: str, base: Path, rows: dict[str, list]) -> None:
         )
     # A few files stand for all: asking for every one of a million on a network disk takes minutes.
     some = rows["path"][:: max(1, len(rows["path"]) // 8)][:9]
-    folder = next((path for path in some if os.path.isdir(base / path)), None)
-    if folder is not None:
-        raise UserError(
-            f"{where}: {folder} is a folder; lists of folders of frames are not read: make a video "
-            "of each (ffmpeg -i FOLDER/%05d.jpg), or list the pictures"
-        )
+    for path in some:
+        if os.path.isdir(base / path) and not is_frame_folder(base / path):
+            raise UserError(
+                f"{where}: {path} is a folder without pictures; list videos, or folders that hold "
+                "the frames of one video each"
+            )
     if not any(os.path.exists(base / path) for path in some):
         raise UserError(
             f"{where}: none of its files is found, such as {base / some[0]}; set root to the "

@@ -8,6 +8,7 @@ from videohpm.evaluate.linear import attentive_probabilities, linear_probabiliti
 from videohpm.evaluate.load import Loaded, classifier_metadata, load
 from videohpm.evaluate.metrics import accuracy, confusion
 from videohpm.evaluate.multiview import Scores, score
+from videohpm.evaluate.online import OnlineProbe, Rows, labelled_manifest, read_labelled
 from videohpm.evaluate.prediction import (
     Prediction,
     features,
@@ -25,7 +26,9 @@ __all__ = [
     "EvaluateConfig",
     "Features",
     "Loaded",
+    "OnlineProbe",
     "Prediction",
+    "Rows",
     "ProbeConfig",
     "EvalProtocol",
     "EvalProcesses",
@@ -43,12 +46,14 @@ __all__ = [
     "features_command",
     "init_eval_processes",
     "knn_probabilities",
+    "labelled_manifest",
     "linear_probabilities",
     "load",
     "predict",
     "predict_command",
     "probe",
     "read_features",
+    "read_labelled",
     "score",
     "sentence",
     "write_features",

@@ -15,6 +15,7 @@ from videohpm.checkpoint import check_writable
 from videohpm.config import ViewConfig
 from videohpm.config.checks import at_least
 from videohpm.data import Manifest, find_samples
+from videohpm.data.frame_folders import is_frame_folder
 from videohpm.data.manifest import IMAGE_SUFFIXES
 from videohpm.engine import resolved_precision
 from videohpm.errors import UserError, printable
@@ -140,8 +141,8 @@ def _samples(paths: Sequence[str | os.PathLike], loaded: Loaded) -> Manifest:
         paths = [paths]
     names = [os.fspath(path) for path in paths]
     for name in names:
-        if not Path(name).is_file():
-            raise UserError(f"{name}: no such file")
+        if not Path(name).is_file() and not is_frame_folder(name):
+            raise UserError(f"{name}: no such file, nor a folder of frames")
     images = sum(Path(name).suffix.lower() in IMAGE_SUFFIXES for name in names)
     if 0 < images < len(names):
         raise UserError("videos and images together; give one kind at a time")

@@ -38,9 +38,10 @@ def probe(config: ProbeConfig) -> int:
     loaded = load(config.model)
     if config.random:
         loaded.model = random_copy(loaded.model, config.seed)
-    train = _samples(config.train, config)
-    validation = _samples(
-        config.validation, config, classes=train.classes, numbered=train.classes is None
+    source = config.root, config.kind
+    train = labelled_list(config.train, *source)
+    validation = labelled_list(
+        config.validation, *source, classes=train.classes, numbered=train.classes is None
     )
     protocol = loaded.protocol.changed(None, {"clips": 1, "crops": 1} | config.test.given())
     for manifest in (train, validation):
@@ -157,8 +158,14 @@ def write_probe(
             print(f"  could not be read: {reason}")
 
 
-def _samples(path: str, config: ProbeConfig, **known: Any) -> Manifest:
-    options = {"labels": True, "kind": config.kind} | known
+def labelled_list(path: str, root: str | None, kind: str, **known: Any) -> Manifest:
+    """The labelled samples of a manifest, or of a folder of a folder per class. Raises UserError.
+
+    Args:
+        root: folder that a manifest's paths start from; its own if None.
+        known: other arguments of :func:`videohpm.data.find_samples`.
+    """
+    options = {"labels": True, "kind": kind} | known
     if Path(path).is_dir():
         return find_samples(path, **options)
-    return find_samples(config.root, path, **options)
+    return find_samples(root, path, **options)

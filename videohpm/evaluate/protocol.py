@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, replace
 import numpy as np
 from torch import Tensor
 
+from videohpm.config import DataConfig
 from videohpm.config.dataset_info import DatasetInfo
 from videohpm.data.sampling import crop_offsets, dense_views, segment_views
 from videohpm.data.transforms import (
@@ -17,6 +18,7 @@ from videohpm.data.transforms import (
     resize_to_cover,
 )
 from videohpm.errors import UserError
+from videohpm.grid import TokenGrid
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +45,20 @@ class EvalProtocol:
             raise UserError(
                 f"test.resize: {self.resize} is less than the model's {max(self.size)} pixels"
             )
+
+    @classmethod
+    def as_trained(cls, data: DataConfig, grid: TokenGrid) -> EvalProtocol:
+        """One view, its frames as far apart and its pixels as they are in training."""
+        return cls(
+            frames=grid.frames,
+            size=(grid.height, grid.width),
+            sampling=data.sampling,
+            stride=data.stride,
+            interpolation=data.interpolation,
+            antialias=data.antialias,
+            mean=tuple(data.mean),
+            std=tuple(data.std),
+        )
 
     @property
     def views(self) -> int:

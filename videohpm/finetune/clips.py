@@ -34,16 +34,7 @@ def final_protocol(
 ) -> evaluate.EvalProtocol:
     """The test at the end: frames as far apart as in training, the views of the data set."""
     data = config.data
-    as_trained = evaluate.EvalProtocol(
-        frames=grid.frames,
-        size=(grid.height, grid.width),
-        sampling=data.sampling,
-        stride=data.stride,
-        interpolation=data.interpolation,
-        antialias=data.antialias,
-        mean=tuple(data.mean),
-        std=tuple(data.std),
-    )
+    as_trained = evaluate.EvalProtocol.as_trained(data, grid)
     return as_trained.changed(info, {"stride": data.stride} | config.test.given())
 
 

@@ -29,7 +29,12 @@ does it mine, or know positions only?           :class:`MiningStatistics`
 """
 
 from videohpm.grid import Mask
-from videohpm.hpm.diagnostics import rank_correlation
+from videohpm.hpm.diagnostics import (
+    effective_rank,
+    feature_change,
+    feature_spread,
+    rank_correlation,
+)
 from videohpm.hpm.ema import Ema
 from videohpm.hpm.features import Encoders, FeatureTarget, FrozenEncoder
 from videohpm.hpm.losses import (
@@ -86,6 +91,9 @@ __all__ = [
     "Target",
     "absolute_loss",
     "draw_mask",
+    "effective_rank",
+    "feature_change",
+    "feature_spread",
     "hard_count",
     "hard_mask",
     "hard_ratio",

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import torch
@@ -16,6 +17,9 @@ from videohpm import hpm
 from videohpm.config import PlanConfig, PretrainConfig, as_plain, from_plain
 from videohpm.interop.frozen import encoders_of
 from videohpm.models import MAEConfig, MaskedAutoencoder
+
+PROBE_SHARE = 0.02
+"""Of the FLOPs of a run, what looks at it may take where their number is not given."""
 
 
 @dataclass(frozen=True)
@@ -217,6 +221,31 @@ def flops_of(config: PretrainConfig) -> dict[str, int]:
         inside = seen + model.encoder.num_prefix_tokens
         scorer += 6 * wide * wide * (inside + 1) + 2 * wide * inside
     return flops | {"scorer": scorer + sum(x.linear() + x.attention() for x in stacks)}
+
+
+def flops_of_probe(config: PretrainConfig) -> int:
+    """FLOPs of one look at a run, see :class:`videohpm.config.OnlineProbeConfig`.
+
+    All clips go through the encoder whole; those without labels are reconstructed, too.
+    """
+    grid, flops = config.model.grid(), flops_of(config)
+    encoder = work_of(config).encoder
+    tokens = grid.num_tokens + config.model_config().encoder.num_prefix_tokens
+    whole = replace(encoder, tokens=tokens)
+    features = (
+        whole.linear() + whole.attention() + 2 * grid.num_tokens * (grid.patch_dim * encoder.width)
+    )
+    clips, labelled = config.probe.clips, config.probe.samples if config.probe.manifest else 0
+    return clips * (flops["student"] // 3 + flops["target"]) + (clips + labelled) * features
+
+
+def probe_period(config: PretrainConfig) -> int:
+    """Steps between two looks at a run, a multiple of run.log_every; 0 for none."""
+    every, log = config.probe.every, config.run.log_every
+    if every is None:
+        step = config.optim.global_batch_size * config.data.repeats * sum(flops_of(config).values())
+        every = math.ceil(flops_of_probe(config) / (PROBE_SHARE * step))
+    return math.ceil(every / log) * log
 
 
 def traffic_of(config: PlanConfig, stage: int) -> float:

@@ -8,11 +8,18 @@ from videohpm.report import charts
 from videohpm.report.charts import short, text
 from videohpm.report.runs import Run, load_runs
 from videohpm.report.style import COLOURS, POLICY, SCRIPT, STYLE
-from videohpm.report.verdict import mining_verdict
+from videohpm.report.verdict import mining_verdict, verdict
 from videohpm.writing import complete
 
 CURVES = {
     "loss": "reconstruction loss",
+    "probe_loss": "loss of the clips that are looked at, under random masks",
+    "mean_colour_loss": "the same of each clip's mean colour",
+    "knn_top1": "classes by nearest neighbours (top-1, per cent)",
+    "linear_top1": "classes by a linear probe (top-1, per cent)",
+    "effective_rank": "effective rank of the features",
+    "feature_spread": "spread of the features",
+    "feature_change": "change of the features since the look before",
     "predictor_loss": "loss of the predictor",
     "rank_correlation": "predicted against true hardness (rank correlation)",
     "teacher_rank_correlation": "teacher's scores against true hardness (rank correlation)",
@@ -100,13 +107,16 @@ def _overview(runs: list[Run]) -> str:
             for name in ("loss", "rank_correlation")
             if last.get(name) is not None
         ]
-        verdict = mining_verdict(run.metrics)
+        learns, mines = verdict(run.metrics), mining_verdict(run.metrics)
+        verdicts = [str(learns)] if learns else []
+        if mines and mines not in "".join(verdicts):
+            verdicts.append(mines)
         missing = "".join(f"<li>{text(line)}</li>" for line in run.missing[:30])
         if len(run.missing) > 30:
             missing += f"<li>and {len(run.missing) - 30} more</li>"
         cards.append(
             f'<div class="card run"><h3>{_name(run, number)}</h3><p>{" · ".join(facts)}</p>'
-            + (f'<p class="verdict">{text(verdict)}</p>' if verdict else "")
+            + "".join(f'<p class="verdict">{text(line)}</p>' for line in verdicts)
             + (f'<ul class="missing">{missing}</ul>' if missing else "")
             + "</div>"
         )
