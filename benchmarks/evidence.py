@@ -1,122 +1,172 @@
 #!/usr/bin/env python
-"""Does mining hard tubes help? Ways to mask, equal budgets, several seeds, on the shapes.
+"""Does mining hard tubes help? Arms at equal budgets, many seeds, on real pictures.
 
-    python benchmarks/evidence.py --quick       # random tubes against HPM: 31 minutes on one core
-    python benchmarks/evidence.py               # all arms: 4 hours on one core
-    python benchmarks/evidence.py --image       # image mode: half an hour
-    python benchmarks/evidence.py --table       # only the tables, from what is there
+    python benchmarks/evidence.py images --pictures data/cifar10
+    python benchmarks/evidence.py clips --pictures data/cifar10
+    python benchmarks/evidence.py images --arms random predict hpm --seeds 0-19
+    python benchmarks/evidence.py power            # how many seeds a difference needs
+    python benchmarks/evidence.py table            # tables and figure, from what is there
+
+Pictures are a folder of train/CLASS/*.jpg and test/CLASS/*.jpg (CIFAR-10 saved from torchvision,
+say). ``images`` trains on them as they are; ``clips`` on videos in which pictures of one class
+move over other pictures.
 
 Every pair of arm and seed is trained, judged and written to its own file under --out before the
-next begins; what is there is not done again, so it can be stopped and started, and several may run
-at once in the same folder: two on two cores take half the time. Weights stay under --weights; where
-only a result file is removed, the judging alone is done again. Arms of one seed see the same clips
-in the same order and begin with the same encoder and decoder. On a GPU --steps, --batch, --train
-and --seeds make it larger. README.md beside this file says what came out.
+next begins; what is there is not done again, so it can be stopped and started at will, and several
+may run in the same folder. Arms of one seed see the same clips in the same order and begin with
+the same encoder and decoder. Weights stay under --weights; where only a result file is removed,
+the judging alone is done again. On a GPU --steps, --batch, --train and --seeds make it larger.
+README.md beside this file says what came out.
 """
 
 from __future__ import annotations
 
 import argparse
+import fcntl
 import json
 import os
 import platform
+import subprocess
+import sys
 import time
 from pathlib import Path
 
 import torch
-from evidence_arms import ARMS, IMAGE, MAIN, QUICK
-from evidence_judge import diagnose, fine_tuned, probes
-from evidence_table import draw_curves, tables
-from evidence_train import Clips, Trained, common_config, load_clips, train
+from evidence_arms import ARMS, KINDS, usual
+from evidence_data import Data, load_clips, load_pictures
+from evidence_diagnose import diagnose
+from evidence_judge import fine_tuned, probes
+from evidence_table import power, write_tables
+from evidence_train import Method, Trained, common_config, train, with_statistics
 
-from videohpm.models import MaskedAutoencoder
+from videohpm.errors import UserError
 
-RESULTS = Path(__file__).parent / "results"
+RESULTS = Path(__file__).parent / "results/evidence"
+STEPS, BATCH = {"images": 2000, "clips": 1000}, {"images": 128, "clips": 32}
+JUDGED = {"images": 20_000, "clips": 4096}
+TUNE_STEPS = 150
+SETTINGS = ("steps", "batch", "train", "validation", "probe_clips", "tune_steps")
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Do what is missing, then print the tables and write them beside the results."""
-    args = _arguments(arguments)
+def main(arguments: list[str] | None = None) -> int:
+    """Do what is missing, then write the tables; a user's mistake is one line and exit code 2."""
+    given = sys.argv[1:] if arguments is None else arguments
+    args = _arguments(given)
+    try:
+        if args.what in KINDS:
+            if args.workers > 1:
+                _in_parallel(given, args.workers)
+            else:
+                work_off(args)
+        if args.worker:
+            return 0
+        print(power(args.out) if args.what == "power" else write_tables(args.out))
+    except UserError as error:
+        print(f"evidence.py: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def work_off(args: argparse.Namespace) -> None:
+    """Every pair of arm and seed that is neither done nor being done by another process."""
     torch.set_num_threads(args.threads)
-    args.out.mkdir(parents=True, exist_ok=True)
-    data = None
-    arms = args.arms if args.quick else ["untrained", *args.arms]
-    missing = [(seed, name) for seed in args.seeds for name in arms]
-    for seed, name in [] if args.table else missing:
-        with Claim(args.out / f"{name}-{seed}.json") as claim:
-            if claim.free:
-                data = data or load_clips(args.data, args.train, args.validation, args.object)
-                claim.write(run(name, seed, data, args))
-    text = tables(args.out)
-    (args.out / "README.md").write_text(text)
-    draw_curves(args.out)
-    print(text)
+    folder, data = args.out / args.what, None
+    folder.mkdir(parents=True, exist_ok=True)
+    for seed in args.seeds:
+        for name in args.arms:
+            with Claim(folder / f"{name}-{seed}.json") as claim:
+                if claim.free:
+                    data = data or _load(args)
+                    claim.write(run(name, seed, data, args))
+
+
+def _load(args: argparse.Namespace) -> Data:
+    if args.what == "images":
+        return load_pictures(args.pictures)
+    return load_clips(args.data, args.train, args.validation, args.pictures)
 
 
 class Claim:
-    """One result file, and the right to make it: ``free`` unless it is there or being made."""
+    """One result file, and the right to make it: ``free`` unless it is there or being made.
+
+    The right ends with the process, however that ends.
+    """
 
     def __init__(self, path: Path):
-        self.path, self.lock = path, path.with_suffix(".running")
-        self.free = False
+        self.path, self.free = path, False
 
     def __enter__(self) -> Claim:
-        if not self.path.exists():
-            try:
-                self.lock.touch(exist_ok=False)
-                self.free = True
-            except FileExistsError:
-                print(f"{self.lock}: another process works on it; remove the file if none does")
+        lock = self.path.with_suffix(".lock")
+        self.file = open(lock, "w")  # held until __exit__
+        try:
+            fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self.free = not self.path.exists()
+        except BlockingIOError:
+            pass
         return self
 
     def write(self, result: dict) -> None:
+        """The file, complete or not at all."""
         unfinished = self.path.with_suffix(".part")
         unfinished.write_text(json.dumps(result, indent=1) + "\n")
         unfinished.replace(self.path)
 
     def __exit__(self, *_) -> None:
-        if self.free:
-            self.lock.unlink()
+        self.file.close()
 
 
-def run(name: str, seed: int, data: dict[str, Clips], args: argparse.Namespace) -> dict:
+def run(name: str, seed: int, data: Data, args: argparse.Namespace) -> dict:
     """Train one arm with one seed and judge it: all that is known of it, as JSON holds it."""
-    common = common_config(args.steps, args.batch, args.image, args.device)
     arm = ARMS["random" if name == "untrained" else name]
+    steps = arm.steps(args.steps, args.what)
+    common = with_statistics(
+        common_config(args.what, steps, args.batch, args.device), data["train"]
+    )
+    config = arm.config(common)
     if name == "untrained":
-        config = common
         torch.manual_seed(seed)
-        model = MaskedAutoencoder(config.model_config())
-        trained = Trained(model.eval(), None, None, [], 0.0)
+        trained = Trained(Method.of(config), [], 0.0)
+        trained.method.model.eval()
     else:
-        config = arm.config(common)
-        kept = args.weights / f"{name}-{seed}.pt"
+        kept = args.weights / args.what / f"{name}-{seed}.pt"
         if not kept.exists():
             kept.parent.mkdir(parents=True, exist_ok=True)
-            train(arm, common, data["train"], seed, args.steps).save(kept)
-        trained = Trained.load(kept, arm, config)
+            train(arm, common, data, seed, steps).save(kept)
+        trained = Trained.load(kept, config)
     begun = time.perf_counter()
-    found = probes(trained.model.encoder, data, config, args.probe_clips, seed)
+    model = trained.method.model
+    found = probes(model.encoder, data, config, args.probe_clips)
     if args.tune_steps:
-        found |= fine_tuned(trained.model, data, config, seed, args.tune_steps)
+        tuned = fine_tuned(model, data, config, seed, args.tune_steps)
+        found = {split: found[split] | tuned[split] for split in found}
     result = {
+        "data": args.what,
         "arm": name,
         "seed": seed,
-        "settings": {key: getattr(args, key) for key in SETTINGS},
+        "settings": {key: getattr(args, key) for key in SETTINGS} | {"steps": steps},
         "top1": found,
-        "diagnostics": diagnose(trained, data["validation"], config),
+        "diagnostics": diagnose(trained.method, data["validation"], config),
         "curve": trained.curve,
         "seconds": {"training": trained.seconds, "judging": time.perf_counter() - begun},
         "machine": {"device": _device(args), "threads": args.threads, "torch": torch.__version__},
     }
-    numbers = ", ".join(f"{key} {value:.1f}" for key, value in found.items())
-    print(f"{name} {seed}: {result['seconds']}; {numbers}", flush=True)
+    numbers = ", ".join(f"{key} {value:.1f}" for key, value in found["validation"].items())
+    print(f"{args.what} {name} {seed}: {trained.seconds:.0f} s; {numbers}", flush=True)
     return result
 
 
-SETTINGS = (
-    "steps", "batch", "image", "train", "validation", "object", "probe_clips", "tune_steps",
-)  # fmt: skip
+def _in_parallel(arguments: list[str], workers: int) -> None:
+    """The same command in as many processes, which share the work."""
+    command = [sys.executable, __file__, *arguments, "--workers", "1", "--worker"]
+    processes = [subprocess.Popen(command) for _ in range(workers)]
+    try:
+        codes = [process.wait() for process in processes]
+    finally:
+        for process in processes:
+            process.terminate()
+            process.wait()
+    if any(codes):
+        raise UserError("a worker failed; its message is above")
 
 
 def _device(args: argparse.Namespace) -> str:
@@ -125,37 +175,42 @@ def _device(args: argparse.Namespace) -> str:
     return f"{platform.machine()}, {os.cpu_count()} cores"
 
 
-def _arguments(arguments: list[str] | None) -> argparse.Namespace:
+def _seeds(text: str) -> list[int]:
+    first, _, last = text.partition("-")
+    return list(range(int(first), int(last or first) + 1))
+
+
+def _arguments(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
     add = parser.add_argument
-    add("--quick", action="store_true", help="only random tubes against HPM")
-    add("--image", action="store_true", help="single frames: tubes are patches")
-    add("--table", action="store_true", help="train nothing, only put together what is there")
-    add("--arms", nargs="+", choices=ARMS, help="instead of the usual ones")
-    add("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    add("--steps", type=int, default=600, help="of pre-training")
-    add("--batch", type=int, default=32, help="clips of a step")
-    add("--train", type=int, default=2048, help="training clips")
-    add("--validation", type=int, default=1024, help="validation clips")
-    add("--object", type=float, default=1.75, help="of the shapes, see their --object")
-    add("--probe-clips", type=int, default=1024, help="training clips that the probes see")
-    add("--tune-steps", type=int, default=200, help="of fine-tuning; 0 for none")
-    add("--threads", type=int, default=1)
-    add("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    add("--data", type=Path, help="folder of the shapes, made where it is missing")
-    add("--out", type=Path, help="folder of the results")
-    add("--weights", type=Path, help="folder of trained weights, to judge them again")
+    add("what", choices=(*KINDS, "power", "table"))
+    add("--pictures", type=Path, default=Path("data/cifar10"), help="folder of train/ and test/")
+    add("--arms", nargs="+", choices=(*ARMS, "untrained"), help="all that the data allow if empty")
+    add("--seeds", nargs="+", type=_seeds, default=[[0, 1, 2]], help="numbers, or ranges as 0-9")
+    add("--steps", type=int, help=f"of pre-training; {STEPS} if empty")
+    add("--batch", type=int, help=f"clips of a step; {BATCH} if empty")
+    add("--train", type=int, default=4096, help="training clips; of pictures all are taken")
+    add("--validation", type=int, default=4096, help="clips, half of them for the test")
+    add("--probe-clips", type=int, help=f"training clips the probes see; {JUDGED} if empty")
+    add("--tune-steps", type=int, default=TUNE_STEPS, help="of fine-tuning; 0 for none")
+    add("--workers", type=int, default=os.cpu_count() or 1, help="processes")
+    add("--threads", type=int, default=1, help="of each process")
+    add("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu or cuda")
+    add("--data", type=Path, default=Path("data/moving-pictures"), help="folder of clips, made")
+    add("--out", type=Path, default=RESULTS, help="folder of the results")
+    add("--weights", type=Path, default=Path("runs/evidence"), help="trained weights")
+    add("--worker", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args(arguments)
-    if args.arms is None:
-        args.arms = QUICK if args.quick else IMAGE if args.image else MAIN
-    args.data = args.data or Path(f"data/shapes-{args.train}-{args.object:g}")
-    name = "evidence-image" if args.image else "evidence"
-    args.out = args.out or RESULTS / name
-    args.weights = args.weights or Path("runs") / name
+    args.seeds = sorted({seed for part in args.seeds for seed in part})
+    if args.what in KINDS:
+        args.arms = args.arms or ["untrained", *usual(args.what)]
+        args.steps = args.steps or STEPS[args.what]
+        args.batch = args.batch or BATCH[args.what]
+        args.probe_clips = args.probe_clips or JUDGED[args.what]
     return args
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -1,4 +1,4 @@
-"""Tables and curves of evidence.py, from the files it wrote."""
+"""Tables, paired differences and the figure of evidence.py, from the files it wrote."""
 
 from __future__ import annotations
 
@@ -7,132 +7,249 @@ import math
 import statistics
 from pathlib import Path
 
-from evidence_arms import ARMS, CONTROL
+from evidence_arms import ARMS, KINDS
 from scipy import stats
 
-ROWS = ["untrained", *ARMS]
+from videohpm.errors import UserError
+
+ROWS = ("untrained", *ARMS)
+CONFIDENCE = 0.95
+WANTED = {"images": 0.5, "clips": 1.0}
+"""Half-widths that :func:`power` plans for, in points of top-1."""
+Runs = dict[str, dict[int, dict]]
+"""Results by arm and seed."""
 
 
-def load(folder: Path) -> dict[str, dict[int, dict]]:
-    """Results by arm and seed, arms in their usual order."""
-    found: dict[str, dict[int, dict]] = {}
-    for file in sorted(folder.glob("*.json")):
+def load(folder: Path, kind: str) -> Runs:
+    """What is there of a kind of data, arms in their usual order.
+
+    Raises UserError where a file was made with other settings than the rest: those do not compare.
+    """
+    found: Runs = {}
+    common: tuple[str, dict] | None = None
+    for file in sorted((folder / kind).glob("*.json")):
         result = json.loads(file.read_text())
+        settings = {k: v for k, v in result["settings"].items() if k != "steps"}
+        common = common or (file.name, settings)
+        if settings != common[1]:
+            raise UserError(
+                f"{file}: made with other settings than {common[0]}; keep them in another folder "
+                "(--out)"
+            )
         found.setdefault(result["arm"], {})[result["seed"]] = result
     return {arm: found[arm] for arm in ROWS if arm in found}
 
 
-def tables(folder: Path) -> str:
-    """Accuracies, their differences from the control, diagnostics and costs, as Markdown."""
-    found = load(folder)
-    if not found:
-        return f"{folder}: no results\n"
-    some = next(iter(next(iter(found.values())).values()))
-    settings = ", ".join(f"{k} {v}" for k, v in some["settings"].items())
-    machine = some["machine"]
-    seconds = sum(sum(r["seconds"].values()) for runs in found.values() for r in runs.values())
-    parts = [
-        f"Settings: {settings}. {machine['device']}, {machine['threads']} thread a run, torch "
-        f"{machine['torch']}; {seconds / 3600:.1f} hours for all runs together.",
-        "In short:",
-        _short(found),
-        "Validation top-1, %: mean over seeds ± standard deviation.",
-        _grid(found, "top1", _spread),
-        "Difference from the control (random tubes, or the named one) seed by seed: mean ± half "
-        "of the 95 % confidence interval (Student's t), p of the paired t-test.",
-        _differences(found, CONTROL, "random"),
-        "The same against HPM as configured by default.",
-        _differences(found, {}, "hpm"),
-        "Diagnostics, mean over seeds.",
-        _grid(found, "diagnostics", lambda values: f"{statistics.mean(values):.3f}"),
-        _costs(found),
+# --- differences --------------------------------------------------------------------------------
+
+
+def paired(runs: Runs, arm: str, control: str, judge: str, split: str = "test") -> list[float]:
+    """Arm less control for each seed that both have, in points."""
+    ours, theirs = runs.get(arm, {}), runs.get(control, {})
+    return [
+        ours[seed]["top1"][split][judge] - theirs[seed]["top1"][split][judge]
+        for seed in sorted(ours.keys() & theirs.keys())
     ]
+
+
+def interval(values: list[float]) -> tuple[float, float, float]:
+    """Mean, half of the 95 % confidence interval (Student's t), and p of the paired t-test."""
+    mean = statistics.mean(values)
+    if len(values) < 2:
+        return mean, math.inf, 1.0
+    error = statistics.stdev(values) / math.sqrt(len(values))
+    if error == 0:
+        return mean, 0.0, 0.0 if mean else 1.0
+    half = error * stats.t.ppf((1 + CONFIDENCE) / 2, len(values) - 1)
+    return mean, float(half), float(2 * stats.t.sf(abs(mean) / error, len(values) - 1))
+
+
+def holm(p: list[float]) -> list[float]:
+    """p corrected for their number (Holm 1979): in order of size, times those that are left."""
+    order = sorted(range(len(p)), key=p.__getitem__)
+    out, highest = [0.0] * len(p), 0.0
+    for done, place in enumerate(order):
+        highest = max(highest, min(1.0, p[place] * (len(p) - done)))
+        out[place] = highest
+    return out
+
+
+def differences(folder: Path) -> list[dict]:
+    """Every arm less its controls, by every judge, on the test split.
+
+    p_holm is corrected for the arms that are compared with one control by one judge.
+    """
+    rows: list[dict] = []
+    for kind in KINDS:
+        runs = load(folder, kind)
+        for control in ("random", "longer", "predict", "hpm"):
+            arms = [arm for arm in runs if _compares(arm, control)]
+            for judge in judges(runs):
+                family = []
+                for arm in arms:
+                    values = paired(runs, arm, control, judge)
+                    if len(values) > 1:
+                        mean, half, p = interval(values)
+                        family.append({
+                            "data": kind, "arm": arm, "control": control, "judge": judge,
+                            "mean": mean, "half_width": half, "seeds": len(values), "p": p,
+                        })  # fmt: skip
+                corrected = holm([row["p"] for row in family])
+                for row, p in zip(family, corrected, strict=True):
+                    rows.append(row | {"p_holm": p})
+    return rows
+
+
+def _compares(arm: str, control: str) -> bool:
+    if arm in (control, "untrained"):
+        return False
+    if control == "random":
+        return True
+    if control == "longer":
+        return arm == "hpm"
+    return ARMS[arm].control == control
+
+
+def judges(runs: Runs) -> list[str]:
+    """``judge class`` names, those of one judge together."""
+    for by_seed in runs.values():
+        for result in by_seed.values():
+            return sorted(result["top1"]["test"], key=_order)
+    return []
+
+
+def _order(name: str) -> tuple[int, str]:
+    return ("linear", "knn", "fine-tuned").index(name.split()[0]), name
+
+
+def power(folder: Path) -> str:
+    """How many seeds give the half-widths of :data:`WANTED`, from the spread seen so far.
+
+    Validation alone is looked at, because this decides how long one goes on.
+    """
+    lines = [_row(["data", "arm", "control", "judge", "seeds", "spread", "wanted", "seeds needed"])]
+    lines.append(_row(["---"] * 8))
+    for kind in KINDS:
+        runs = load(folder, kind)
+        for arm in runs:
+            for control in ("random", "predict"):
+                if arm != "hpm" and (control != "random" or arm in ("random", "untrained")):
+                    continue
+                for judge in judges(runs):
+                    values = paired(runs, arm, control, judge, "validation")
+                    if len(values) < 3:
+                        continue
+                    spread, wanted = statistics.stdev(values), WANTED[kind]
+                    needed = seeds_needed(spread, wanted)
+                    lines.append(_row([kind, arm, control, judge, str(len(values)),
+                                       f"{spread:.2f}", f"{wanted:g}", str(needed)]))  # fmt: skip
+    return "\n".join(lines)
+
+
+def seeds_needed(spread: float, half_width: float) -> int:
+    """The fewest seeds whose 95 % interval is no wider than ± ``half_width``."""
+    count = 2
+    while stats.t.ppf((1 + CONFIDENCE) / 2, count - 1) * spread / math.sqrt(count) > half_width:
+        count += 1
+    return count
+
+
+# --- files --------------------------------------------------------------------------------------
+
+
+def write_tables(folder: Path) -> str:
+    """README.md, summary.json and differences.png in the folder of the results; the first back."""
+    rows = differences(folder)
+    summary = {"differences": rows, "runs": {kind: _facts(load(folder, kind)) for kind in KINDS}}
+    (folder / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
+    text = tables(folder, rows)
+    (folder / "README.md").write_text(text)
+    if rows:
+        draw(rows, folder / "differences.png")
+    return text
+
+
+def _facts(runs: Runs) -> dict:
+    some = [result for by_seed in runs.values() for result in by_seed.values()]
+    seconds = sum(sum(result["seconds"].values()) for result in some)
+    machines = sorted({
+        f"{r['machine']['device']}, {r['machine']['threads']} thread, torch {r['machine']['torch']}"
+        for r in some
+    })  # fmt: skip
+    return {"count": len(some), "hours": seconds / 3600, "machines": machines,
+            "settings": some[0]["settings"] if some else {}}  # fmt: skip
+
+
+def tables(folder: Path, rows: list[dict]) -> str:
+    """Accuracies, paired differences, diagnostics and costs, as Markdown."""
+    parts = ["# Does mining hard tubes help: all numbers",
+             "Written by `python benchmarks/evidence.py table`; what they say is in "
+             "[the measurements](../../README.md#does-mining-hard-tubes-help)."]  # fmt: skip
+    for kind in KINDS:
+        runs = load(folder, kind)
+        if not runs:
+            continue
+        facts = _facts(runs)
+        settings = ", ".join(f"{k.replace('_', ' ')} {v}" for k, v in facts["settings"].items())
+        parts += [
+            f"## {kind.capitalize()}",
+            f"{facts['count']} runs, {facts['hours']:.1f} hours of processes; "
+            f"{'; '.join(facts['machines'])}. {settings}.",
+            "Top-1 of the test split, %: mean ± standard deviation over seeds.",
+            _accuracies(runs),
+            "Arm less control, seed by seed, in points: mean ± half of the 95 % confidence "
+            "interval (p of the paired t-test, corrected for the arms of a column after Holm).",
+            _differences([row for row in rows if row["data"] == kind], judges(runs)),
+            "Diagnostics on validation, mean over seeds.",
+            _diagnostics(runs),
+        ]
     return "\n\n".join(parts) + "\n"
 
 
-def summary(folder: Path) -> str:
-    """One row an arm, as benchmarks/README.md shows it; all columns are in :func:`tables`."""
-    return _short(load(folder))
-
-
-def _short(found: dict) -> str:
-    kind = "both" if _has(found, "linear both") else "shape"
-    judges = [name for name in ("linear", "attentive", "knn", "fine-tuned")
-              if _has(found, f"{name} {kind}")]  # fmt: skip
-    heads = ["arm", "seeds", *judges, "all − control", "all − hpm", "object hidden", "s a run"]
-    lines = [_row(heads), _row(["---"] * len(heads))]
-    for arm, runs in found.items():
-        cells = [_spread([run["top1"][f"{name} {kind}"] for run in runs.values()])
-                for name in judges]  # fmt: skip
-        apart = [
-            _apart(found, arm, base)[1].get("all") for base in (CONTROL.get(arm, "random"), "hpm")
-        ]
-        hidden, seconds = (
-            statistics.mean(run[part][name] for run in runs.values())
-            for part, name in (
-                ("diagnostics", "clips with the object hidden"), ("seconds", "training"))
-        )  # fmt: skip
-        lines.append(_row([
-            arm, str(len(runs)), *cells, *(paired(values) if values else "" for values in apart),
-            f"{100 * hidden:.0f} %", f"{seconds:.0f}" if seconds else "",
-        ]))  # fmt: skip
+def _accuracies(runs: Runs) -> str:
+    names = judges(runs)
+    lines = [
+        _row(["arm", "what it does", "seeds", *names, "s a run"]),
+        _row(["---"] * (len(names) + 4)),
+    ]
+    for arm, by_seed in runs.items():
+        cells = [_spread([r["top1"]["test"][name] for r in by_seed.values()]) for name in names]
+        seconds = statistics.mean(r["seconds"]["training"] for r in by_seed.values())
+        what = ARMS[arm].description if arm in ARMS else "no training"
+        lines.append(_row([arm, what, str(len(by_seed)), *cells, f"{seconds:.0f}"]))
     return "\n".join(lines)
 
 
-def _has(found: dict, name: str) -> bool:
-    return any(name in run["top1"] for runs in found.values() for run in runs.values())
+def _differences(rows: list[dict], names: list[str]) -> str:
+    lines = [_row(["arm", "control", "seeds", *names]), _row(["---"] * (len(names) + 3))]
+    for arm, control in dict.fromkeys((row["arm"], row["control"]) for row in rows):
+        own = {row["judge"]: row for row in rows if (row["arm"], row["control"]) == (arm, control)}
+        cells = [told(own[name]) if name in own else "" for name in names]
+        seeds = str(max(row["seeds"] for row in own.values()))
+        lines.append(_row([arm, control, seeds, *cells]))
+    return "\n".join(lines)
 
 
-def _apart(found: dict, arm: str, base: str) -> tuple[list[int], dict[str, list[float]]]:
-    """Seeds that both arms have, and what lies between the arms, column by column."""
-    runs, others = found[arm], found.get(base, {})
-    seeds = sorted(runs.keys() & others.keys())
-    if runs is others or not seeds:
-        return [], {}
-    apart = {
-        name: [runs[s]["top1"][name] - others[s]["top1"][name] for s in seeds]
-        for name in runs[seeds[0]]["top1"]
-    }
-    apart["all"] = [statistics.mean(column) for column in zip(*apart.values(), strict=True)]
-    return seeds, apart
+def told(row: dict) -> str:
+    """``mean ± half width (p)``."""
+    p = f"{row['p_holm']:.2f}" if row["p_holm"] >= 0.005 else "<.01"
+    return f"{row['mean']:+.2f} ± {row['half_width']:.2f} ({p.lstrip('0')})"
 
 
-def _grid(found: dict, section: str, show) -> str:
+def _diagnostics(runs: Runs) -> str:
     names = list(dict.fromkeys(
-        name for runs in found.values() for run in runs.values() for name in run[section]
+        name for by_seed in runs.values() for r in by_seed.values() for name in r["diagnostics"]
     ))  # fmt: skip
-    lines = [_row(["arm", "seeds", *names]), _row(["---"] * (len(names) + 2))]
-    for arm, runs in found.items():
+    names = [name for name in names if not name.startswith("fixed map")]
+    lines = [_row(["arm", *names]), _row(["---"] * (len(names) + 1))]
+    for arm, by_seed in runs.items():
         cells = []
         for name in names:
-            values = [run[section][name] for run in runs.values() if name in run[section]]
-            cells.append(show(values) if values else "")
-        lines.append(_row([arm, str(len(runs)), *cells]))
+            values = [r["diagnostics"].get(name) for r in by_seed.values()]
+            known = [value for value in values if value is not None]
+            cells.append(f"{statistics.mean(known):.3f}" if known else "")
+        lines.append(_row([arm, *cells]))
     return "\n".join(lines)
-
-
-def _differences(found: dict, control: dict[str, str], usual: str) -> str:
-    names = list(next(iter(found[usual].values()))["top1"]) if usual in found else []
-    lines = [_row(["arm", "against", "seeds", *names, "mean of all"])]
-    lines.append(_row(["---"] * (len(names) + 4)))
-    for arm in found:
-        base = control.get(arm, usual)
-        seeds, apart = _apart(found, arm, base)
-        if seeds:
-            cells = [paired(values) for values in apart.values()]
-            lines.append(_row([arm, base, str(len(seeds)), *cells]))
-    return "\n".join(lines)
-
-
-def paired(apart: list[float]) -> str:
-    """``mean ± half of the 95 % interval (p)``; without a spread only the mean."""
-    mean = statistics.mean(apart)
-    if len(apart) < 2 or statistics.stdev(apart) == 0:
-        return f"{mean:+.1f}"
-    error = statistics.stdev(apart) / math.sqrt(len(apart))
-    half = error * stats.t.ppf(0.975, len(apart) - 1)
-    p = 2 * stats.t.sf(abs(mean) / error, len(apart) - 1)
-    return f"{mean:+.1f} ± {half:.1f} ({f'{p:.2f}' if p >= 0.005 else '<0.01'})"
 
 
 def _spread(values: list[float]) -> str:
@@ -140,40 +257,36 @@ def _spread(values: list[float]) -> str:
     return mean if len(values) == 1 else f"{mean} ± {statistics.stdev(values):.1f}"
 
 
-def _costs(found: dict) -> str:
-    lines = [_row(["arm", "what it does", "training, s a run"]), _row(["---"] * 3)]
-    for arm, runs in found.items():
-        if arm != "untrained":
-            seconds = statistics.mean(run["seconds"]["training"] for run in runs.values())
-            lines.append(_row([arm, ARMS[arm].description, f"{seconds:.0f}"]))
-    return "\n".join(lines)
-
-
 def _row(cells: list[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def draw_curves(folder: Path) -> None:
-    """curves.png: loss and rank correlation over training, mean of the seeds."""
+def draw(rows: list[dict], path: Path) -> None:
+    """Arm less random masks: a panel a kind of data and judge, a line an arm with its interval."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(1, 2, figsize=(11, 4), layout="constrained")
-    for arm, runs in load(folder).items():
-        curves = [run["curve"] for run in runs.values() if run["curve"]]
-        for axis, name in zip(axes, ("loss", "rank_correlation"), strict=True):
-            rows = [[row for row in curve if name in row] for curve in curves]
-            if rows and rows[0]:
-                steps = [row["step"] for row in rows[0]]
-                means = [statistics.mean(row[name] for row in same)
-                         for same in zip(*rows, strict=True)]  # fmt: skip
-                axis.plot(steps, means, label=arm, linewidth=1.2)
-    axes[0].set(xlabel="step", ylabel="training loss (of what the arm hides)", yscale="log")
-    axes[1].set(xlabel="step", ylabel="rank correlation, predicted and true loss")
-    for axis in axes:
-        if axis.get_legend_handles_labels()[1]:
-            axis.legend(fontsize=7)
-    figure.savefig(folder / "curves.png", dpi=110)
+    shown = [row for row in rows if row["control"] == "random" and "tuned" not in row["judge"]]
+    panels = list(dict.fromkeys((row["data"], row["judge"]) for row in shown))
+    arms = [arm for arm in ARMS if any(row["arm"] == arm for row in shown)]
+    figure, axes = pyplot.subplots(
+        1, len(panels), figsize=(2.2 + 2.4 * len(panels), 1.1 + 0.32 * len(arms)),
+        sharey=True, squeeze=False, layout="constrained",
+    )  # fmt: skip
+    for axis, (kind, judge) in zip(axes[0], panels, strict=True):
+        for row in shown:
+            if (row["data"], row["judge"]) == (kind, judge):
+                sure = row["p_holm"] < 1 - CONFIDENCE
+                axis.errorbar(
+                    row["mean"], arms.index(row["arm"]), xerr=row["half_width"], fmt="o",
+                    color="#1d4e89" if sure else "#888888", capsize=3,
+                )  # fmt: skip
+        axis.axvline(0, color="black", linewidth=0.8)
+        axis.set(title=f"{kind}: {judge}", xlabel="points over random masks")
+        axis.set_yticks(range(len(arms)), arms)
+        axis.grid(axis="x", alpha=0.3)
+    axes[0, 0].invert_yaxis()
+    figure.savefig(path, dpi=110)
     pyplot.close(figure)

@@ -7,7 +7,8 @@ in a clip (position, size or angle) is drawn as if it had been caught at a rando
 the object may be anywhere, and its state in any one frame has one and the same distribution for
 every motion: a single frame cannot tell the motion, two neighbouring frames can.
 
-README.md beside this file describes what is written.
+With --sprites the object is a picture, upright, of the class of its folder; with --backgrounds so
+is the ground. README.md beside this file describes what is written.
 """
 
 import argparse
@@ -25,10 +26,10 @@ from typing import NoReturn
 
 import av
 import numpy as np
-from drawing import MOTIONS, SHAPES, draw_background, draw_object, make_track
+import pictures
+from drawing import MOTIONS, SHAPES, Track, draw_background, draw_object, make_track
 from PIL import Image
 
-CLASSES = tuple(f"{shape} {motion}" for shape in SHAPES for motion in MOTIONS)
 SPLITS = ("train", "validation")
 FPS = 8
 CELL = 4  # pixels a side of the cells in which `cover` is stored
@@ -46,6 +47,8 @@ class Settings:
     seed: int = 0
     images: bool = False
     object: float = 1.0
+    sprites: str | None = None
+    backgrounds: str | None = None
     version: int = VERSION
 
     def __post_init__(self) -> None:
@@ -59,11 +62,38 @@ class Settings:
             refuse(f"object: {self.object!r} is not a number from 0.5 to 2")
         if self.size % CELL:
             refuse(f"size: {self.size} is not a multiple of {CELL}; use {self.size // CELL * CELL}")
+        for name in ("sprites", "backgrounds"):
+            folder = getattr(self, name)
+            if folder and not all(map(all, (pictures.pictures_of(folder, s).values() or [()]
+                                            for s in SPLITS))):  # fmt: skip
+                refuse(f"{name}: {folder} has no folders with {pictures.HELD_OUT} pictures or more "
+                       f"each ({', '.join(pictures.SUFFIXES)})")  # fmt: skip
+
+    @property
+    def objects(self) -> tuple[str, ...]:
+        """What may be the object of a clip."""
+        return tuple(pictures.pictures_of(self.sprites, "train")) if self.sprites else SHAPES
+
+    @property
+    def motions(self) -> tuple[str, ...]:
+        """What it may do."""
+        return pictures.MOTIONS if self.sprites else MOTIONS
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the labels, in order."""
+        return tuple(f"{name} {motion}" for name in self.objects for motion in self.motions)
+
+    def clip_class(self, index: int) -> tuple[int, int, int]:
+        """(label, object, motion) of clip `index`: the classes in turn, so any run of as many
+        clips is one of each and counts that are multiples of their number are balanced."""
+        label = index % (len(self.objects) * len(self.motions))
+        return label, label // len(self.motions), label % len(self.motions)
 
     def path(self, split: str, index: int) -> str:
-        """Where a clip lies in the folder; in image mode in a folder for each shape."""
+        """Where a clip lies in the folder; in image mode in a folder for each object."""
         if self.images:
-            return f"{split}/{SHAPES[clip_class(index)[1]]}/{index:05d}.png"
+            return f"{split}/{self.objects[self.clip_class(index)[1]]}/{index:05d}.png"
         return f"{split}/{index:05d}.mp4"
 
 
@@ -72,13 +102,6 @@ def refuse(message: str) -> NoReturn:
     from videohpm.errors import UserError
 
     raise UserError(message)
-
-
-def clip_class(index: int) -> tuple[int, int, int]:
-    """(label, shape, motion) of clip `index`: the classes in turn, so any 32 in a row are one
-    of each and counts that are multiples of 32 are balanced."""
-    label = index % len(CLASSES)
-    return label, label // len(MOTIONS), label % len(MOTIONS)
 
 
 def clip_random(seed: int, split: str, index: int) -> np.random.Generator:
@@ -95,19 +118,37 @@ def make_clip(settings: Settings, split: str, index: int) -> tuple[np.ndarray, d
     The truth: `centre`, `radius` and `angle` as in Track, and `cover` uint8 (T, H / 4, W / 4),
     the share of each cell that the object covers, 255 = all of it.
     """
-    _, shape, motion = clip_class(index)
     rng = clip_random(settings.seed, split, index)
-    size = settings.size
-    track = make_track(MOTIONS[motion], settings.frames, size, rng, settings.object)
-    body, half = draw_object(SHAPES[shape], track, size, rng.uniform(0, 2 * np.pi))
-    tint = rng.uniform(-0.06, 0.06, (2, 3)).astype(np.float32)
-    dim, light = 0.62 + tint[0], 0.95 + tint[1]
-    picture = draw_background(settings.frames, size, rng)
-    paint = dim + half[..., None] * (light - dim)
+    _, kind, motion = settings.clip_class(index)
+    size, frames = settings.size, settings.frames
+    track = make_track(settings.motions[motion], frames, size, rng, settings.object)
+    body, paint, picture = draw_clip(settings, split, settings.objects[kind], track, rng)
     picture += body[..., None] * (paint - picture)
-    cells = body.reshape(settings.frames, size // CELL, CELL, size // CELL, CELL)
+    cells = body.reshape(frames, size // CELL, CELL, size // CELL, CELL)
     cover = np.rint(255 * cells.mean((2, 4))).astype(np.uint8)
     return np.rint(255 * picture.clip(0, 1)).astype(np.uint8), vars(track) | {"cover": cover}
+
+
+def draw_clip(
+    settings: Settings, split: str, name: str, track: Track, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Coverage (T, H, W) by the object, its colours and those of the ground (T, H, W, 3)."""
+    size, frames = settings.size, settings.frames
+    if settings.sprites:
+        paths = pictures.pictures_of(settings.sprites, split)[name]
+        body, paint = pictures.draw_sprite(paths[rng.integers(len(paths))], track, size)
+    else:
+        body, half = draw_object(name, track, size, rng.uniform(0, 2 * np.pi))
+        tint = rng.uniform(-0.06, 0.06, (2, 3)).astype(np.float32)
+        dim, light = 0.62 + tint[0], 0.95 + tint[1]
+        paint = dim + half[..., None] * (light - dim)
+    if settings.backgrounds:
+        by_class = pictures.pictures_of(settings.backgrounds, split).values()
+        paths = [path for paths in by_class for path in paths]
+        ground = pictures.draw_ground(paths[rng.integers(len(paths))], frames, size, rng)
+    else:
+        ground = draw_background(frames, size, rng)
+    return body, paint, ground
 
 
 def write_video(path: Path, frames: np.ndarray) -> None:
@@ -180,21 +221,23 @@ def join_truth(folder: Path) -> None:
 
 def write_manifests(folder: Path, settings: Settings) -> None:
     """SPLIT.csv, and the same with one factor as the label; the classes of each, in order."""
-    kinds = [("", 1, SHAPES)]  # an image has a shape only
+    what = "class" if settings.sprites else "shape"
+    kinds = [("", 1, settings.objects)]  # an image has an object only
     if not settings.images:
-        kinds = [("", 0, CLASSES), ("-shape", 1, SHAPES), ("-motion", 2, MOTIONS)]
+        kinds = [("", 0, settings.classes), (f"-{what}", 1, settings.objects),
+                 ("-motion", 2, settings.motions)]  # fmt: skip
     for suffix, kind, names in kinds:
         (folder / f"classes{suffix}.txt").write_text("".join(f"{name}\n" for name in names))
         for split in SPLITS:
             with open(folder / f"{split}{suffix}.csv", "w", newline="") as file:
                 rows = csv.writer(file, lineterminator="\n")
                 told = 1 if settings.images else 2
-                rows.writerow(("path", "label", "frames", *("shape", "motion")[:told]))
+                rows.writerow(("path", "label", "frames", *(what, "motion")[:told]))
                 for index in range(getattr(settings, split)):
-                    classes = clip_class(index)
-                    factors = (SHAPES[classes[1]], MOTIONS[classes[2]])[:told]
+                    classes = settings.clip_class(index)
+                    factors = settings.objects[classes[1]], settings.motions[classes[2]]
                     path = settings.path(split, index)
-                    rows.writerow((path, classes[kind], settings.frames, *factors))
+                    rows.writerow((path, classes[kind], settings.frames, *factors[:told]))
 
 
 def is_ready(out: Path, settings: Settings, force: bool) -> bool:
@@ -210,7 +253,7 @@ def is_ready(out: Path, settings: Settings, force: bool) -> bool:
         refuse(f"{out}: its shapes.json is not a shapes data set's; name another folder with --out")
     if force:
         return False
-    found = {"object": 1.0} | found  # folders of old do not say it
+    found = {"object": 1.0, "sprites": None, "backgrounds": None} | found  # old ones do not say
     other = [name for name in wanted if found.get(name) != wanted[name]]
     if other:
         refuse(f"{out}: made with other settings ({', '.join(other)}); name another folder with "
@@ -223,8 +266,9 @@ def is_ready(out: Path, settings: Settings, force: bool) -> bool:
 
 def prepare(
     out: str | os.PathLike, train: int = 1024, validation: int = 256, *, size: int = 64,
-    frames: int = 16, seed: int = 0, images: bool = False, object: float = 1.0, workers: int = 2,
-    force: bool = False,
+    frames: int = 16, seed: int = 0, images: bool = False, object: float = 1.0,
+    sprites: str | os.PathLike | None = None, backgrounds: str | os.PathLike | None = None,
+    workers: int = 2, force: bool = False,
 ) -> Path:  # fmt: skip
     """Write the data set into the folder `out` and return it; see README.md for the layout.
 
@@ -232,7 +276,10 @@ def prepare(
     alone; other settings, or a folder that is something else, raise UserError. `force` replaces
     a shapes data set, and nothing else.
     """
-    settings = Settings(train, validation, size, 1 if images else frames, seed, images, object)
+    folders = (None if folder is None else str(folder) for folder in (sprites, backgrounds))
+    settings = Settings(
+        train, validation, size, 1 if images else frames, seed, images, object, *folders
+    )
     if not isinstance(workers, int) or not 1 <= workers <= 64:
         refuse(f"workers: {workers!r} is not a whole number from 1 to 64")
     out = Path(out)
@@ -275,6 +322,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--images", action="store_true", help="one PNG a clip, not a video")
     parser.add_argument("--object", type=float, default=1.0, help="times its usual width; 1.75: "
                         "over a third of the frame, not an eighth")  # fmt: skip
+    parser.add_argument("--sprites", help="folder of a folder of pictures per class: the objects")
+    parser.add_argument("--backgrounds", help="folder of folders of pictures: the grounds")
     parser.add_argument("--workers", type=int, default=2, help="processes that draw and encode")
     parser.add_argument("--jobs", help=argparse.SUPPRESS)  # its name in earlier versions
     parser.add_argument("--force", action="store_true", help="replace a data set in that folder")

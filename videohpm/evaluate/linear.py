@@ -25,7 +25,15 @@ class Standardise:
         return (features.double() - self.mean) / self.std
 
 
-def fit_logistic(features: Tensor, labels: Tensor, classes: int, strength: float) -> nn.Linear:
+def fit_logistic(
+    features: Tensor,
+    labels: Tensor,
+    classes: int,
+    strength: float,
+    *,
+    start: nn.Linear | None = None,
+    tolerance: float = 1e-7,
+) -> nn.Linear:
     """The minimum of strength·Σ cross-entropy + ‖W‖²/2 in float64, which is unique.
 
     That is scikit-learn's LogisticRegression(C=strength); its intercept is free there as well.
@@ -33,13 +41,17 @@ def fit_logistic(features: Tensor, labels: Tensor, classes: int, strength: float
     Args:
         features: (m, D), standardised.
         labels: (m,).
+        start: where to begin, such as the fit of another strength; empty for zeros.
+        tolerance: the largest gradient of any weight, of the objective over m, at which it ends.
     """
     x, count = features.double(), len(features)
     layer = nn.Linear(x.shape[1], classes, dtype=torch.float64, device=x.device)
     nn.init.zeros_(layer.weight)
     nn.init.zeros_(layer.bias)
+    if start is not None:
+        layer.load_state_dict(start.state_dict())
     optimiser = torch.optim.LBFGS(
-        layer.parameters(), max_iter=2000, tolerance_grad=1e-7, tolerance_change=1e-12,
+        layer.parameters(), max_iter=2000, tolerance_grad=tolerance, tolerance_change=1e-12,
         history_size=20, line_search_fn="strong_wolfe",
     )  # fmt: skip
 
