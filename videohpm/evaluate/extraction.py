@@ -186,9 +186,9 @@ def read_features(out: Path) -> Features:
     try:
         return _joined(out)
     except (OSError, BadZipFile, SafetensorError, *WRONG) as error:
-        said = " ".join(str(error).split())[:200]
+        text = " ".join(str(error).split())[:200]
         raise UserError(
-            f"{out}: not a complete folder of features ({said}); make it again"
+            f"{out}: not a complete folder of features ({text}); make it again"
         ) from None
 
 
