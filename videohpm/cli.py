@@ -215,6 +215,9 @@ def _run(name: str, arguments: list[str]) -> int:
         checked = declared(**values)
     except ArgumentError as error:
         raise UserError(_explain(error, parser, arguments)) from None
+    except (UnicodeDecodeError, RecursionError, OverflowError) as error:
+        files = ", ".join(_config_files(arguments)) or "the command line"
+        raise UserError(f"{files}: cannot be read ({one_line(error)})") from None
     function = _target(target)
     with stopping.raising():
         result = function(checked) if is_dataclass(declared) else function(**values)
@@ -333,13 +336,18 @@ def _explain(error: ArgumentError, parser: ArgumentParser, arguments: list[str])
             return f"{field}: was renamed to {RENAMED_FIELDS[field]}; use that name"
         return f"{field}: no such field{_nearest(field, known)}"
     if "onfig" in text.partition(":")[0]:  # a file that is no YAML, or no mapping
-        files = [b for a, b in zip(arguments, arguments[1:], strict=False) if a == "--config"]
-        return f"{', '.join(files)}: {text}"
+        return f"{', '.join(_config_files(arguments))}: {text}"
     text = re.sub(r'^Parser key "([^"]+)": ?', r"\1: ", text)
     chosen = re.fullmatch(r"(\S+): Expected a typing\.Literal\[(.*)\]\. Got value: (.*)", text)
     if chosen:  # as the configs' own checks say it
         return f"{chosen[1]}: {chosen[3]!r} is not one of {chosen[2].replace(chr(39), '')}"
     return text
+
+
+def _config_files(arguments: list[str]) -> list[str]:
+    follows = zip(arguments, arguments[1:], strict=False)
+    equals = [a.removeprefix("--config=") for a in arguments if a.startswith("--config=")]
+    return [b for a, b in follows if a == "--config"] + equals
 
 
 def _nearest(name: str, known) -> str:

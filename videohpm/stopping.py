@@ -49,7 +49,7 @@ class _Program:
     leaving = threading.Lock()
     """Taken by the thread, or the handler, that ends the process."""
     told = False
-    """Whether it was said that a signal ends this process."""
+    """Whether it was told that a signal ends this process."""
     last_words: list[Callable[[int, str | None], None]] = []
     """Called with exit code and message before the thread ends the process, instead of printing."""
 

@@ -68,7 +68,8 @@ class Program:
     def send(self, number: int, ranks: list[int]) -> None:
         """To the process that was started; SIGKILL of several to those that it started."""
         children = self._ranks()
-        if number == signal.SIGKILL and self.how != "program":
+        direct = [signal.SIGKILL] + [signal.SIGUSR1] * (self.how == "torchrun")  # it ends by that
+        if number in direct and self.how != "program":
             for rank in ranks:
                 if rank < len(children):
                     _kill(children[rank], number)

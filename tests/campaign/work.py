@@ -40,11 +40,11 @@ class Work:
 
 
 WORKS = [
-    (Work("pretrain", 1), 8),
-    (Work("pretrain", 2, 1), 4),
+    (Work("pretrain", 1), 10),
+    (Work("pretrain", 2, 1), 3),
     (Work("pretrain", 2, 3), 1),
-    (Work("finetune", 1), 4),
-    (Work("finetune", 2, 1), 2),
+    (Work("finetune", 1), 5),
+    (Work("finetune", 2, 1), 1),
     (Work("evaluate", 1), 2),
     (Work("evaluate", 2), 1),
     (Work("features", 1), 2),

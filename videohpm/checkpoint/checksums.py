@@ -5,8 +5,8 @@ alphabetical order of the names, so a file vouches for itself wherever it is cop
 reads safetensors reads it. Files without them, of earlier versions and of other systems, load too.
 
 The bytes are taken as 64-bit words in rows of :data:`COLUMNS`; the checksum is the CRC-32 of the
-sums of the columns, and of what does not fill a row. That takes a third to a fifth of the time that a
-CRC-32 of everything takes. Any one flipped bit or changed word changes the sum of its column. What is
+sums of the columns, and of what does not fill a row. That takes a third to a fifth of the time of a
+CRC-32 of everything. Any one flipped bit or changed word changes the sum of its column. What is
 exchanged keeps its columns only where it is whole rows apart: the length of a row is prime, so that
 pages of a disk are not.
 """

@@ -222,8 +222,8 @@ def _work(connection: Connection, function, seconds: float, memory: float) -> No
             result = Failed(f"takes more than {memory:g} GB of memory")
         except Exception as error:
             where = full_disk(error)
-            said = " ".join(f"{type(error).__name__}: {error}".split())
-            result = Failed(said) if where is None else _NoRoom(where)
+            text = " ".join(f"{type(error).__name__}: {error}".split())
+            result = Failed(text) if where is None else _NoRoom(where)
         _set_alarm(0)
         connection.send(result)
 

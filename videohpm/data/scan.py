@@ -96,8 +96,10 @@ class Journal:
             for line in self.path.read_text(errors="surrogateescape").splitlines():
                 try:
                     entry = json.loads(line)
-                    known[entry["path"]] = entry
-                except (ValueError, TypeError, KeyError):
+                    known[entry["path"]] = (
+                        dict.fromkeys(FOUND) | {"reason": entry["reason"]} | entry
+                    )
+                except (ValueError, TypeError, KeyError, RecursionError):
                     continue
         return known
 

@@ -5,7 +5,7 @@
 Collective calls end when ``engine.timeout`` is over, whatever the others are doing. Where one
 process lawfully takes longer (it has the videos that are slow to read, it alone writes the result)
 the others wait here first: it says now and then that it works, and they wait on. When nobody has
-said so for ``engine.timeout`` seconds, the run ends.
+shown that for ``engine.timeout`` seconds, the run ends.
 """
 
 from __future__ import annotations

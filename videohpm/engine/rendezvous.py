@@ -33,9 +33,9 @@ def unreached(
         seconds: that it waited for the others.
         lost: gives what is told where a process is gone.
     """
-    said = one_line(error)[:200]
+    text = one_line(error)[:200]
     wrong = UserError(
-        f"{SETTINGS}: the other processes cannot be reached ({said}); see the README on starting "
+        f"{SETTINGS}: the other processes cannot be reached ({text}); see the README on starting "
         "several. On several machines GLOO_SOCKET_IFNAME names the network interface that leads to "
         "the others"
     )
@@ -45,7 +45,7 @@ def unreached(
         return wrong if _all_give_up(store, min(TOGETHER, seconds)) else RunError(lost())
     if not _is_known(os.environ.get("MASTER_ADDR", "")):
         return wrong
-    return RunError(f"{lost()}. Where they have never met: check {SETTINGS} ({said})")
+    return RunError(f"{lost()}. Where they have never met: check {SETTINGS} ({text})")
 
 
 def _all_give_up(store: dist.Store, seconds: float) -> bool:

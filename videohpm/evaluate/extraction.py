@@ -16,9 +16,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 from torch import Tensor
 
@@ -31,6 +33,12 @@ from videohpm.evaluate.processes import EvalProcesses
 from videohpm.evaluate.protocol import EvalProtocol
 from videohpm.evaluate.views import ViewOutput, run_views
 from videohpm.writing import complete
+
+WRONG = (
+    *(ValueError, KeyError, TypeError, IndexError, AttributeError),
+    *(ZeroDivisionError, OverflowError, RecursionError),
+)
+"""What reading a file of numbers raises that holds something else."""
 
 
 @dataclass
@@ -176,13 +184,18 @@ def write_features(
 def read_features(out: Path) -> Features:
     """What :func:`write_features` wrote, in memory. Raises UserError where files are missing."""
     try:
-        metadata = json.loads((out / "features.json").read_text())
-        count = math.ceil(metadata["samples"] / metadata["shard"])
-        shards = [read_shard(shard_file(out, n, metadata["format"])) for n in range(count)]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        return _joined(out)
+    except (OSError, BadZipFile, SafetensorError, *WRONG) as error:
+        text = " ".join(str(error).split())[:200]
         raise UserError(
-            f"{out}: not a complete folder of features ({error}); make it again"
+            f"{out}: not a complete folder of features ({text}); make it again"
         ) from None
+
+
+def _joined(out: Path) -> Features:
+    metadata = json.loads((out / "features.json").read_text())
+    count = math.ceil(metadata["samples"] / metadata["shard"])
+    shards = [read_shard(shard_file(out, n, metadata["format"])) for n in range(count)]
     errors = {k: v for shard in shards for k, v in shard.errors.items()}
     shards = [shard for shard in shards if len(shard.index)] or shards[:1]
 

@@ -160,8 +160,8 @@ class Finetuning(TrainingRun):
         if self.processes.is_main:
             results = self.folder, scores, self.validation, self.protocol, metadata
             with distributed.working():
-                said = self.task.write_results(*results)
-            print(f"{said}; tested: {tested}")
+                summary = self.task.write_results(*results)
+            print(f"{summary}; tested: {tested}")
         return scores.metrics() | {"views": self.protocol.views}
 
     def save(self) -> None:

@@ -7,6 +7,7 @@ import pickletools
 import re
 import warnings
 import zipfile
+from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import IO
@@ -88,8 +89,9 @@ def _check_keys(path: Path, zipped: bool) -> None:
                 names = [n for n in archive.namelist() if n.endswith("data.pkl")]
                 nested = any(_hashed(archive.open(name)) > MOST_HASHED for name in names)
         else:
-            with open(path, "rb") as file:
-                nested = any(_hashed(file) > MOST_HASHED for _ in range(LEGACY_PICKLES))
+            # Mapped: a text that says it is 4 GB long is read as far as the file goes.
+            with open(path, "rb") as file, mmap(file.fileno(), 0, access=ACCESS_READ) as mapped:
+                nested = any(_hashed(mapped) > MOST_HASHED for _ in range(LEGACY_PICKLES))
     except (ValueError, LookupError, OSError, zipfile.BadZipFile, NotImplementedError):
         return  # damaged, of which the unpickler tells more
     if nested:
@@ -98,7 +100,7 @@ def _check_keys(path: Path, zipped: bool) -> None:
         )
 
 
-def _hashed(file: IO[bytes]) -> int:
+def _hashed(file: IO[bytes] | mmap) -> int:
     """How many values are hashed to load a pickle, from its opcodes alone, up to what is too many.
 
     Follows the stack as an unpickler does, but keeps for each value only what hashing it costs: a
