@@ -25,7 +25,6 @@ import numpy as np
 
 from videohpm.data.container import (
     DecodeError,
-    check_first_bytes,
     decoded_of_any_size,
     errors_as_decode_error,
 )
@@ -92,7 +91,6 @@ def _read(
     min_side: int | None,
 ) -> np.ndarray:
     """``read_frames`` of checked arguments."""
-    check_first_bytes(path)
     if reader is not None and READERS[reader].available() is not None:
         reader = FALLBACK
     if reader in (None, FALLBACK) or (size is None and min_side is not None):

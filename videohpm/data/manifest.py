@@ -200,15 +200,7 @@ def find_samples(
 def _from_folder(
     root: Path, labels: Labels, kind: str, classes: list[str] | None, numbered: bool
 ) -> Manifest:
-    suffixes = {"video": VIDEO_SUFFIXES, "image": IMAGE_SUFFIXES}.get(
-        kind, VIDEO_SUFFIXES | IMAGE_SUFFIXES
-    )
-    paths = [path for path in walk(root) if os.path.splitext(path)[1].lower() in suffixes]
-    if not paths:
-        what = f"{kind}s" if kind in ("video", "image") else "videos or images"
-        raise UserError(
-            f"data.root: no {what} under {root} (recognised by suffix, such as .mp4 or .jpg)"
-        )
+    paths = list(files_in(root, kind))
     kind = _kind_of(paths, kind, f"data.root: {root}")
     inside = [path for path in paths if os.sep in path]
     if not labels or (labels == "optional" and not inside):
@@ -229,6 +221,26 @@ def _from_folder(
     ordered = iter(numbers)
     found = [next(ordered) if os.sep in path else None for path in paths]
     return Manifest(paths, base=root, labels=found, classes=classes, kind=kind)
+
+
+def files_in(root: Path, kind: str) -> Iterable[str]:
+    """Videos, images or both below ``root``, one by one: relative, in sorted order.
+
+    Raises UserError where there are none.
+    """
+    suffixes = {"video": VIDEO_SUFFIXES, "image": IMAGE_SUFFIXES}.get(
+        kind, VIDEO_SUFFIXES | IMAGE_SUFFIXES
+    )
+    empty = True
+    for path in walk(root):
+        if os.path.splitext(path)[1].lower() in suffixes:
+            empty = False
+            yield path
+    if empty:
+        what = f"{kind}s" if kind in ("video", "image") else "videos or images"
+        raise UserError(
+            f"data.root: no {what} under {root} (recognised by suffix, such as .mp4 or .jpg)"
+        )
 
 
 def walk(root: Path) -> Iterable[str]:
