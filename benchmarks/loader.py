@@ -91,20 +91,17 @@ def _read_and_resize(data: VideoDataset, keys: list, start, ends, spent) -> None
     spent.put(time.process_time() - begun)
 
 
-def whole_loader(
-    data: VideoDataset, sampler: GlobalBatchSampler, workers: int
-) -> tuple[dict[str, float], list[float]]:
-    """The batches of ``sampler`` with workers that have started: seconds by both clocks, and MB of
-    memory at each batch before."""
-    loader, memory = make_loader(data, sampler, workers=workers), []
+def whole_loader(data: VideoDataset, sampler: GlobalBatchSampler, workers: int) -> dict[str, float]:
+    """The batches of ``sampler`` with workers that made them before: seconds by both clocks."""
+    loader = make_loader(data, sampler, workers=workers)
     for _ in loader:
-        memory.append(resident([os.getpid(), *data.worker_state.pids.tolist()]))
+        pass
     pids = data.worker_state.pids.tolist()
     before, begun = processor_seconds(pids), time.perf_counter()
     for _ in loader:
         pass
     taken = time.perf_counter() - begun
-    return {"wall": taken, "processor": processor_seconds(pids) - before}, memory
+    return {"wall": taken, "processor": processor_seconds(pids) - before}
 
 
 def processor_seconds(pids: list[int]) -> float:
@@ -114,18 +111,6 @@ def processor_seconds(pids: list[int]) -> float:
         after_name = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         ticks += int(after_name[11]) + int(after_name[12])
     return time.process_time() + ticks / os.sysconf("SC_CLK_TCK")
-
-
-def resident(pids: list[int]) -> float:
-    """MB of the processes together, shared pages counted once."""
-    total = 0
-    for pid in pids:
-        try:
-            rows = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
-        except OSError:
-            continue
-        total += sum(int(row.split()[1]) for row in rows if row.startswith("Pss:"))
-    return round(total / 1024, 1)
 
 
 def arms_of(forms: dict[str, Manifest], config: DataConfig, shape: dict) -> dict[tuple, dict]:
@@ -182,21 +167,20 @@ def measure(settings: argparse.Namespace, forms: dict[str, Manifest]) -> dict:
     for (form, _, repeats), cost in costs.items():
         default.setdefault((form, repeats), cost)
     data = next(one for (form, _, repeats), one in arms.items() if (form, repeats) == ("copy", 1))
-    rounds, memory = [], []
+    rounds = []
     for number in range(settings.rounds):
         first = number * settings.batches
         sampler = GlobalBatchSampler(
             len(data), settings.batch, start_step=first, steps=first + settings.batches
         )
         limit = limit_alone(data, list(sampler), settings.workers)
-        whole, seen = whole_loader(data, sampler, settings.workers)
+        whole = whole_loader(data, sampler, settings.workers)
         clips = settings.batches * settings.batch * settings.repeats
         rounds.append(
             {f"{name}_{clock}": round(1000 * seconds / clips, 3)
              for name, spent in (("limit", limit), ("loader", whole))
              for clock, seconds in spent.items()}
         )  # fmt: skip
-        memory += seen
         print(f"round {number + 1}, ms a clip: {rounds[-1]}", flush=True)
 
     def share(clock: str) -> float:
@@ -229,7 +213,6 @@ def measure(settings: argparse.Namespace, forms: dict[str, Manifest]) -> dict:
             "repeats_over_one_copy": gain(("copy", REPEATS), ("copy", 1)),
         },
         "rounds": rounds,
-        "memory_mb": memory,
     }
 
 
@@ -259,9 +242,6 @@ def report(found: dict) -> str:
         ms = [each[name] for each in found["peers"].values()]
         rows.append(f"| {name} | {' | '.join('fails' if x is None else f'{x:.1f}' for x in ms)} |")
     rows += ["", *(f"{name}: {ratio:.2f}" for name, ratio in found["ratios"].items())]
-    if found["memory_mb"]:
-        first, last = found["memory_mb"][0], found["memory_mb"][-1]
-        rows.append(f"memory of all processes: {first:.0f} MB at first, {last:.0f} MB at last")
     return "\n".join(rows)
 
 

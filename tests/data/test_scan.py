@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import tracemalloc
 
 import pytest
 from damaged import KINDS, damage
@@ -11,9 +12,10 @@ from painted import copy_packets, encode
 from PIL import Image
 
 from videohpm import cli
-from videohpm.data import find_samples
+from videohpm.data import find_samples, manifest
 from videohpm.data import scan as scanning
 from videohpm.data.killable_pool import Failed, run_killable
+from videohpm.data.scan import every_nth, list_names
 from videohpm.errors import RunError
 
 
@@ -221,6 +223,26 @@ def test_shards_of_a_scan_make_the_lists_of_a_whole_one(tmp_path, capsys):
         assert (parts.parent / name).read_bytes() == (whole.parent / name).read_bytes()
     (folder / "07.png").write_bytes(b"another file by now")
     assert cli.main([*given, "--merge", "4"]) == 2
+
+
+def test_a_shard_lists_a_folder_once_and_holds_its_own_files_only(tmp_path, monkeypatch):
+    walks = []
+
+    def walk(root):
+        walks.append(root)
+        yield from (f"class{i // 1000:04}/video-{i:08}-of-a-long-name.mp4" for i in range(60_000))
+
+    monkeypatch.setattr(manifest, "walk", walk)
+    tracemalloc.start()
+    try:
+        names, base = list_names(tmp_path, None)
+        part, total = every_nth(names, 3, 60)
+        held, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert (len(part), total, len(walks), base) == (1000, 60_000, 1, str(tmp_path))
+    assert part == list(walk(None))[2::60]
+    assert peak < 500_000  # all the names take more than six million bytes
 
 
 @pytest.mark.parametrize("shard", ["0/4", "5/4", "1", "a/b", "1/0", "-1/4"])

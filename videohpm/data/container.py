@@ -37,6 +37,11 @@ NAMES_OTHERS = {
 }
 """How texts begin that lead a reader to other files or to the network."""
 
+EBML = b"\x1a\x45\xdf\xa3"
+"""The first bytes of a Matroska file."""
+BOXES = (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"pnot", b"styp")
+"""The first box of an MP4 file, behind its size."""
+
 ONE_THREAD: dict[str, Any] = {"threads": 1}
 """For every conversion of a frame. PyAV would start a thread for each core, for each frame: the
 workers are the parallelism here, and where memory is bounded threads fail to start."""
@@ -106,10 +111,20 @@ def check_first_bytes(path: str) -> bytes:
     return first
 
 
+def begins_as_mp4_or_matroska(first: bytes) -> bool:
+    """What the first bytes of a file say of its container."""
+    return first.startswith(EBML) or first[4:8] in BOXES
+
+
 def open_video(path: str) -> InputContainer:
-    """The opened file, of one of ``FORMATS``. Raises DecodeError."""
-    av = import_av()
+    """The opened file, of one of ``FORMATS``, its first bytes checked. Raises DecodeError."""
     check_first_bytes(path)
+    return open_checked(path)
+
+
+def open_checked(path: str) -> InputContainer:
+    """As ``open_video``, of a file whose first bytes were checked."""
+    av = import_av()
     options = {"format_whitelist": FORMATS, "protocol_whitelist": "file"}
     try:
         return av.open(as_file(path), options=options, metadata_errors="ignore")

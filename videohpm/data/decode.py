@@ -27,7 +27,6 @@ import numpy as np
 
 from videohpm.data.container import (
     DecodeError,
-    check_first_bytes,
     decoded_of_any_size,
     errors_as_decode_error,
 )
@@ -99,7 +98,6 @@ def _read(
     if os.path.isdir(path):
         frames = read_frame_folder(path, positions)
         return frames[np.searchsorted(positions, wanted)]
-    check_first_bytes(path)
     if reader is not None and READERS[reader].available() is not None:
         reader = FALLBACK
     if reader in (None, FALLBACK) or (size is None and min_side is not None):

@@ -7,7 +7,7 @@ page as reference counts are touched.
 
 import logging
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -207,20 +207,7 @@ def find_samples(
 def _from_folder(
     root: Path, labels: Labels, kind: str, classes: list[str] | None, numbered: bool
 ) -> Manifest:
-    suffixes = {"video": VIDEO_SUFFIXES, "image": IMAGE_SUFFIXES}.get(
-        kind, VIDEO_SUFFIXES | IMAGE_SUFFIXES
-    )
-    if kind == FRAMES:
-        paths = _frame_folders(root)
-    else:
-        paths = [path for path in walk(root) if os.path.splitext(path)[1].lower() in suffixes]
-    if not paths:
-        what = {"video": "videos", "image": "images", FRAMES: "folders of pictures"}.get(
-            kind, "videos or images"
-        )
-        raise UserError(
-            f"data.root: no {what} under {root} (recognised by suffix, such as .mp4 or .jpg)"
-        )
+    paths = list(files_in(root, kind))
     kind = _kind_of(paths, kind, f"data.root: {root}")
     inside = [path for path in paths if os.sep in path]
     if not labels or (labels == "optional" and not inside):
@@ -241,6 +228,32 @@ def _from_folder(
     ordered = iter(numbers)
     found = [next(ordered) if os.sep in path else None for path in paths]
     return Manifest(paths, base=root, labels=found, classes=classes, kind=kind)
+
+
+def files_in(root: Path, kind: str) -> Iterable[str]:
+    """Videos, images, both, or folders of frames below ``root``, relative, in sorted order.
+
+    One by one, but for folders. Raises UserError where there are none.
+    """
+    suffixes = {"video": VIDEO_SUFFIXES, "image": IMAGE_SUFFIXES}.get(
+        kind, VIDEO_SUFFIXES | IMAGE_SUFFIXES
+    )
+    found = _frame_folders(root) if kind == FRAMES else _with_suffix(root, suffixes)
+    empty = True
+    for path in found:
+        empty = False
+        yield path
+    if empty:
+        what = {"video": "videos", "image": "images", FRAMES: "folders of pictures"}.get(
+            kind, "videos or images"
+        )
+        raise UserError(
+            f"data.root: no {what} under {root} (recognised by suffix, such as .mp4 or .jpg)"
+        )
+
+
+def _with_suffix(root: Path, suffixes: Collection[str]) -> Iterable[str]:
+    return (path for path in walk(root) if os.path.splitext(path)[1].lower() in suffixes)
 
 
 def _frame_folders(root: Path) -> list[str]:

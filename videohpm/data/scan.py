@@ -8,7 +8,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any, Literal
@@ -17,7 +17,7 @@ from videohpm.config.options import shard_of
 from videohpm.data.decode import DecodeError, read_frames, verify
 from videohpm.data.images import read_image_and_format
 from videohpm.data.killable_pool import Failed, run_killable
-from videohpm.data.manifest import ANY, find_samples
+from videohpm.data.manifest import ANY, files_in, find_samples
 from videohpm.data.manifest_parser import IMAGE_SUFFIXES, read_columns
 from videohpm.data.readers import FALLBACK
 from videohpm.data.tables import write_table
@@ -43,18 +43,22 @@ def scan(
     merge: int = 0,
 ) -> int:
     """``videohpm data scan``; the arguments are those of :func:`videohpm.config.options.scan`."""
-    columns, base = list_samples(Path(manifest), root, labels)
     target = Path(out)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    names = list(dict.fromkeys(columns["path"]))
-    paths = [os.path.join(base, name) for name in names]
     limits = workers or os.cpu_count() or 1, decode_timeout, memory
     if shard is not None:
         at, of = shard_of(shard)
+        names, base = list_names(Path(manifest), root)
+        part, total = every_nth(names, at, of)
+        target.parent.mkdir(parents=True, exist_ok=True)
         journal = Journal(shard_journal(target, at, of), retry)
-        count = sum(1 for _ in _results(paths[at - 1 :: of], journal, *limits))
-        print(f"{journal.path}: {count} of {len(paths)} files; scan with --merge {of} in the end")
+        paths = [os.path.join(base, name) for name in part]
+        count = sum(1 for _ in _results(paths, journal, *limits))
+        print(f"{journal.path}: {count} of {total} files; scan with --merge {of} in the end")
         return 0
+    columns, base = list_samples(Path(manifest), root, labels)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    names = list(dict.fromkeys(columns["path"]))
+    paths = [os.path.join(base, name) for name in names]
     if merge:
         results = _merged(paths, target, merge)
     else:
@@ -271,12 +275,29 @@ def list_samples(
         if not manifest.is_file():
             raise UserError(f"manifest: {manifest} does not exist; name a file or a folder")
         return read_columns(manifest), root or str(manifest.parent)
-    found = find_samples(manifest, labels=labels, kind=kind)
+    if not labels:
+        return {"path": list(files_in(manifest, kind))}, str(manifest)
+    found = find_samples(manifest, labels=True, kind=kind)
+    classes = found.classes or []
     columns = {"path": [found.name(i) for i in range(len(found))]}
-    if labels:
-        classes = found.classes or []
-        columns["label"] = [classes[label] for label in found.labels]
-    return columns, str(manifest)
+    return columns | {"label": [classes[label] for label in found.labels]}, str(manifest)
+
+
+def list_names(manifest: Path, root: str | None, kind: str = ANY) -> tuple[Iterator[str], str]:
+    """The distinct paths that ``list_samples`` gives, one by one: a folder's are never all held."""
+    if manifest.is_dir():
+        return iter(files_in(manifest, kind)), str(manifest)
+    columns, base = list_samples(manifest, root, labels=False)
+    return iter(dict.fromkeys(columns["path"])), base
+
+
+def every_nth(names: Iterable[str], at: int, of: int) -> tuple[list[str], int]:
+    """The names of the shard ``at`` (from 1) of so many, and how many there are in all."""
+    part, count = [], 0
+    for count, name in enumerate(names, 1):
+        if count % of == at % of:
+            part.append(name)
+    return part, count
 
 
 def _write_manifest(

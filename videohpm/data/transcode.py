@@ -25,7 +25,7 @@ from videohpm.data.geometry import UPRIGHT, geometry
 from videohpm.data.index import VideoIndex, video_index
 from videohpm.data.killable_pool import Failed, run_killable
 from videohpm.data.manifest_parser import VIDEO_SUFFIXES
-from videohpm.data.scan import FOUND, Progress, list_samples
+from videohpm.data.scan import FOUND, Progress, every_nth, list_names, list_samples
 from videohpm.data.tables import write_table
 from videohpm.errors import RunError, UserError
 
@@ -74,19 +74,22 @@ def transcode(
 ) -> int:
     """``videohpm data transcode``; arguments as in :func:`videohpm.config.options.transcode`."""
     recipe, folder = recipe_of(short_side, group, quality, square_pixels), Path(out)
-    columns, base = list_samples(Path(manifest), root, labels, "video")
-    _claim(folder, recipe)
-    pairs = _targets(columns["path"], base, folder)
     limits = {"jobs": workers or os.cpu_count() or 1, "seconds": decode_timeout, "memory": memory}
     if shard is not None:
         at, of = shard_of(shard)
-        part = list(pairs.values())[at - 1 :: of]
+        names, base = list_names(Path(manifest), root, "video")
+        own, _ = every_nth(names, at, of)  # of two files for one copy the merge tells
+        part = list(_targets(own, base, folder).values())
+        _claim(folder, recipe)
         failed = _encode_all(part, recipe, limits)
         note = failures_of(folder, at, of)
         partial_of(note).write_text(json.dumps(failed) + "\n")
         partial_of(note).replace(note)
         print(f"{folder}: {len(part) - len(failed)} of {len(part)} videos of shard {shard}")
         return 0
+    columns, base = list_samples(Path(manifest), root, labels, "video")
+    pairs = _targets(columns["path"], base, folder)
+    _claim(folder, recipe)
     all_pairs = list(pairs.values())
     failed = _merged(all_pairs, folder, merge) if merge else _encode_all(all_pairs, recipe, limits)
     failed = {source: failed[source] for source, _ in all_pairs if source in failed}

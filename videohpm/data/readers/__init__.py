@@ -32,6 +32,9 @@ class Reader(Protocol):
     ) -> np.ndarray | None:
         """Frames as uint8 (n, H, W, 3) RGB, upright, or None where another reader should read.
 
+        It is the reader that looks at what the file is (``container.check_first_bytes``, which
+        ``open_video`` calls): a playlist under the name of a video must not lead to other files.
+
         Args:
             positions: ascending and distinct, from 0, in display order.
             target: (height, width) of the upright frames to scale to; None: as they are.

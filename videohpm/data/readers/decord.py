@@ -1,4 +1,4 @@
-"""decord: closed groups of H.264, HEVC, VP8 and VP9 in MP4 and Matroska.
+"""Closed groups of H.264, HEVC, VP8 and VP9 in MP4 and Matroska.
 
 Fast where it is right, and only used there. It counts frames in the order they are stored and
 trusts that a key frame starts a closed group; elsewhere it returns other frames without an error.
@@ -13,7 +13,13 @@ from importlib.util import find_spec
 
 import numpy as np
 
-from videohpm.data.container import as_file, best_stream, check_first_bytes, open_video
+from videohpm.data.container import (
+    as_file,
+    begins_as_mp4_or_matroska,
+    best_stream,
+    check_first_bytes,
+    open_checked,
+)
 from videohpm.data.index import VideoIndex
 from videohpm.data.packets import MATROSKA, MP4
 
@@ -22,10 +28,6 @@ from videohpm.data.packets import MATROSKA, MP4
 CODECS = ("h264", "hevc", "vp8", "vp9")
 # Not AVI, FLV, MPEG-TS or ASF: in each decord was seen to seek to other frames.
 CONTAINERS = (MP4, MATROSKA)
-EBML = b"\x1a\x45\xdf\xa3"
-"""The first bytes of a Matroska file."""
-BOXES = (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"pnot", b"styp")
-"""The first box of an MP4 file, behind its size."""
 
 
 @lru_cache(maxsize=1)
@@ -75,9 +77,8 @@ def _may_hold(path: str) -> bool:
     decord, unlike PyAV, has no bound on the size of a picture and crashes on some other containers.
     Takes a few hundredths of the time of reading a clip. Raises DecodeError as ``best_stream``.
     """
-    first = check_first_bytes(path)
-    if not first.startswith(EBML) and first[4:8] not in BOXES:
+    if not begins_as_mp4_or_matroska(check_first_bytes(path)):
         return False
-    with open_video(path) as container:
+    with open_checked(path) as container:
         codec = best_stream(path, container).codec_context.codec.canonical_name
         return container.format.name in CONTAINERS and codec in CODECS

@@ -1,4 +1,4 @@
-"""PyAV on MP4 files of key frames alone, such as data transcode --group 1 makes.
+"""MP4 files of key frames alone, such as data transcode --group 1 makes, with PyAV.
 
 Where every frame can be decoded by itself, the container's own table leads to the packets that are
 asked for: nothing else is read, and the file need not be demuxed before.

@@ -1,4 +1,4 @@
-"""PyAV: every file that decodes, also after another reader failed.
+"""Every file that decodes, also after another reader failed.
 
 It seeks where time stamps name the frames; elsewhere it decodes from the start of the file.
 """

@@ -1,9 +1,14 @@
-"""torchcodec, exact mode: closed groups of H.264, HEVC, VP8, VP9 and AV1 in MP4 and Matroska.
+"""Closed groups of H.264, HEVC, VP8, VP9 and AV1 in MP4 and Matroska.
 
-Its wheels bring no FFmpeg: they load the system's libraries (versions 4 to 9), and they go with one
-release of torch each. Measured on painted files with FFmpeg 5.1: right, to the bit, wherever groups
-are closed in MP4 and Matroska; elsewhere it can return other frames without an error (H.264 with
-intra refresh, MPEG-TS, AVI and MPEG-PS with B-frames) or miss the last ones (open groups of H.264).
+In exact mode. Its wheels bring no FFmpeg: they load the system's libraries (versions 4 to 9), and
+they go with one release of torch each. Measured on painted files with FFmpeg 5.1: right, to the
+bit, wherever groups are closed in MP4 and Matroska; elsewhere it can return other frames without an
+error (H.264 with intra refresh, MPEG-TS, AVI and MPEG-PS with B-frames) or miss the last ones (open
+groups of H.264).
+
+Crop and resize inside its decoder (its ``transforms``) were measured on copies of key frames alone
+and take longer than whole frames and torch's resize of bytes (benchmarks/README.md), so that they
+are not used.
 """
 
 from __future__ import annotations
@@ -13,7 +18,12 @@ from importlib.util import find_spec
 
 import numpy as np
 
-from videohpm.data.container import as_file
+from videohpm.data import container
+from videohpm.data.container import (
+    as_file,
+    begins_as_mp4_or_matroska,
+    check_first_bytes,
+)
 from videohpm.data.index import VideoIndex
 from videohpm.data.packets import MATROSKA, MP4
 
@@ -57,9 +67,10 @@ def can_read(index: VideoIndex) -> bool:
 def read(path: str, positions: list[int], target: tuple[int, int] | None) -> np.ndarray | None:
     """Frames as uint8 (n, H, W, 3), or None where PyAV should read instead.
 
-    That is where they are to be scaled (its filter is another one), and after any error.
+    That is where they are to be scaled (its filter is another one), where the file is not of the
+    kind that it may read (a manifest that says so may be of another file), and after any error.
     """
-    if target is not None:
+    if target is not None or not begins_as_mp4_or_matroska(check_first_bytes(path)):
         return None
     from torchcodec.decoders import VideoDecoder  # pyright: ignore[reportMissingImports]
 
@@ -67,6 +78,12 @@ def read(path: str, positions: list[int], target: tuple[int, int] | None) -> np.
         # On the CPU, whatever the default device is: a worker has no other.
         how = {"dimension_order": "NHWC", "num_ffmpeg_threads": 1, "device": "cpu"}
         decoder = VideoDecoder(as_file(path), seek_mode="exact", **how)
+        found = decoder.metadata
+        if (
+            found.codec not in CODECS
+            or (found.width or 0) * (found.height or 0) > container.MAX_PIXELS
+        ):
+            return None
         if positions[-1] >= len(decoder):
             return None
         return decoder.get_frames_at(positions).data.numpy()
