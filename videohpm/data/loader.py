@@ -255,6 +255,17 @@ def part_count(micro_batch: int, workers: int) -> int:
     return micro_batch // max(size for size in sizes if micro_batch % size == 0)
 
 
+def batches_ahead(micro_batch: int, workers: int, prefetch: int) -> int:
+    """Micro-batches that are asked for, at most, before the one that is worked with is done.
+
+    Args:
+        prefetch: ``data.prefetch``.
+    """
+    parts = part_count(micro_batch, workers)
+    kept = workers * math.ceil(prefetch * parts / workers) if workers else 0
+    return math.ceil(kept / parts) + 2  # one begun, and one on its way to the device
+
+
 def shared_prefetch(wanted: int, workers: int, size: int, processes: int) -> int:
     """How many parts each worker may keep ready in the shared memory that is free.
 
