@@ -19,7 +19,7 @@ from videohpm.models.bounds import expected_shapes, grid_of
 from videohpm.models.build import Model, build_model, kind_of
 from videohpm.models.vit import position_table
 
-OF_CLASSIFIER = ("labels", "metrics", "step")
+OF_WHOLE = ("labels", "metrics", "step", "pretraining")
 """Values of ``Weights.extra`` that say nothing of an encoder alone."""
 
 
@@ -50,7 +50,7 @@ class Weights:
                 report.not_written[name] = "only the encoder is written"
         for name in self.teacher or ():
             report.not_written[f"teacher: {name}"] = "only the encoder is written"
-        extra = {name: value for name, value in self.extra.items() if name not in OF_CLASSIFIER}
+        extra = {name: value for name, value in self.extra.items() if name not in OF_WHOLE}
         return Weights(config, tensors, extra=extra)
 
     @property
