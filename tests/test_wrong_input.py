@@ -103,7 +103,7 @@ FIELDS = {
         ["--mask.choice", "easiest", "--hpm.enabled", "false"],
         "mask.choice: easiest ranks by a scorer, and there is none; set hpm.enabled true",
     ),
-    "an unknown use": (["--mask.use", "sample"], "mask.use: 'sample' is not one of hide, decode"),
+    "an unknown use": (["--mask.use", "show"], "mask.use: 'show' is not one of hide, decode"),
     "a use without scores": (
         ["--mask.use", "weight", "--mask.scorer", "none"],
         "mask.use: weight ranks by a scorer, and there is none with mask.scorer none; give another",
@@ -119,6 +119,26 @@ FIELDS = {
     "no scores to center": (
         ["--hpm.center_scores", "true", "--hpm.enabled", "false"],
         "hpm.center_scores: centers the scores of a scorer, and there is none; set hpm.enabled",
+    ),
+    "clips chosen by a scorer of tubes": (
+        ["--mask.use", "sample", "--mask.scorer", "change"],
+        "mask.scorer: with mask.use sample masks are random; leave change out",
+    ),
+    "clips chosen otherwise": (
+        ["--mask.use", "sample", "--mask.choice", "easiest"],
+        "mask.choice: with mask.use sample masks are random; leave easiest out",
+    ),
+    "clips chosen, scores centered": (
+        ["--mask.use", "sample", "--hpm.center_scores", "true"],
+        "hpm.center_scores: with mask.use sample masks are random, and there are no scores",
+    ),
+    "clips chosen, and no teacher": (
+        ["--mask.use", "sample", "--model.target", "ema_encoder"],
+        "model.target: with mask.use sample masks are random, and there is no teacher; ema_encoder",
+    ),
+    "clips that are never seen": (
+        ["--mask.use", "sample", "--hpm.hard_ratio_end", "0.8"],
+        "hpm.hard_ratio_start, hpm.hard_ratio_end: with mask.use sample how far a clip's share",
     ),
     "share over one": (["--hpm.hard_ratio_end", "1.5"], "hpm.hard_ratio_end: 1.5"),
     "momentum below zero": (["--hpm.momentum_start", "-1"], "hpm.momentum_start: -1"),

@@ -6,13 +6,15 @@ import json
 from collections.abc import Iterable
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from videohpm import checkpoint, evaluate, hpm, training, visualize
 from videohpm.config import PretrainConfig
-from videohpm.data import Batch, make_dataset, normalise
+from videohpm.data import Batch, batches_ahead, make_dataset, normalise
 from videohpm.engine import TorchEngine, distributed, process_group, seed_step
+from videohpm.errors import UserError
 from videohpm.hpm import LossTeacher, Scorer, Target
 from videohpm.interop.frozen import encoders_of
 from videohpm.interop.start import StartReport, start_from
@@ -70,7 +72,7 @@ def train_step(
         del targets  # as large as the prediction, and the backward pass does not need it
         unit_hardness = hardness if mask.tubes is None else hpm.loss_per_tube(hardness, mask)
         if mining is not None:
-            mining.update(mask, unit_hardness)
+            mining.update(mask, unit_hardness, batch.index)
         if mask.scores is not None:
             asked = mask.scores.gather(1, mask.decoded if mask.tubes is None else mask.tubes)
             metrics[-1]["teacher_rank_correlation"] = hpm.rank_correlation(asked, unit_hardness)
@@ -142,11 +144,19 @@ class Pretraining(TrainingRun):
         self.units = hpm.unit_count(grid, config.mask.unit)
         self.labelled = evaluate.labelled_manifest(config)
         self.probe: evaluate.OnlineProbe | None = None
+        self.sampling = None
+        if config.mask.use == "sample":
+            batch = check_read_ahead(config, len(data))
+            self.sampling = hpm.ClipSampling(len(data), batch, self._share, distributed.all_gather)
         ema_modules: dict[str, nn.Module] = {"teacher": self.teacher} if self.teacher else {}
         super().__init__(config, data, self.model, ema_modules)
         if isinstance(self.scorer, hpm.CenteredScorer) and self.restored.get("score_center"):
             self.scorer.center = torch.tensor(self.restored["score_center"])
-        self.mining = hpm.MiningStatistics(self.units, device=self.engine.device)
+        if self.sampling is not None:
+            self.sampling.start(self.done)
+        self.mining = hpm.MiningStatistics(
+            self.units, device=self.engine.device, clips=self.sampling
+        )
         for part in (self.scorer, self.target):
             if isinstance(part, nn.Module) and part is not self.teacher:
                 part.to(self.engine.device)
@@ -184,7 +194,28 @@ class Pretraining(TrainingRun):
         """See :func:`train_step`."""
         method = self.engine, self.scorer, self.target
         schedule = self.schedule(step)
-        return train_step(*method, batches, self.config, **schedule, mining=self.mining)
+        metrics = train_step(*method, batches, self.config, **schedule, mining=self.mining)
+        if self.sampling is not None:
+            self.sampling.end_step(self.done + 1)
+        return metrics
+
+    def _share(self, step: float) -> float:
+        start, end = self.config.hpm.hard_ratio_start, self.config.hpm.hard_ratio_end
+        return hpm.hard_ratio(step / self.steps, start, end)
+
+    def order_weights(self, epoch: int) -> np.ndarray | None:
+        """See :class:`videohpm.hpm.ClipSampling`."""
+        return None if self.sampling is None else self.sampling.weights(epoch)
+
+    def save(self) -> None:
+        """Write a checkpoint; also of how hard each clip has been, where that matters."""
+        if self.sampling is not None:
+            self.sampling.add_up()
+        super().save()
+
+    def _averages(self) -> dict[str, nn.Module]:
+        sampling = {} if self.sampling is None else {"clip_hardness": self.sampling}
+        return super()._averages() | sampling
 
     def schedule(self, step: int) -> dict[str, float]:
         """:func:`schedule` at step ``step`` (from 0) of this run."""
@@ -262,6 +293,21 @@ class Pretraining(TrainingRun):
         folder.mkdir(exist_ok=True)
         text = json.dumps(visualize.diagnostics(inspection))
         (folder / f"step_{self.done:08d}.json").write_text(text + "\n")
+
+
+def check_read_ahead(config: PretrainConfig, samples: int) -> int:
+    """Samples of a global batch; UserError where an epoch is shorter than what is read ahead."""
+    batch, accumulation = config.optim.global_batch_size, config.engine.accumulation
+    micro_batch = batch // (distributed.world_size() * accumulation)
+    ahead = batches_ahead(micro_batch, config.data.readers, config.data.prefetch)
+    steps = 2 + -(-ahead // accumulation)
+    if samples < steps * batch:
+        raise UserError(
+            f"mask.use: sample needs {steps * batch} samples or more, because the order of an "
+            f"epoch is decided {steps} steps before, and here are {samples}; give fewer "
+            "data.workers, or a smaller data.prefetch or optim.global_batch_size"
+        )
+    return batch
 
 
 def pretrain(config: PretrainConfig) -> Path:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import yaml
 from torch import Tensor, nn
@@ -101,6 +102,10 @@ class TrainingRun(ABC):
     def logged(self, tracker: Tracker, row: dict[str, float | None]) -> None:  # noqa: B027
         """Called with each line of the log: what is to be told of it."""
 
+    def order_weights(self, epoch: int) -> np.ndarray | None:
+        """How often each sample is to be in an epoch; None: once. See GlobalBatchSampler."""
+        return None
+
     def state(self) -> dict:
         """Plain values that a checkpoint keeps, besides the step and the configuration."""
         bad_files = self.bad_files.state()
@@ -118,7 +123,9 @@ class TrainingRun(ABC):
             write_settings(config)
             if self.done == 0 or "bad_files" in self.restored:
                 replace_bad_files(self.folder / BAD_FILES, self.bad_files.files.values())
-        loader = training_batches(self.data, config, engine, self.done, self.steps)
+        loader = training_batches(
+            self.data, config, engine, self.done, self.steps, self.order_weights
+        )
         recent, advice = RecentLosses(self.data.manifest, config), WaitingAdvice(self.data)
         self.watch = watch = Stopwatch(config.optim.global_batch_size * config.data.repeats)
         logged = LoggedRun(self.folder, self.steps, self.done)
@@ -259,7 +266,12 @@ def choose_checkpoint(config: Any) -> Path | None:
 
 
 def training_batches(
-    data: ClipDataset, config: Any, engine: TorchEngine, first: int, last: int
+    data: ClipDataset,
+    config: Any,
+    engine: TorchEngine,
+    first: int,
+    last: int,
+    weights: Callable[[int], np.ndarray | None],
 ) -> Loader:
     """This rank's micro-batches of steps ``first`` (from 0) up to ``last``, not included."""
     sampler = GlobalBatchSampler(
@@ -271,6 +283,7 @@ def training_batches(
         seed=config.run.seed,
         start_step=first,
         steps=last,
+        weights=weights,
     )
     return make_loader(
         data,

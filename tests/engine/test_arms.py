@@ -71,7 +71,12 @@ ARMS = {
     "features of the teacher": {
         "model": {"target": "ema_encoder", "target_loss": "smooth_l1"}, "run": DRAWN,
     },
+    # Through three epochs and into the fourth, from the middle of the third.
+    "sampled": {"mask": {"use": "sample"}, "run": {"steps": 14, "save_every": 9}},
+    "not sampled": {"mask": {"scorer": "none"}, "run": {"steps": 14, "save_every": 9}},
 }  # fmt: skip
+UNIFORM = 8
+"""Steps of the first two epochs, which hold every clip once."""
 
 
 def plain(arm: str, folder: Path, shapes: Path, **sections: dict) -> dict:
@@ -93,8 +98,12 @@ def losses(folder: Path) -> list[float]:
     ]
 
 
+def last_checkpoint(folder: Path) -> Path:
+    return max((folder / "checkpoints").iterdir())
+
+
 def weights(folder: Path) -> dict[str, torch.Tensor]:
-    return load_file(folder / f"checkpoints/step_{STEPS:08d}/model.safetensors")
+    return load_file(last_checkpoint(folder) / "model.safetensors")
 
 
 @pytest.fixture(scope="module")
@@ -148,9 +157,9 @@ def divided(runs, shapes, starter):
 @pytest.mark.parametrize("arm", ARMS)
 def test_a_run_that_goes_on_is_the_whole_one_to_the_bit(arm, alone, runs, shapes):
     whole, rest = alone(arm), runs / "rest" / arm
-    third = {"resume": str(whole / "checkpoints/step_00000003")}
-    pretrain(read(plain(arm, rest, shapes, run=third)))
-    assert losses(rest) == losses(whole)[3:]
+    first = min((whole / "checkpoints").iterdir())
+    pretrain(read(plain(arm, rest, shapes, run={"resume": str(first)})))
+    assert losses(rest) == losses(whole)[int(first.name.removeprefix("step_")) :]
     mine = weights(rest)
     assert all(torch.equal(mine[name], weight) for name, weight in weights(whole).items())
 
@@ -158,6 +167,16 @@ def test_a_run_that_goes_on_is_the_whole_one_to_the_bit(arm, alone, runs, shapes
 @pytest.mark.parametrize("arm", ARMS)
 def test_two_ranks_with_divided_weights_train_as_one_process(arm, alone, divided):
     assert losses(divided(arm)) == pytest.approx(losses(alone(arm)), rel=1e-4)
+
+
+def test_hard_clips_are_seen_more_often_from_the_third_epoch_on(alone):
+    sampled, uniform = alone("sampled"), alone("not sampled")
+    assert losses(sampled)[:UNIFORM] == losses(uniform)[:UNIFORM]
+    pairs = zip(losses(sampled)[UNIFORM:], losses(uniform)[UNIFORM:], strict=True)
+    assert all(a != b for a, b in pairs)
+    kept = load_file(last_checkpoint(sampled) / "clip_hardness.safetensors")
+    assert kept["hardness"].min() > 0
+    assert float(kept["hardness"].mean()) == pytest.approx(1, abs=0.1)
 
 
 def test_the_arms_differ(alone):
@@ -173,5 +192,8 @@ def test_an_arm_is_drawn(arm, alone, shapes):
     seen = visualize.inspect_videos(alone(arm), [video], hard_ratio=0.5)
     assert (seen.reconstruction is None) == arm.startswith("features")
     assert ("no picture" in visualize.pictures.footnote(seen)) == arm.startswith("features")
-    assert np.isfinite(seen.hardness).all() and seen.hard.any()
+    if arm.endswith("sampled"):
+        assert seen.hardness is None and seen.hard is None
+    else:
+        assert np.isfinite(seen.hardness).all() and seen.hard.any()
     assert visualize.image_grid(seen).shape[2] == 3

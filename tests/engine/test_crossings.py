@@ -81,6 +81,7 @@ KINDS = {
         },
         "mask": {"scorer": "attention"},
     },
+    "clips chosen": {"mask": {"use": "sample"}},
     "random, features of the teacher": {
         "model": {"target": "ema_encoder", "target_loss": "smooth_l1"},
     },
@@ -137,7 +138,8 @@ def test_a_step_of_pre_training_gets_its_batch_and_gives_nothing_back(gpus, kind
         if config.hpm.center_scores:
             scorer = hpm.CenteredScorer(scorer)
         units = hpm.unit_count(model.grid, config.mask.unit)
-        mining = hpm.MiningStatistics(units, device=engine.device)
+        clips = hpm.ClipSampling(8, CLIPS, lambda step: 0.5)
+        mining = hpm.MiningStatistics(units, device=engine.device, clips=clips)
 
         def step(batches):
             options = {"hard_ratio": 0.5, "momentum": 0.9, "lr": 1e-4, "mining": mining}

@@ -26,6 +26,7 @@ from videohpm.checkpoint.folders import (
     tidy,
 )
 from videohpm.checkpoint.metadata import (
+    CUT,
     FORMAT,
     OWN,
     VERSION,
@@ -37,7 +38,7 @@ from videohpm.checkpoint.resume import going_on_from, note_not_finite, to_resume
 from videohpm.checkpoint.runs import Saved, restore, restore_moments, save
 from videohpm.checkpoint.soundness import find_damage, newest_sound
 from videohpm.checkpoint.weights import (
-    OF_CLASSIFIER,
+    OF_WHOLE,
     load_encoder,
     load_model,
     load_teacher,
@@ -46,8 +47,9 @@ from videohpm.checkpoint.weights import (
 
 __all__ = [
     "BEST",
+    "CUT",
     "FORMAT",
-    "OF_CLASSIFIER",
+    "OF_WHOLE",
     "OWN",
     "VERSION",
     "Saved",

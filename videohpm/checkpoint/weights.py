@@ -30,7 +30,7 @@ from videohpm.models import MaskedAutoencoder, VideoViT
 from videohpm.models.bounds import expected_shapes, misfits
 from videohpm.models.build import Model, build_model, encoder_in
 
-OF_CLASSIFIER = ("labels", "metrics", "step")
+OF_WHOLE = ("labels", "metrics", "step", "pretraining")
 """Entries of config.json that say nothing of an encoder alone."""
 
 
@@ -122,7 +122,7 @@ def load_encoder(
     """The encoder of whatever model is saved there; see :func:`load_model`."""
     model = load_model(path, revision=revision, cache_dir=cache_dir)
     encoder = encoder_in(model)
-    encoder.metadata = {n: v for n, v in model.metadata.items() if n not in OF_CLASSIFIER}
+    encoder.metadata = {n: v for n, v in model.metadata.items() if n not in OF_WHOLE}
     return encoder
 
 

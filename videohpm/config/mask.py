@@ -11,7 +11,10 @@ UNITS = ("tube", "token")
 SCORERS = (
     "loss_teacher", "student", "change", "motion", "noise", "attention", "none",
 )  # fmt: skip
-USES = ("hide", "decode", "weight")
+USES = ("hide", "decode", "weight", "sample")
+LARGEST_SHARE = 0.5
+"""With use sample: no clip is seen less than half as often as on average, or more than 1.5 times as
+often."""
 CHOICES = ("hardest", "easiest", "drawn", "skip_hardest")
 
 
@@ -33,8 +36,10 @@ class MaskConfig:
             in the encoder's last block; none (random masks).
         use: what the ranking is for. hide: the hardest are masked. decode: masks are random, and of
             what is masked the hardest are reconstructed (decode_ratio of it). weight: masks are
-            random, and the loss of what is hard weighs more. The hard share is of what is masked,
-            of what is reconstructed, or how far weights lie from 1.
+            random, and the loss of what is hard weighs more. sample: masks are random, and no
+            scorer is asked; clips that have been hard are seen more often. The hard share is of
+            what is masked, of what is reconstructed, or how far weights (sample: at most 0.5, how
+            often clips are in an epoch) lie from 1.
         choice: which of the ranked units are hidden: hardest, easiest, drawn (by chance, e times
             as often for each standard deviation of score), skip_hardest (all but the hardest
             eighth).

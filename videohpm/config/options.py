@@ -192,7 +192,8 @@ def export(source: str, out: str, what: str = "encoder", weights: str = "student
     Args:
         source: run folder (its best weights, else its newest checkpoint) or checkpoint.
         out: folder to write: model.safetensors and config.json, which also says how pixels are
-            normalised and, of a classifier, what its classes are called.
+            normalised, what the classes of a classifier are called and, of all of a pre-trained
+            model, what pictures of it need: its masks, and whose features it predicts.
         what: encoder alone, or all.
         weights: student or teacher (whose encoder is a moving average of the student's).
     """

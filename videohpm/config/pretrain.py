@@ -10,7 +10,7 @@ from videohpm.config.data import DataConfig
 from videohpm.config.dataset_info import read_dataset_info
 from videohpm.config.engine import EngineConfig, check_batch
 from videohpm.config.hpm import HPMConfig
-from videohpm.config.mask import MaskConfig, masked_count, unit_count
+from videohpm.config.mask import LARGEST_SHARE, MaskConfig, masked_count, unit_count
 from videohpm.config.model import ModelConfig
 from videohpm.config.optim import OptimConfig
 from videohpm.config.probe import OnlineProbeConfig
@@ -53,7 +53,10 @@ class PretrainConfig:
                 "hpm.predictor_unit: a score a tube cannot choose tokens; with mask.unit token set "
                 "hpm.predictor_unit token"
             )
-        self._check_scorer()
+        if self.mask.use == "sample":
+            self._check_sampling()
+        else:
+            self._check_scorer()
         samples = self.teacher_samples
         if samples and samples < 1 and hpm.enabled and hpm.score_readout == "visible":
             raise ConfigError(
@@ -81,6 +84,25 @@ class PretrainConfig:
                 "1, or mask.use decode"
             )
 
+    def _check_sampling(self) -> None:
+        """Clips are chosen by what they were like, and masks at random."""
+        mask, hpm, why = self.mask, self.hpm, "with mask.use sample masks are random"
+        if mask.scorer not in (MaskConfig.scorer, "none"):
+            raise ConfigError(f"mask.scorer: {why}; leave {mask.scorer} out")
+        if mask.choice != MaskConfig.choice:
+            raise ConfigError(f"mask.choice: {why}; leave {mask.choice} out")
+        if hpm.center_scores:
+            raise ConfigError(f"hpm.center_scores: {why}, and there are no scores; leave it out")
+        if self.model.target == "ema_encoder":
+            raise ConfigError(
+                f"model.target: {why}, and there is no teacher; ema_encoder needs one"
+            )
+        if max(hpm.hard_ratio_start, hpm.hard_ratio_end) > LARGEST_SHARE:
+            raise ConfigError(
+                f"hpm.hard_ratio_start, hpm.hard_ratio_end: with mask.use sample how far a clip's "
+                f"share of an epoch lies from 1; give at most {LARGEST_SHARE}"
+            )
+
     def _check_scorer(self) -> None:
         """What needs scores needs a scorer."""
         if self.scorer != "none":
@@ -104,8 +126,10 @@ class PretrainConfig:
 
     @property
     def scorer(self) -> str:
-        """The scorer of the masks: there is no loss teacher without a loss predictor."""
+        """The scorer of the masks: there is no loss teacher without a loss predictor, or where
+        clips are chosen and not what is masked."""
         without = self.mask.scorer == "loss_teacher" and not self.hpm.enabled
+        without = without or self.mask.use == "sample"
         return "none" if without else self.mask.scorer
 
     @property

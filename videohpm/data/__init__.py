@@ -20,7 +20,7 @@ from videohpm.data.clips import (
 )
 from videohpm.data.decode import DecodeError, VideoInfo, read_frames, read_video_info, verify
 from videohpm.data.images import read_image
-from videohpm.data.loader import make_loader
+from videohpm.data.loader import batches_ahead, make_loader
 from videohpm.data.manifest import Manifest, Sample, find_samples
 from videohpm.data.transforms import normalise
 
@@ -38,6 +38,7 @@ __all__ = [
     "VideoDataset",
     "VideoInfo",
     "append_bad_files",
+    "batches_ahead",
     "collate",
     "join_batches",
     "count_frames",

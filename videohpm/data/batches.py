@@ -4,7 +4,7 @@ Global batch k holds the same samples, crops and mask shuffle ids whatever the n
 workers or accumulation steps, and after a resume.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -83,6 +83,9 @@ class GlobalBatchSampler(Sampler):
 
     ``global_batch`` counts samples: with repeats the optimiser sees that many times more clips.
     ``steps`` is the step to stop before (None: never), ``start_step`` the first one given.
+    ``weights`` says of an epoch how often each sample is to be in it (float (n_samples,), mean 1;
+    None: once); it is asked when the first key of the epoch is. The second time that a sample is in
+    an epoch its key has another number for the epoch (:data:`AGAIN` more), and so another crop.
     """
 
     def __init__(
@@ -96,6 +99,7 @@ class GlobalBatchSampler(Sampler):
         seed: int = 0,
         start_step: int = 0,
         steps: int | None = None,
+        weights: Callable[[int], np.ndarray | None] = lambda epoch: None,
     ):
         if n_samples < 1:
             raise ValueError("n_samples: no samples to draw from")
@@ -109,7 +113,8 @@ class GlobalBatchSampler(Sampler):
             raise ValueError(f"rank: {rank} is not one of {world}")
         self.n_samples, self.global_batch, self.seed = n_samples, global_batch, seed
         self.rank, self.world, self.grad_accum_steps = rank, world, grad_accum_steps
-        self.start_step, self.steps = start_step, steps
+        self.start_step, self.steps, self.weights = start_step, steps, weights
+        self._epoch, self._keys = -1, np.empty((0, 2), dtype=np.int64)
 
     @property
     def micro_batch(self) -> int:
@@ -132,9 +137,45 @@ class GlobalBatchSampler(Sampler):
 
     def _key(self, position: int) -> tuple[int, int]:
         epoch, row = divmod(position, self.n_samples)
-        return epoch, int(_order(self.seed, epoch, self.n_samples)[row])
+        if epoch != self._epoch:
+            weights = self.weights(epoch)
+            order = _order(self.seed, epoch, self.n_samples)
+            if weights is not None:
+                order = weighted_order(self.seed, epoch, weights)
+            self._epoch, self._keys = epoch, _keys(epoch, order)
+        number, index = self._keys[row].tolist()
+        return number, index
+
+
+AGAIN = 2**40
+"""Added to the number of an epoch for samples that are in it once more."""
 
 
 @lru_cache(maxsize=2)
 def _order(seed: int, epoch: int, n_samples: int) -> np.ndarray:
     return np.random.default_rng([seed, epoch]).permutation(n_samples)
+
+
+def weighted_order(seed: int, epoch: int, weights: np.ndarray) -> np.ndarray:
+    """As many samples as there are weights, each as often as its weight says, in random order.
+
+    Systematic sampling: weights are laid end to end, in random order, and every sample is taken
+    whose piece holds one of equally spaced points. So a sample of weight w is in the epoch at least
+    ⌊w⌋ and at most ⌈w⌉ times, and w times on average.
+    """
+    rng, count = np.random.default_rng([seed, epoch]), len(weights)
+    laid = rng.permutation(count)
+    ends = np.cumsum(weights[laid], dtype=np.float64)
+    points = (rng.random() + np.arange(count)) * (ends[-1] / count)
+    taken = np.minimum(np.searchsorted(ends, points, side="right"), count - 1)
+    return rng.permutation(laid[taken])
+
+
+def _keys(epoch: int, order: np.ndarray) -> np.ndarray:
+    """(n, 2): the number of the epoch, more for each time that the sample was there before."""
+    by_sample = np.argsort(order, kind="stable")
+    ordered = order[by_sample]
+    first = np.searchsorted(ordered, ordered, side="left")
+    visits = np.empty(len(order), dtype=np.int64)
+    visits[by_sample] = np.arange(len(order)) - first
+    return np.stack([epoch + visits * AGAIN, order], axis=1)

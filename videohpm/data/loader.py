@@ -260,6 +260,17 @@ def part_count(micro_batch: int, workers: int) -> int:
     return micro_batch // max(size for size in sizes if micro_batch % size == 0)
 
 
+def batches_ahead(micro_batch: int, workers: int, prefetch: int) -> int:
+    """Micro-batches that are asked for, at most, before the one that is worked with is done.
+
+    Args:
+        prefetch: ``data.prefetch``.
+    """
+    parts = part_count(micro_batch, workers)
+    kept = workers * math.ceil(prefetch * parts / workers) if workers else 0
+    return math.ceil(kept / parts) + 2  # one begun, and one on its way to the device
+
+
 def _ended_by_full_memory(batches: Any) -> bool:
     """Whether a worker wrote to shared memory that was not there any more.
 

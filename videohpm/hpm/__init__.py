@@ -8,6 +8,7 @@ hard in this clip, not at this position         :class:`CenteredScorer`
 which of the ranked patches                     :data:`CHOICES`
 hide it, reconstruct it, weigh it               :data:`USES`
 the mask of a step                              :func:`draw_mask`
+or which clips are seen more often              :class:`ClipSampling`
 random masking                                  :func:`random_mask`
 hard patches: masked units by predicted loss    :func:`hard_mask`
 only a part of them decoded (VideoMAEv2)        :func:`subsample_decoded`
@@ -29,6 +30,7 @@ does it mine, or know positions only?           :class:`MiningStatistics`
 """
 
 from videohpm.grid import Mask
+from videohpm.hpm.clip_sampling import ClipSampling
 from videohpm.hpm.diagnostics import (
     effective_rank,
     feature_change,
@@ -82,6 +84,7 @@ __all__ = [
     "TOKEN_LOSSES",
     "USES",
     "CenteredScorer",
+    "ClipSampling",
     "Ema",
     "LossTeacher",
     "Mask",

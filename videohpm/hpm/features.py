@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from videohpm.config import PretrainConfig
-from videohpm.errors import ConfigError
+from videohpm.errors import ConfigError, UserError
 from videohpm.grid import Mask, TokenGrid
 from videohpm.hpm.teacher import LossTeacher
 from videohpm.models.hooked import call_hooked
@@ -134,7 +134,10 @@ def teacher_features(encoders: Encoders | None, config: PretrainConfig) -> Featu
     def features(clips: Tensor) -> Tensor:
         teacher = None if encoders is None else encoders.teacher()
         if teacher is None:
-            raise ValueError("encoders: the features of the teacher need one")
+            raise UserError(
+                "model.target: ema_encoder predicts the features of the teacher, which an export "
+                "does not hold; give the run"
+            )
         return call_hooked(teacher, teacher.features, clips)
 
     return FeatureTarget(features, config.model_config().encoder.dim)

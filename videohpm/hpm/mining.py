@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from videohpm.grid import Mask
+from videohpm.hpm.clip_sampling import ClipSampling
 
 HARD_FRACTION = 0.25
 """The hardest quarter of a clip's units is its hard set, whatever the share that is hidden."""
@@ -73,23 +74,32 @@ class MiningStatistics:
     Args:
         units: how many tubes (or tokens) a mask chooses from.
         hard_fraction: share of the units that counts as hard; of the masked ones, for true losses.
+        clips: is told how hard each clip was, too.
     """
 
     def __init__(
-        self, units: int, hard_fraction: float = HARD_FRACTION, device: torch.device | str = "cpu"
+        self,
+        units: int,
+        hard_fraction: float = HARD_FRACTION,
+        device: torch.device | str = "cpu",
+        clips: ClipSampling | None = None,
     ):
+        self.clips = clips
         self.chosen = PositionStatistics(units, hard_fraction, device)
         self.true = PositionStatistics(units, hard_fraction, device)
         # At each position, of clips that hid it: count, sums of x, y, x², y², xy of two rankings.
         self.pairs = torch.zeros(6, units + 1, dtype=torch.float64, device=device)
 
-    def update(self, mask: Mask, losses: Tensor) -> None:
+    def update(self, mask: Mask, losses: Tensor, index: Tensor | None = None) -> None:
         """Add a batch.
 
         Args:
             mask: with its scores, where it was drawn by any.
             losses: (B, M) true losses of the masked units: of tubes, where tubes are masked.
+            index: (B,) the samples that the clips were cut from, where that matters.
         """
+        if self.clips is not None and index is not None:
+            self.clips.add(index, losses)
         positions = mask.decoded if mask.tubes is None else mask.tubes
         self.true.update(losses, positions)
         if mask.scores is not None:

@@ -123,7 +123,14 @@ def _weight(
     return replace(mask, weights=weights.repeat(1, steps), chosen=chosen)
 
 
+def _sample(
+    ranked: Tensor | None, shuffle_ids: Tensor, grid: TokenGrid, config: MaskConfig, share: float
+) -> Mask:
+    """What is hidden is random: clips are chosen, see :class:`videohpm.hpm.ClipSampling`."""
+    return _hide(None, shuffle_ids, grid, config, share)
+
+
 Use = Callable[[Tensor | None, Tensor, TokenGrid, MaskConfig, float], Mask]
-USES: dict[str, Use] = {"hide": _hide, "decode": _decode, "weight": _weight}
+USES: dict[str, Use] = {"hide": _hide, "decode": _decode, "weight": _weight, "sample": _sample}
 """By ``mask.use``: from scores (B, units) in the order of choice (None: all is random), the
 shuffle_ids, the grid, the configuration and α, the mask."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from videohpm.checkpoint import OF_CLASSIFIER
+from videohpm.checkpoint import OF_WHOLE
 from videohpm.checkpoint.checksums import is_finite
 from videohpm.config import ReadOptions
 from videohpm.config.architecture import Architecture, encoder_of
@@ -48,7 +48,7 @@ class Weights:
                 report.not_written[name] = "only the encoder is written"
         for name in self.teacher or ():
             report.not_written[f"teacher: {name}"] = "only the encoder is written"
-        extra = {name: value for name, value in self.extra.items() if name not in OF_CLASSIFIER}
+        extra = {name: value for name, value in self.extra.items() if name not in OF_WHOLE}
         return Weights(config, tensors, extra=extra)
 
     @property

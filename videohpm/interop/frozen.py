@@ -101,8 +101,11 @@ Found = tuple[nn.Module, int, TokenGrid, tuple]
 
 
 def _of_file(source: str, weights: bool) -> Found:
-    whole, report = read_weights(source)
-    mine = whole.encoder(report)
+    try:
+        whole, report = read_weights(source)
+        mine = whole.encoder(report)
+    except UserError as error:
+        raise UserError(f"{FIELD}: {error}") from error
     encoder = mine.build() if weights else empty_model(mine.config)
     assert isinstance(encoder, VideoViT)
     own = mine.extra.get("mean", IMAGENET_MEAN), mine.extra.get("std", IMAGENET_STD)

@@ -215,7 +215,9 @@ def read_clip(path: str, model: MaskedAutoencoder, data: DataConfig, stride: int
 
 @dataclass(frozen=True)
 class ClipSettings:
-    """How a checkpoint's run cut, normalised, scored and masked its clips; defaults for an export.
+    """How a checkpoint's run cut, normalised, scored and masked its clips.
+
+    Defaults where that is not known: for what was converted, and exports of earlier versions.
 
     Of the configuration only what pictures depend on is the run's.
     """
@@ -228,15 +230,18 @@ class ClipSettings:
 
     @classmethod
     def of(cls, folder: Path, model: MaskedAutoencoder) -> ClipSettings:
-        """Read from ``state.json`` beside the weights. Raises UserError when it is damaged."""
-        file = folder / "state.json"
+        """Read from ``state.json`` beside the weights, or what an export kept of it.
+
+        Raises UserError when it is damaged, or leaves out whose features the model predicts.
+        """
+        file, state = folder / "state.json", None
         if not file.is_file():
-            try:
-                return cls(PretrainConfig(model=ModelConfig(target=model.target)))
-            except ValueError as error:
-                raise UserError(f"{folder}: an export does not say enough ({error})") from None
+            file = folder / "config.json"
+            state = checkpoint.read_metadata(folder)[1].get("pretraining")
+            if state is None:
+                return cls._unknown(folder, model)
         try:
-            state = json.loads(file.read_text())
+            state = json.loads(file.read_text()) if state is None else state
             sections = upgrade_config(state["config"])
             known = {name: sections[name] for name in ("data", "mask", "hpm")}
             known["model"] = {"target": model.target} | sections.get("model", {})
@@ -245,7 +250,18 @@ class ClipSettings:
             hard_ratio = hpm.hard_ratio(state["step"] / state["steps"], start, end)
             return cls(config, hard_ratio, state.get("score_center"))
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{file}: cannot be used ({error!r}); delete it") from error
+            mend = "delete it" if file.name == "state.json" else "give the run, or export it anew"
+            raise UserError(f"{file}: cannot be used ({error!r}); {mend}") from error
+
+    @classmethod
+    def _unknown(cls, folder: Path, model: MaskedAutoencoder) -> ClipSettings:
+        try:
+            return cls(PretrainConfig(model=ModelConfig(target=model.target)))
+        except ValueError:
+            raise UserError(
+                f"{folder}: does not say whose features its model predicts; give the run, or "
+                "export it anew"
+            ) from None
 
 
 def load_scorer(
