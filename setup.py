@@ -58,6 +58,13 @@ TORCHCODEC = ["torchcodec>=0.17"]
 # The client of the Hugging Face Hub; timm brings some release of it along.
 HUB = ["huggingface_hub>=1.5"]
 
+# Where curves and pictures of a run may go besides its folder (run.loggers): the releases tested.
+LOGGERS = {
+    "wandb": ["wandb>=0.31"],
+    "trackio": ["trackio>=0.43"],
+    "mlflow": ["mlflow>=3.17"],
+}
+
 setup(
     name="videohpm",
     version="0.1.0",
@@ -97,6 +104,6 @@ setup(
     packages=find_packages(include=["videohpm", "videohpm.*"]),
     package_data={"videohpm": ["py.typed"]},
     install_requires=REQUIRES,
-    extras_require={"test": TEST, "torchcodec": TORCHCODEC, "hub": HUB},
+    extras_require={"test": TEST, "torchcodec": TORCHCODEC, "hub": HUB, **LOGGERS},
     entry_points={"console_scripts": ["videohpm = videohpm.cli:main"]},
 )

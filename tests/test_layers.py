@@ -55,6 +55,7 @@ ONLY_IMPORTERS = {
     ),
     "jsonargparse": ("cli.py",),
     "huggingface_hub": ("hub.py",),
+    **dict.fromkeys(("wandb", "trackio", "mlflow"), ("tracking/",)),
     "tensorboard": ("tracking/",),
     "torch.utils.tensorboard": ("tracking/",),
     "transformers": (),  # tests compare with it
@@ -81,7 +82,7 @@ HEAVY = {"torch", "torchvision", "timm", "deepspeed", "transformers"}
 # Packages that are imported inside functions only: slow to import, not everywhere to be had, or
 # (decord) unsafe unless torch came first.
 LAZY = {"deepspeed", "decord", "torchcodec", "av", "tensorboard", "torch.utils.tensorboard"}
-LAZY |= {"huggingface_hub"}
+LAZY |= {"huggingface_hub", "wandb", "trackio", "mlflow"}
 
 
 @dataclass(frozen=True)

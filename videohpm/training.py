@@ -117,7 +117,7 @@ class TrainingRun(ABC):
         loader = training_batches(self.data, config, engine, self.done, self.steps)
         recent = RecentLosses(self.data.manifest, config)
         watch = Stopwatch(config.optim.global_batch_size * config.data.repeats)
-        logged = LoggedRun(self.folder, self.steps, self.done)
+        logged = LoggedRun(self.folder, self.steps, self.done, as_plain(config))
         with Tracker(make_loggers(logged) if first else []) as tracker, StopRequest() as request:
             feed = Feed(iter(loader), engine.device, watch.waiting)
             while self.done < self.steps:
