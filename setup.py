@@ -6,9 +6,28 @@ those. There are no upper bounds: a newer release that breaks something is bette
 than by an environment that cannot be solved.
 """
 
+import shutil
 from pathlib import Path
 
 from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
+
+ROOT = Path(__file__).parent
+
+
+class BuildWithRecipes(build_py):
+    """Also copies configs/ and datasets/ to videohpm/shipped, for those without a clone."""
+
+    def run(self) -> None:
+        super().run()
+        if self.editable_mode:
+            return  # the clone itself is there
+        shipped = Path(self.build_lib) / "videohpm/shipped"
+        ignored = shutil.ignore_patterns("__pycache__", "*.pyc", "*.mp4", "__init__.py")
+        for name in ("configs", "datasets"):
+            shutil.rmtree(shipped / name, ignore_errors=True)
+            shutil.copytree(ROOT / name, shipped / name, ignore=ignored)
+
 
 # decord 0.6 has wheels for these machines only; everywhere else PyAV reads every file.
 DECORD = (
@@ -105,5 +124,6 @@ setup(
     package_data={"videohpm": ["py.typed"]},
     install_requires=REQUIRES,
     extras_require={"test": TEST, "torchcodec": TORCHCODEC, "hub": HUB, **LOGGERS},
+    cmdclass={"build_py": BuildWithRecipes},
     entry_points={"console_scripts": ["videohpm = videohpm.cli:main"]},
 )
