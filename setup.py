@@ -84,6 +84,8 @@ LOGGERS = {
     "mlflow": ["mlflow>=3.17"],
 }
 
+DOCS = ["mkdocs-material>=9.6", "mkdocstrings[python]>=0.29"]  # mkdocs build --strict
+
 setup(
     name="videohpm",
     version="0.1.0",
@@ -123,7 +125,7 @@ setup(
     packages=find_packages(include=["videohpm", "videohpm.*"]),
     package_data={"videohpm": ["py.typed"]},
     install_requires=REQUIRES,
-    extras_require={"test": TEST, "torchcodec": TORCHCODEC, "hub": HUB, **LOGGERS},
+    extras_require={"test": TEST, "torchcodec": TORCHCODEC, "hub": HUB, **LOGGERS, "docs": DOCS},
     cmdclass={"build_py": BuildWithRecipes},
     entry_points={"console_scripts": ["videohpm = videohpm.cli:main"]},
 )

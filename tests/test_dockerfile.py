@@ -1,4 +1,4 @@
-"""The Dockerfile: linted where hadolint is; what it copies is there, and its stages build in order."""
+"""The Dockerfile: linted where hadolint is; what it copies is there, its stages are in order."""
 
 import re
 import shutil
