@@ -6,9 +6,28 @@ those. There are no upper bounds: a newer release that breaks something is bette
 than by an environment that cannot be solved.
 """
 
+import shutil
 from pathlib import Path
 
 from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
+
+ROOT = Path(__file__).parent
+
+
+class BuildWithRecipes(build_py):
+    """Also copies configs/ and datasets/ to videohpm/shipped, for those without a clone."""
+
+    def run(self) -> None:
+        super().run()
+        if self.editable_mode:
+            return  # the clone itself is there
+        shipped = Path(self.build_lib) / "videohpm/shipped"
+        ignored = shutil.ignore_patterns("__pycache__", "*.pyc", "*.mp4", "__init__.py")
+        for name in ("configs", "datasets"):
+            shutil.rmtree(shipped / name, ignore_errors=True)
+            shutil.copytree(ROOT / name, shipped / name, ignore=ignored)
+
 
 # decord 0.6 has wheels for these machines only; everywhere else PyAV reads every file.
 DECORD = (
@@ -58,6 +77,15 @@ TORCHCODEC = ["torchcodec>=0.17"]
 # The client of the Hugging Face Hub; timm brings some release of it along.
 HUB = ["huggingface_hub>=1.5"]
 
+# Where curves and pictures of a run may go besides its folder (run.loggers): the releases tested.
+LOGGERS = {
+    "wandb": ["wandb>=0.31"],
+    "trackio": ["trackio>=0.43"],
+    "mlflow": ["mlflow>=3.17"],
+}
+
+DOCS = ["mkdocs-material>=9.6", "mkdocstrings[python]>=0.29"]  # mkdocs build --strict
+
 setup(
     name="videohpm",
     version="0.1.0",
@@ -97,6 +125,7 @@ setup(
     packages=find_packages(include=["videohpm", "videohpm.*"]),
     package_data={"videohpm": ["py.typed"]},
     install_requires=REQUIRES,
-    extras_require={"test": TEST, "torchcodec": TORCHCODEC, "hub": HUB},
+    extras_require={"test": TEST, "torchcodec": TORCHCODEC, "hub": HUB, **LOGGERS, "docs": DOCS},
+    cmdclass={"build_py": BuildWithRecipes},
     entry_points={"console_scripts": ["videohpm = videohpm.__main__:main"]},
 )

@@ -13,6 +13,8 @@ given: dict = {}
 sys.modules["setuptools"] = types.SimpleNamespace(
     setup=lambda **arguments: given.update(arguments), find_packages=lambda **_: []
 )
+sys.modules["setuptools.command"] = types.SimpleNamespace()
+sys.modules["setuptools.command.build_py"] = types.SimpleNamespace(build_py=object)
 runpy.run_path("setup.py")
 
 NEED = re.compile(r"([\w.-]+)(?:\[[\w,-]+\])?>=([\d.]+)(;.*)?")

@@ -20,7 +20,8 @@ MAY_IMPORT = {
     "compat": set(),
     "grid": {"errors"},
     "config": {"errors", "grid"},
-    "prepare": {"errors"},
+    "prepare": {"errors", "config"},
+    "demo": {"errors", "config"},
     "hub": {"errors", "writing", "config"},
     "models": GROUND,
     "hpm": GROUND | {"models"},
@@ -38,7 +39,7 @@ MAY_IMPORT = {
     "pretrain": TRAINING | {"training", "plan"},
     "finetune": TRAINING | {"training", "plan"},
     "plan": OWNERS,
-    "cli": TRAINING | {"pretrain", "finetune", "plan", "prepare"},
+    "cli": TRAINING | {"pretrain", "finetune", "plan", "prepare", "demo"},
     "__main__": {"cli", "stopping"},
     "__init__": TRAINING,
 }
@@ -57,6 +58,7 @@ ONLY_IMPORTERS = {
     ),
     "jsonargparse": ("cli.py",),
     "huggingface_hub": ("hub.py",),
+    **dict.fromkeys(("wandb", "trackio", "mlflow"), ("tracking/",)),
     "tensorboard": ("tracking/",),
     "torch.utils.tensorboard": ("tracking/",),
     "transformers": (),  # tests compare with it
@@ -76,6 +78,7 @@ QUICK = {
     "config",
     "progress",
     "prepare",
+    "demo",
     "cli",
     "__main__",
     "__init__",
@@ -85,7 +88,7 @@ HEAVY = {"torch", "torchvision", "timm", "deepspeed", "transformers"}
 # Packages that are imported inside functions only: slow to import, not everywhere to be had, or
 # (decord) unsafe unless torch came first.
 LAZY = {"deepspeed", "decord", "torchcodec", "av", "tensorboard", "torch.utils.tensorboard"}
-LAZY |= {"huggingface_hub"}
+LAZY |= {"huggingface_hub", "wandb", "trackio", "mlflow"}
 
 
 @dataclass(frozen=True)

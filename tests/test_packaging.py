@@ -2,6 +2,7 @@
 
 import ast
 import email.policy
+import os
 import re
 import runpy
 import shutil
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import setuptools
+import yaml
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
@@ -78,8 +80,39 @@ def wheel(root, tmp_path_factory):
 def test_the_package_holds_all_of_videohpm_and_nothing_else(root, wheel):
     built = {Path(name) for name in wheel.namelist() if ".dist-info/" not in name}
     source = {f.relative_to(root) for f in (root / "videohpm").rglob("*") if f.is_file()}
-    assert built == {f for f in source if f.suffix != ".pyc"}
+    shipped = {f.relative_to(root) for name in ("configs", "datasets")
+               for f in (root / name).rglob("*") if f.is_file() and f.suffix != ".mp4"}  # fmt: skip
+    expected = source | {Path("videohpm/shipped") / f for f in shipped}
+    assert built == {f for f in expected if f.suffix != ".pyc"}
     assert Path("videohpm/py.typed") in built  # type checkers believe our annotations
+
+
+def test_without_a_clone(root, wheel, tmp_path):
+    """What was built, alone in a folder: recipes and data sets are found from anywhere."""
+    wheel.extractall(tmp_path / "site")
+
+    def run(*arguments: str) -> str:
+        done = subprocess.run(
+            [sys.executable, "-m", "videohpm", *arguments], cwd=tmp_path, capture_output=True,
+            text=True, stdin=subprocess.DEVNULL,
+            env=os.environ | {"PYTHONPATH": str(tmp_path / "site")},
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    printed = run("pretrain", "--config", "configs/pretrain/demo.yaml", "--print_config")
+    recipe = yaml.safe_load(printed)
+    assert recipe["model"]["dim"] == 96 and recipe["dataset"] == "datasets/shapes"
+    run("data", "prepare", "shapes", "--train", "2", "--validation", "2", "--out", "made")
+    assert (tmp_path / "made/train/00001.mp4").is_file()
+    home = run("data", "prepare", "--help")
+    assert "kinetics400" in home and "shapes" in home
+
+
+def test_the_source_distribution_can_build_that_wheel(root):
+    """Its manifest names the folders that the wheel copies."""
+    named = (root / "MANIFEST.in").read_text()
+    assert {"graft configs", "graft datasets"} <= set(named.splitlines())
 
 
 def test_a_package_index_has_something_to_show(root, wheel, setup_arguments):

@@ -34,6 +34,7 @@ from videohpm import config, stopping
 from videohpm.compat import RENAMED_FIELDS
 from videohpm.config import options
 from videohpm.config.machine import launched_world_size
+from videohpm.config.places import find
 from videohpm.errors import Preempted, RunError, UserError, exit_code, one_line
 from videohpm.writing import full_disk, make_room
 
@@ -53,6 +54,9 @@ class Command(NamedTuple):
 
 
 COMMANDS = {
+    "demo": Command(
+        options.demo, "videohpm.demo:demo", "make small videos and train a tiny model, in minutes"
+    ),
     "pretrain": Command(
         config.PretrainConfig,
         "videohpm.pretrain:pretrain",
@@ -229,6 +233,7 @@ def _run(name: str, arguments: list[str]) -> int:
 def _parse(parser: ArgumentParser, command: Command, arguments: list[str]) -> Namespace:
     """What is typed, over what config files say, over what follows from the weights they start
     from and from the data set they name."""
+    arguments = _find_recipes(arguments)
     # --print_config prints while it is parsed: not before the defaults are known.
     silent = [argument for argument in arguments if not argument.startswith("--print_config")]
     parsed = parser.parse_args(silent)
@@ -242,6 +247,12 @@ def _parse(parser: ArgumentParser, command: Command, arguments: list[str]) -> Na
     elif silent == arguments:
         return parsed
     return parser.parse_args(arguments)
+
+
+def _find_recipes(arguments: list[str]) -> list[str]:
+    """``--config configs/…`` is found from every folder, and where no checkout is."""
+    pairs = zip(["", *arguments], arguments, strict=False)
+    return [str(find(each)) if before == "--config" else each for before, each in pairs]
 
 
 def _reader_is_gone() -> bool:

@@ -1,4 +1,4 @@
-"""``videohpm data prepare``: finds and runs the preparation scripts of a checkout."""
+"""``videohpm data prepare``: finds and runs the preparation scripts of the data sets."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
+from videohpm.config.places import HOME
 from videohpm.errors import UserError
 
-DATASETS = Path(__file__).resolve().parents[1] / "datasets"  # of the checkout
+DATASETS = HOME / "datasets"
 
 
 def prepare(*arguments: str) -> int:
     """Run ``datasets/NAME/prepare.py`` with the other arguments: ``prepare ssv2 --root …``.
 
-    The scripts belong to the checkout, not to the installed package. A folder elsewhere that holds
-    a ``prepare.py`` is named by its path.
+    A folder elsewhere that holds a ``prepare.py`` is named by its path.
     """
     names = sorted(file.parent.name for file in DATASETS.glob("*/prepare.py"))
     name, *rest = arguments or ("",)
@@ -29,8 +29,8 @@ def prepare(*arguments: str) -> int:
     if not name or not (folder / "prepare.py").is_file():
         if not names:
             raise UserError(
-                f"prepare: {DATASETS} does not exist; the scripts are part of the checkout, so "
-                "install it with pip install -e, or run its datasets/NAME/prepare.py"
+                f"prepare: {DATASETS} does not exist; install videohpm again, or give a folder "
+                "with a prepare.py"
             )
         raise UserError(
             f"prepare: no data set {name!r}; there are: {', '.join(names)}; or give a folder with "
@@ -45,5 +45,7 @@ def _load(file: Path, name: str) -> ModuleType:
     assert spec is not None and spec.loader is not None  # as for every file that ends in .py
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # dataclasses find their module there
+    if str(file.parent) not in sys.path:
+        sys.path.insert(0, str(file.parent))  # as when it is run: it may import what is beside it
     spec.loader.exec_module(module)
     return module

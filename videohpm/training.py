@@ -128,7 +128,7 @@ class TrainingRun(ABC):
         )
         recent, advice = RecentLosses(self.data.manifest, config), WaitingAdvice(self.data)
         self.watch = watch = Stopwatch(config.optim.global_batch_size * config.data.repeats)
-        logged = LoggedRun(self.folder, self.steps, self.done)
+        logged = LoggedRun(self.folder, self.steps, self.done, as_plain(config))
         with Tracker(make_loggers(logged) if first else []) as tracker, StopRequest() as request:
             feed = Feed(iter(loader), engine.device, watch.waiting)
             while self.done < self.steps:

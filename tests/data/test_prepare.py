@@ -105,4 +105,4 @@ def test_installed_without_the_checkout(tmp_path, monkeypatch, capsys):
 
     monkeypatch.setattr(prepare, "DATASETS", tmp_path / "datasets")
     assert cli.main(["data", "prepare", "ssv2"]) == 2
-    assert "part of the checkout" in capsys.readouterr().err
+    assert "install videohpm again" in capsys.readouterr().err

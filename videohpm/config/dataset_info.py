@@ -9,10 +9,8 @@ from typing import Any
 
 from videohpm.config.checks import at_least, choice
 from videohpm.config.data import IMAGENET_MEAN, IMAGENET_STD, SAMPLINGS
+from videohpm.config.places import find
 from videohpm.errors import ConfigError
-
-CHECKOUT = Path(__file__).resolve().parents[2]
-"""Where datasets/NAME is found as well, whatever folder a command is started in."""
 
 
 @dataclass(frozen=True)
@@ -50,13 +48,11 @@ class DatasetInfo:
 def read_dataset_info(path: str | Path) -> DatasetInfo:
     """The contents of a dataset.yaml, or of the one in a folder. Raises ConfigError.
 
-    A relative path that is not there is looked for in the checkout of this package.
+    A relative path that is not there is looked for beside the recipes (:mod:`.places`).
     """
     import yaml
 
-    file, elsewhere = Path(path), CHECKOUT / path
-    if not file.exists() and elsewhere.exists():
-        file = elsewhere
+    file = find(path)
     if file.is_dir():
         file = file / "dataset.yaml"
     try:

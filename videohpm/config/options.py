@@ -74,6 +74,18 @@ def picture_suffix(path: str | Path) -> str:
     return suffix
 
 
+def demo(out: str = "demo", steps: int | None = None, finetune: bool = False) -> None:
+    """Make small videos, pre-train a tiny model on them (about five minutes on two cores).
+
+    Args:
+        out: folder for the videos and the runs; started again, it goes on there.
+        steps: length of the pre-training in optimiser steps; 600 if left out.
+        finetune: go on to a classifier that names shape and motion, and test it.
+    """
+    text_path("out", out)
+    at_least("steps", steps, 1)
+
+
 def report(runs: list[str], output: str = "report.html") -> None:
     """Put runs side by side in one page that needs no network.
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from videohpm.config.checks import Section, text_path
+from videohpm.config.checks import Section, choice, text_path
 from videohpm.errors import ConfigError
 
 DEFAULT_STEPS = 1000
+LOGGERS = ("tensorboard", "wandb", "trackio", "mlflow")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +28,11 @@ class RunConfig:
             holds files of your own.
         resume: auto (continue from the newest checkpoint in the run folder, if any), never, or the
             path of a checkpoint to start from (the same command again continues the run).
+        loggers: which of tensorboard, wandb, trackio and mlflow get curves and pictures, beside
+            metrics.jsonl and pictures/ of the run folder. wandb and mlflow keep what they get in
+            the run folder, unless WANDB_API_KEY (or a login) or MLFLOW_TRACKING_URI says where to
+            send it. One that fails costs a warning, and never the run.
+        project: what wandb, trackio and mlflow put the run under.
     """
 
     dir: str = "runs/pretrain"
@@ -38,6 +44,8 @@ class RunConfig:
     save_every: int = 1000
     keep: int = 2
     resume: str = "auto"
+    loggers: tuple[str, ...] = ("tensorboard",)
+    project: str = "videohpm"
 
     def __post_init__(self):
         check = Section(self, "run")
@@ -52,6 +60,10 @@ class RunConfig:
         check.at_least(1, "steps", "log_every", "keep")
         check.above_zero("epochs")
         check.at_least(0, "seed", "picture_every", "save_every")
+        for name in self.loggers:
+            choice("run.loggers", name, LOGGERS)
+        if not self.project:
+            raise ConfigError("run.project: empty; give a name, such as videohpm")
         if not self.resume:
             raise ConfigError("run.resume: empty; give auto, never or the path of a checkpoint")
 

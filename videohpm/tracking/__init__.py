@@ -1,7 +1,9 @@
 """What a run leaves behind and shows while it works.
 
 ============== ==============================================================================
+logger         what every logger is
 loggers        one class for each place: metrics.jsonl, pictures/, tensorboard/, the console
+remote         those that others read: Weights & Biases, trackio, MLflow
 tracker        all loggers of a run, as one
 stopwatch      clips a second, and the share of the time spent waiting for data
 environment    the versions and devices a run depends on
@@ -10,11 +12,10 @@ environment    the versions and devices a run depends on
 
 from videohpm.progress import make_screen
 from videohpm.tracking.environment import describe_machine
+from videohpm.tracking.logger import LoggedRun, Logger
 from videohpm.tracking.loggers import (
     LOGGERS,
     Console,
-    LoggedRun,
-    Logger,
     drop_lines_after,
     make_loggers,
 )

@@ -1,6 +1,8 @@
 """Where the metrics and pictures of a run go: one small class for each place.
 
-To add a logger, write a subclass of :class:`Logger` here and give it a line in :data:`LOGGERS`.
+To add a logger, write a subclass of :class:`Logger` here and give it a line in :data:`LOGGERS`:
+every run has it. Those of :data:`videohpm.config.run.LOGGERS` are there where ``run.loggers`` names
+them.
 """
 
 from __future__ import annotations
@@ -11,57 +13,27 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import TextIO
 
 import numpy as np
 
+from videohpm.config import RunConfig
+from videohpm.config.run import LOGGERS as CHOICES
 from videohpm.progress import make_screen
+from videohpm.tracking.logger import LoggedRun, Logger, Metrics
+from videohpm.tracking.remote import (
+    Detached,
+    Experiment,
+    MLflow,
+    trackio_settings,
+    wandb_settings,
+)
 
 MODULE = "tensorboard."
 """Where the class of TensorBoard's own thread is."""
-Metrics = Mapping[str, float | None]
-"""Numbers by name; None where a run does not measure one."""
-
-
-@dataclass(frozen=True)
-class LoggedRun:
-    """What a logger knows of its run."""
-
-    folder: Path
-    """The run folder, which exists."""
-    total_steps: int
-    """Optimiser steps from the first to the last."""
-    start_step: int = 0
-    """Steps that a resumed run has behind it. What an interrupted run logged after them goes,
-    because those steps are done again."""
-
-
-class Logger:
-    """What all loggers have in common: nothing is shown that a subclass does not show.
-
-    Every logger of :data:`LOGGERS` is made from a :class:`LoggedRun`, on the first rank only.
-    """
-
-    def log(self, step: int, metrics: Metrics) -> None:
-        """The metrics of a step; ``step`` is the number of optimiser steps done."""
-
-    def image(self, step: int, name: str, image: np.ndarray) -> None:
-        """A picture, uint8 (H, W, 3); ``name`` can be part of a file name."""
-
-    def animation(self, step: int, name: str, gif: bytes, size: tuple[int, int]) -> None:
-        """An animated GIF of ``size`` (height, width) pixels."""
-
-    def advance(self, step: int) -> None:
-        """A step is done. Called after every step, so it must be cheap."""
-
-    def message(self, text: str) -> None:
-        """A line of text for whoever watches."""
-
-    def close(self) -> None:
-        """Called once, at the end, also after an error."""
 
 
 class JsonLines(Logger):
@@ -184,16 +156,29 @@ class Console(Logger):
         self.screen.close()
 
 
+_wandb = partial(Experiment, "wandb", wandb_settings)
+_trackio = partial(Experiment, "trackio", trackio_settings)
+
 LOGGERS: dict[str, Callable[[LoggedRun], Logger]] = {
     "jsonl": JsonLines,
     "pictures": Pictures,
     "tensorboard": TensorBoard,
-    "console": Console,
+    "wandb": partial(Detached, "wandb", _wandb),
+    "trackio": partial(Detached, "trackio", _trackio),
+    "mlflow": partial(Detached, "mlflow", MLflow),
+    "console": Console,  # the last: see Tracker.close
 }
 
 
-def make_loggers(run: LoggedRun, names: Iterable[str] = tuple(LOGGERS)) -> list[Logger]:
-    """The loggers of a run, by their names in :data:`LOGGERS`; makes the run folder."""
+def make_loggers(run: LoggedRun, names: Iterable[str] | None = None) -> list[Logger]:
+    """The loggers of a run; makes the run folder.
+
+    Args:
+        names: in :data:`LOGGERS`; by default all but those that ``run.loggers`` does not choose.
+    """
+    if names is None:
+        chosen = run.config.get("run", {}).get("loggers", RunConfig.loggers)
+        names = [name for name in LOGGERS if name not in CHOICES or name in chosen]
     run.folder.mkdir(parents=True, exist_ok=True)
     return [LOGGERS[name](run) for name in names]
 
