@@ -19,7 +19,7 @@ from videohpm.models.bounds import expected_shapes, grid_of
 from videohpm.models.build import Model, build_model, kind_of
 from videohpm.models.vit import position_table
 
-OF_CLASSIFIER = ("labels", "metrics", "step")
+OF_CLASSIFIER = ("labels", "metrics", "step", "task")
 """Values of ``Weights.extra`` that say nothing of an encoder alone."""
 
 
