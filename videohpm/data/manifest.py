@@ -95,12 +95,15 @@ class Manifest:
         self._heights = _column(heights, len(encoded), 0, np.int32)
         self._widths = _column(widths, len(encoded), 0, np.int32)
         self.base, self.classes, self.kind = os.fspath(base), classes, kind
-        flat = [label for labels in sets or () for label in labels]
-        self._sets = np.array(flat, dtype=np.int32)
-        counts = _column([len(each) for each in sets] if sets else None, len(encoded), 0, np.int64)
-        self._set_ends = np.cumsum(counts)
-        self._set_starts = self._set_ends - counts
-        self._values = _column(values, len(encoded), np.nan, np.float64)
+        # Of a million samples these are memory, too: they are there only where they are used.
+        self._sets = self._set_starts = self._set_ends = self._values = None
+        if sets is not None:
+            self._sets = np.array([label for each in sets for label in each], dtype=np.int32)
+            counts = _column([len(each) for each in sets], len(encoded), 0, np.int64)
+            self._set_ends = np.cumsum(counts)
+            self._set_starts = self._set_ends - counts
+        if values is not None:
+            self._values = _column(values, len(encoded), np.nan, np.float64)
 
     def __len__(self) -> int:
         return len(self._starts)
@@ -130,16 +133,19 @@ class Manifest:
     @property
     def largest(self) -> int:
         """The largest class number of any sample, of one class or of several; -1 without any."""
-        return max(self._sets.max(initial=-1), self._labels.max(initial=-1))
+        several = -1 if self._sets is None else int(self._sets.max(initial=-1))
+        return max(several, int(self._labels.max(initial=-1)))
 
     @property
     def values(self) -> np.ndarray:
         """(len,) float64: the number of each sample, nan where there is none."""
-        return self._values
+        return np.full(len(self), np.nan) if self._values is None else self._values
 
     def label_sets(self, rows: np.ndarray, classes: int) -> np.ndarray:
         """(len(rows), classes) bool: which classes each of these samples has."""
         found = np.zeros((len(rows), classes), dtype=bool)
+        if self._sets is None or self._set_starts is None or self._set_ends is None:
+            return found
         for place, row in enumerate(rows.tolist()):
             found[place, self._sets[self._set_starts[row] : self._set_ends[row]]] = True
         return found
@@ -155,7 +161,8 @@ class Manifest:
         numbers = np.array([position[name] for name in self.classes] + [-1], np.int32)
         table = self.subset(np.arange(len(self)))
         table._labels, table.classes = numbers[self._labels], list(classes)  # -1: the last
-        table._sets = numbers[self._sets]
+        if self._sets is not None:
+            table._sets = numbers[self._sets]
         return table
 
     def subset(self, indices: Iterable[int] | np.ndarray) -> "Manifest":
@@ -166,7 +173,8 @@ class Manifest:
         part = object.__new__(Manifest)
         part.__dict__.update(self.__dict__)
         for name in _TABLE:
-            setattr(part, name, getattr(self, name)[rows])
+            column = getattr(self, name)
+            setattr(part, name, None if column is None else column[rows])
         return part
 
 
