@@ -33,9 +33,9 @@ from videohpm.data.container import decoded
 from videohpm.data.geometry import orientation
 from videohpm.data.index import VideoIndex, video_index
 from videohpm.data.killable_pool import Failed, run_killable
-from videohpm.data.manifest import walk
 from videohpm.data.manifest_parser import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 from videohpm.data.readers import READERS, Reader
+from videohpm.data.sample_files import walk
 from videohpm.data.scan import check as scan_check
 from videohpm.errors import printable
 

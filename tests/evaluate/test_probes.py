@@ -13,7 +13,7 @@ from videohpm.evaluate.linear import (
     Whiten,
     attentive_probabilities,
     choose_strength,
-    fit_logistic,
+    fit_linear,
     linear_probabilities,
 )
 
@@ -63,7 +63,7 @@ def test_the_linear_probe_agrees_with_scikit_learn(data, strength):
     scaler = StandardScaler().fit(train.double().numpy())
     judge = LogisticRegression(C=strength, max_iter=10_000, tol=1e-10)
     judge.fit(scaler.transform(train.double().numpy()), labels.numpy())
-    layer = fit_logistic(Standardise(train)(train), labels, CLASSES, strength)
+    layer = fit_linear(Standardise(train)(train), labels, CLASSES, strength)
     np.testing.assert_allclose(layer.weight.numpy(), judge.coef_, atol=2e-4)
     # A constant added to all intercepts changes nothing.
     bias = layer.bias.numpy() - layer.bias.numpy().mean()

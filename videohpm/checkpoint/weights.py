@@ -30,7 +30,7 @@ from videohpm.models import MaskedAutoencoder, VideoViT
 from videohpm.models.bounds import expected_shapes, misfits
 from videohpm.models.build import Model, build_model, encoder_in
 
-OF_WHOLE = ("labels", "metrics", "step", "pretraining")
+OF_WHOLE = ("labels", "metrics", "step", "task", "pretraining")
 """Entries of config.json that say nothing of an encoder alone."""
 
 

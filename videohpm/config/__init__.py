@@ -19,6 +19,7 @@ engine         :class:`EngineConfig`: device, precision, processes
 pretrain       :class:`PretrainConfig`: all of a pre-training run
 finetune       :class:`FinetuneConfig` and its sections
 evaluate       :class:`EvaluateConfig`, :class:`ProbeConfig` and their sections
+tasks          what a label is (a class, several, a number), and its metrics
 probe          :class:`OnlineProbeConfig`: looks at a run while it trains
 plan           :class:`PlanConfig`, :class:`BenchConfig`, and the known GPUs
 options        options of the commands that take no configuration file

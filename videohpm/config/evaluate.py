@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from videohpm.config.checks import Section, choice, text_path
 from videohpm.config.data import KINDS, SAMPLINGS
 from videohpm.config.engine import PRECISIONS, check_device
+from videohpm.config.tasks import CLASSIFY, TASKS
 from videohpm.errors import ConfigError
 
 PROBES = ("linear", "attentive", "knn")
@@ -116,10 +117,12 @@ class ProbeConfig:
         kind: auto (by suffix), video or image: which of the files in a folder of both; frames: each
             folder of pictures is a video.
         out: folder for the features and the result; empty: ``probe`` in the run folder.
+        task: what a label is: classify, one class; multi_label, several (``a;b`` in a list);
+            regress, one number.
         probes: which of linear, attentive and knn; attentive needs all tokens in memory.
         test: how a video is cut into views; what is left out is one view, cut as in training.
-        strength: of the linear probe, scikit-learn's C; several: the best on a fifth of the
-            training features.
+        strength: of the linear probe, scikit-learn's C (of standardised numbers 1/(2 alpha) of its
+            Ridge); several: the best on a fifth of the training features.
         k: neighbours of the k-NN.
         temperature: of its votes; 0 lets all neighbours count alike.
         epochs: of the attentive probe.
@@ -139,6 +142,7 @@ class ProbeConfig:
     root: str | None = None
     kind: str = "auto"
     out: str = ""
+    task: str = CLASSIFY
     probes: list[str] = field(default_factory=lambda: list(PROBES))
     test: ViewConfig = field(default_factory=ViewConfig)
     strength: list[float] = field(default_factory=lambda: list(STRENGTHS))
@@ -158,6 +162,7 @@ class ProbeConfig:
         for name in self.probes:
             choice("probes", name, PROBES)
         check.choice("kind", KINDS)
+        check.choice("task", TASKS)
         text_path("out", self.out)
         if not self.probes:
             raise ConfigError(f"probes: none; give some of {', '.join(PROBES)}")

@@ -16,6 +16,7 @@ from videohpm.config.evaluate import ViewConfig
 from videohpm.config.optim import OptimConfig
 from videohpm.config.run import RunConfig
 from videohpm.config.sizes import SIZES
+from videohpm.config.tasks import BEST_BY, CLASSIFY, TASKS, best_by
 from videohpm.errors import ConfigError
 
 
@@ -131,10 +132,11 @@ def _is_policy(name: str) -> bool:
 
 @dataclass(frozen=True, kw_only=True)
 class LossConfig:
-    """Cross-entropy with soft labels.
+    """Cross-entropy with soft labels; of several labels binary, of numbers the squared error.
 
     Args:
-        label_smoothing: share of each label that is spread over all classes.
+        label_smoothing: share of each label that is spread over all classes; of several labels,
+            over yes and no; numbers have none.
         class_weights: none, balanced (classes weigh alike, however rare), or one number a class.
     """
 
@@ -163,18 +165,19 @@ class ValidationConfig:
         manifest: file that lists the samples and their labels.
         every_epochs: epochs between two validations, with one view of each video.
         every_steps: the same in optimiser steps; wins over every_epochs where given.
-        best_by: what the best weights are best in: top1 or mean_class.
+        best_by: what the best weights are best in: top1 or mean_class; with task multi_label map;
+            with regress r2, mse or mae. Empty: the first of these.
     """
 
     root: str | None = None
     manifest: str | None = None
     every_epochs: float = 1.0
     every_steps: int | None = None
-    best_by: str = "top1"
+    best_by: str | None = None
 
     def __post_init__(self):
         check = Section(self, "validation")
-        check.choice("best_by", ("top1", "mean_class"))
+        check.choice("best_by", (None, *(name for names in BEST_BY.values() for name in names)))
         check.at_least(1, "every_steps")
         check.above_zero("every_epochs")
 
@@ -216,6 +219,8 @@ class FinetuneConfig:
             mirrored. Without it they come from the data and from section test. On the command line
             and in recipes data.sampling, data.stride and data.flip are the data set's where they
             are not given.
+        task: what a label is: classify, one class; multi_label, several (``a;b`` in a list), judged
+            by mean average precision; regress, one number, judged by MSE, MAE and R2.
         ema: decay of a moving average of the weights, which then is what is validated, tested and
             kept as best; 0 for none.
         test_weights: what is tested at the end: the weights that were best in validation (MAE,
@@ -233,6 +238,7 @@ class FinetuneConfig:
     loss: LossConfig = field(default_factory=LossConfig)
     optim: OptimConfig = field(default_factory=_optim)
     engine: EngineConfig = field(default_factory=EngineConfig)
+    task: str = CLASSIFY
     ema: float = 0.0
     test_weights: str = "best"
 
@@ -241,6 +247,10 @@ class FinetuneConfig:
         check = Section(self)
         check.fraction("ema", one=False)
         check.choice("test_weights", ("best", "last"))
+        check.choice("task", TASKS)
+        best_by(self.task, self.validation.best_by)
+        if self.task != CLASSIFY and self.loss.class_weights != "none":
+            raise ConfigError(f"loss.class_weights: not with task {self.task}; give none")
         if self.model.scratch and self.model.freeze:
             raise ConfigError(
                 "model.freeze: a frozen encoder without weights learns nothing useful; "

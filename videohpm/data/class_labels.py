@@ -47,14 +47,28 @@ def number_labels(
         return None, None
     report_unlabelled(rows, where)
     names, lines = [fields[row] for row in labelled], [lines[row] for row in labelled]
-    if numbered:
-        numbers, classes = number_only(names, where, lines), None
-    else:
-        numbers, classes = _by_name_or_position(names, classes, where, lines)
+    numbers, classes = number_classes(names, classes, where, lines, numbered=numbered)
     labels: list[int | None] = [None] * len(fields)
     for row, number in zip(labelled, numbers, strict=True):
         labels[row] = number
     return labels, classes
+
+
+def number_classes(
+    names: list[str],
+    classes: list[str] | None,
+    where: str,
+    lines: list[int],
+    *,
+    numbered: bool = False,
+) -> tuple[list[int], list[str] | None]:
+    """The class number of each name, and the names of the classes where names are no numbers.
+
+    ``lines`` are those of the names; the rest is as in :func:`videohpm.data.find_samples`.
+    """
+    if numbered:
+        return number_only(names, where, lines), None
+    return _by_name_or_position(names, classes, where, lines)
 
 
 def _by_name_or_position(
@@ -82,7 +96,7 @@ def _check_new_names(
         if _SEVERAL.fullmatch(name):
             raise UserError(
                 f"{where} line {line}: label {name!r} holds several numbers; a sample has one "
-                "class: keep one"
+                "class: keep one, or give task multi_label"
             )
     if sum(number is not None for number in numbers) * 2 > len(names):
         raise UserError(

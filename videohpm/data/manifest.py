@@ -7,38 +7,39 @@ page as reference counts are touched.
 
 import logging
 import os
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
-from videohpm.config.data import FRAMES, KINDS
+from videohpm.config.data import KINDS
+from videohpm.config.tasks import CLASSIFY, MULTI_LABEL, REGRESS
 from videohpm.data.class_labels import (
     number_labels,
     number_names,
     number_only,
     report_unlabelled,
 )
+from videohpm.data.label_sets import number_sets, numbers_of
 from videohpm.data.manifest_parser import (
-    IMAGE_SUFFIXES,
-    VIDEO_SUFFIXES,
     check_rows,
     positive_integers,
     read_rows,
     reader_names,
 )
 from videohpm.data.readers import READERS
+from videohpm.data.sample_files import ANY, files_in, kind_of, of_kind
 from videohpm.errors import UserError
 
 Labels = bool | Literal["optional"]
-ANY = "any"
 METADATA = "metadata.csv"
 """What Hugging Face's videofolder calls the list of a folder."""
 _READERS = (None, *READERS)
 _log = logging.getLogger(__name__)
-_TABLE = ("_starts", "_ends", "_labels", "_frames", "_readers", "_heights", "_widths")
+_TABLE = ("_starts", "_ends", "_labels", "_frames", "_readers", "_heights", "_widths",
+          "_set_starts", "_set_ends", "_values")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,9 @@ class Sample:
 class Manifest:
     """A table of samples: ``len(manifest)``, ``manifest[i]``, ``.classes``, ``.kind``, ``.base``.
 
+    Beside one class a sample (``labels``) it may have several (``label_sets``) or one number
+    (``values``).
+
     ``classes`` are the labels' names in order (None where they have none or there are no labels),
     ``kind`` is "video" or "image", relative paths belong to the folder ``base``.
     """
@@ -74,6 +78,8 @@ class Manifest:
         widths: Sequence[int | None] | None = None,
         classes: list[str] | None = None,
         kind: str = "video",
+        sets: Sequence[Sequence[int]] | None = None,
+        values: Sequence[float] | None = None,
     ):
         encoded = [os.fsencode(path) for path in paths]
         ends = np.cumsum([len(path) for path in encoded], dtype=np.int64)
@@ -87,6 +93,15 @@ class Manifest:
         self._heights = _column(heights, len(encoded), 0, np.int32)
         self._widths = _column(widths, len(encoded), 0, np.int32)
         self.base, self.classes, self.kind = os.fspath(base), classes, kind
+        # Of a million samples these are memory, too: they are there only where they are used.
+        self._sets = self._set_starts = self._set_ends = self._values = None
+        if sets is not None:
+            self._sets = np.array([label for each in sets for label in each], dtype=np.int32)
+            counts = _column([len(each) for each in sets], len(encoded), 0, np.int64)
+            self._set_ends = np.cumsum(counts)
+            self._set_starts = self._set_ends - counts
+        if values is not None:
+            self._values = _column(values, len(encoded), np.nan, np.float64)
 
     def __len__(self) -> int:
         return len(self._starts)
@@ -113,6 +128,26 @@ class Manifest:
         """(len,) int32, -1 where there is none."""
         return self._labels
 
+    @property
+    def largest(self) -> int:
+        """The largest class number of any sample, of one class or of several; -1 without any."""
+        several = -1 if self._sets is None else int(self._sets.max(initial=-1))
+        return max(several, int(self._labels.max(initial=-1)))
+
+    @property
+    def values(self) -> np.ndarray:
+        """(len,) float64: the number of each sample, nan where there is none."""
+        return np.full(len(self), np.nan) if self._values is None else self._values
+
+    def label_sets(self, rows: np.ndarray, classes: int) -> np.ndarray:
+        """(len(rows), classes) bool: which classes each of these samples has."""
+        found = np.zeros((len(rows), classes), dtype=bool)
+        if self._sets is None or self._set_starts is None or self._set_ends is None:
+            return found
+        for place, row in enumerate(rows.tolist()):
+            found[place, self._sets[self._set_starts[row] : self._set_ends[row]]] = True
+        return found
+
     def renumbered(self, classes: list[str]) -> "Manifest":
         """The same samples, their labels numbered as in ``classes``: all the names, in any order.
 
@@ -124,6 +159,8 @@ class Manifest:
         numbers = np.array([position[name] for name in self.classes] + [-1], np.int32)
         table = self.subset(np.arange(len(self)))
         table._labels, table.classes = numbers[self._labels], list(classes)  # -1: the last
+        if self._sets is not None:
+            table._sets = numbers[self._sets]
         return table
 
     def share(self, reader: str | None) -> float:
@@ -144,7 +181,8 @@ class Manifest:
         part = object.__new__(Manifest)
         part.__dict__.update(self.__dict__)
         for name in _TABLE:
-            setattr(part, name, getattr(self, name)[rows])
+            column = getattr(self, name)
+            setattr(part, name, None if column is None else column[rows])
         return part
 
 
@@ -156,6 +194,7 @@ def find_samples(
     kind: str = "auto",
     classes: list[str] | None = None,
     numbered: bool = False,
+    task: str = CLASSIFY,
 ) -> Manifest:
     """The samples under the folder ``root``, or those that a manifest file lists.
 
@@ -177,6 +216,9 @@ def find_samples(
     only: class folders and labels must be those numbers. Which numbers there are is then for the
     caller to check.
 
+    ``task`` says what a label is: a class; with multi_label several (``a;b``), with regress one
+    number; these need a list of all labels.
+
     ``kind`` is the sort of file, by the suffix where "auto"; files of both sorts are refused there,
     and kept where it is "any", for those who look at each file. With "frames" each folder that
     holds pictures is a video; a manifest may list such folders without. Raises UserError.
@@ -192,12 +234,14 @@ def find_samples(
     if file is not None:
         if not file.is_file():
             raise UserError(f"data.manifest: {file} does not exist; check the path")
-        return _from_file(file, folder or file.parent, labels, kind, classes, numbered)
+        return _from_file(file, folder or file.parent, labels, kind, classes, numbered, task)
     if folder is not None and labels and _has_labels(folder / METADATA):
         _log.warning("data.root: labels are those of %s, not the folders", folder / METADATA)
-        return _from_file(folder / METADATA, folder, labels, kind, classes, numbered)
+        return _from_file(folder / METADATA, folder, labels, kind, classes, numbered, task)
     if folder is None:
         raise UserError("data.root: neither a folder nor a manifest is given; set one of them")
+    if task != CLASSIFY and labels:
+        raise UserError(f"data.root: {folder}: task {task} needs a list with a column label")
     return _from_folder(folder, labels, kind, classes, numbered)
 
 
@@ -208,7 +252,7 @@ def _from_folder(
     root: Path, labels: Labels, kind: str, classes: list[str] | None, numbered: bool
 ) -> Manifest:
     paths = list(files_in(root, kind))
-    kind = _kind_of(paths, kind, f"data.root: {root}")
+    kind = kind_of(paths, kind, f"data.root: {root}")
     inside = [path for path in paths if os.sep in path]
     if not labels or (labels == "optional" and not inside):
         return Manifest(paths, base=root, kind=kind)
@@ -230,94 +274,6 @@ def _from_folder(
     return Manifest(paths, base=root, labels=found, classes=classes, kind=kind)
 
 
-def files_in(root: Path, kind: str) -> Iterable[str]:
-    """Videos, images, both, or folders of frames below ``root``, relative, in sorted order.
-
-    One by one, but for folders. Raises UserError where there are none.
-    """
-    suffixes = {"video": VIDEO_SUFFIXES, "image": IMAGE_SUFFIXES}.get(
-        kind, VIDEO_SUFFIXES | IMAGE_SUFFIXES
-    )
-    found = _frame_folders(root) if kind == FRAMES else _with_suffix(root, suffixes)
-    empty = True
-    for path in found:
-        empty = False
-        yield path
-    if empty:
-        what = {"video": "videos", "image": "images", FRAMES: "folders of pictures"}.get(
-            kind, "videos or images"
-        )
-        raise UserError(
-            f"data.root: no {what} under {root} (recognised by suffix, such as .mp4 or .jpg)"
-        )
-
-
-def _with_suffix(root: Path, suffixes: Collection[str]) -> Iterable[str]:
-    return (path for path in walk(root) if os.path.splitext(path)[1].lower() in suffixes)
-
-
-def _frame_folders(root: Path) -> list[str]:
-    """The folders below ``root`` that hold pictures, relative, in sorted order."""
-    pictures = [path for path in walk(root) if _are_images([path])[0]]
-    stray = next((path for path in pictures if os.sep not in path), None)
-    if stray is not None:
-        raise UserError(
-            f"data.root: {stray} lies in {root} itself; with kind frames each clip is a folder of "
-            "pictures: give the folder above"
-        )
-    return sorted({os.path.dirname(path) for path in pictures})
-
-
-def _has_labels(file: Path) -> bool:
-    """Whether a list is there, and has a column of labels."""
-    return file.is_file() and "label" in read_rows(file)
-
-
-def walk(root: Path) -> Iterable[str]:
-    """Files below ``root`` in sorted order, relative; links are followed, each folder once."""
-    seen = set()
-    for folder, below, files in os.walk(root, followlinks=True):
-        real = os.path.realpath(folder)
-        if real in seen:
-            below.clear()
-            continue
-        seen.add(real)
-        below[:] = sorted(name for name in below if not name.startswith("."))
-        for name in sorted(files):
-            if not name.startswith("."):
-                yield os.path.relpath(os.path.join(folder, name), root)
-
-
-def _are_images(paths: Sequence[str]) -> list[bool]:
-    return [os.path.splitext(path)[1].lower() in IMAGE_SUFFIXES for path in paths]
-
-
-def _of_kind(rows: dict[str, list], kind: str, where: str) -> dict[str, list]:
-    """The rows of the kind that was chosen among both; of one kind all, whatever it is called."""
-    images = _are_images(rows["path"])
-    if kind not in ("video", "image") or all(images) or not any(images):
-        return rows
-    kept = [row for row, image in enumerate(images) if image == (kind == "image")]
-    _log.warning(
-        "%s: %d of %d rows are no %ss and are left out (kind: %s)",
-        *(where, len(images) - len(kept), len(images), kind, kind),
-    )
-    return {name: [column[row] for row in kept] for name, column in rows.items()}
-
-
-def _kind_of(paths: Sequence[str], kind: str, where: str) -> str:
-    if kind in ("video", "image"):
-        return kind
-    if kind == FRAMES:
-        return "video"
-    images = sum(_are_images(paths))
-    if 0 < images < len(paths):
-        if kind == ANY:
-            return "video"
-        raise UserError(f"{where} holds images and videos; choose with kind: video or kind: image")
-    return "image" if images else "video"
-
-
 # --- manifest files ------------------------------------------------------------------------------
 
 
@@ -328,15 +284,20 @@ def _from_file(
     kind: str,
     classes: list[str] | None,
     numbered: bool,
+    task: str,
 ) -> Manifest:
     where = f"data.manifest: {file}"
-    rows = _of_kind(read_rows(file), kind, where)
+    rows = of_kind(read_rows(file), kind, where)
     if labels is True and "label" not in rows:
         raise UserError(f"data.manifest: {file} has no labels; add a column named label")
     paths = rows["path"]
     check_rows(where, base, rows)
-    numbers = None
-    if labels and "label" in rows:
+    numbers = sets = values = None
+    if labels and "label" in rows and task == MULTI_LABEL:
+        sets, classes = number_sets(rows, classes, where, numbered=numbered)
+    elif labels and "label" in rows and task == REGRESS:
+        values, classes = numbers_of(rows, where), None
+    elif labels and "label" in rows:
         numbers, classes = number_labels(
             rows, classes, where, required=labels is True, numbered=numbered
         )
@@ -350,14 +311,21 @@ def _from_file(
         readers=reader_names(rows, where),
         heights=positive_integers(rows, "height", where),
         widths=positive_integers(rows, "width", where),
-        classes=classes if numbers is not None else None,
-        kind=_kind_of(paths, kind, where),
+        classes=classes if numbers is not None or sets is not None else None,
+        kind=kind_of(paths, kind, where),
+        sets=sets,
+        values=values,
     )
 
 
-def _column(values: Sequence | None, length: int, missing: int, dtype) -> np.ndarray:
+def _column(values: Sequence | None, length: int, missing: float, dtype) -> np.ndarray:
     if values is None:
         return np.full(length, missing, dtype)
     if len(values) != length:
         raise ValueError(f"a column of {len(values)} values for {length} paths")
     return np.array([missing if value is None else value for value in values], dtype)
+
+
+def _has_labels(file: Path) -> bool:
+    """Whether a list is there, and has a column of labels."""
+    return file.is_file() and "label" in read_rows(file)

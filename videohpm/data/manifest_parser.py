@@ -238,7 +238,8 @@ def check_rows(where: str, base: Path, rows: dict[str, list]) -> None:
                 here, there = (labels[i] or "none" for i in (row, before))
                 raise UserError(
                     f"{where} line {rows[LINE][row]}: {path} has label {here} here and {there} on "
-                    f"line {rows[LINE][before]}; keep one"
+                    f"line {rows[LINE][before]}; keep one (several classes: one row of A;B, with "
+                    "task multi_label)"
                 )
     if repeated:
         _log.warning(

@@ -18,8 +18,8 @@ from typing import NamedTuple
 import yaml
 
 from videohpm.data.class_labels import whole_number
-from videohpm.data.manifest import walk
 from videohpm.data.manifest_parser import IMAGE_SUFFIXES, VIDEO_SUFFIXES
+from videohpm.data.sample_files import walk
 from videohpm.data.tables import write_table
 from videohpm.errors import UserError
 from videohpm.writing import complete

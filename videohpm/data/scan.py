@@ -17,9 +17,10 @@ from videohpm.config.options import shard_of
 from videohpm.data.decode import DecodeError, read_frames, verify
 from videohpm.data.images import read_image_and_format
 from videohpm.data.killable_pool import Failed, run_killable
-from videohpm.data.manifest import ANY, files_in, find_samples
+from videohpm.data.manifest import find_samples
 from videohpm.data.manifest_parser import IMAGE_SUFFIXES, read_columns
 from videohpm.data.readers import FALLBACK
+from videohpm.data.sample_files import ANY, files_in
 from videohpm.data.tables import write_table
 from videohpm.errors import UserError
 from videohpm.progress import make_screen

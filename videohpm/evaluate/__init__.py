@@ -20,9 +20,15 @@ from videohpm.evaluate.probing import probe
 from videohpm.evaluate.processes import EvalProcesses, init_eval_processes
 from videohpm.evaluate.protocol import EvalProtocol
 from videohpm.evaluate.results import UNREADABLE, sentence, write_results
+from videohpm.evaluate.tasks import TASKS, MultiLabel, OutputTask, Regression, as_tensor
 
 __all__ = [
+    "TASKS",
     "UNREADABLE",
+    "MultiLabel",
+    "OutputTask",
+    "Regression",
+    "as_tensor",
     "EvaluateConfig",
     "Features",
     "Loaded",

@@ -46,6 +46,7 @@ def evaluate(config: EvaluateConfig) -> int:
         workers=config.data.workers,
         decode_timeout=config.data.decode_timeout,
         bf16=bf16,
+        task=loaded.task,
         progress="evaluate",
     )
     if processes.is_main:
@@ -77,6 +78,7 @@ def labelled_samples(
         kind=data.kind,
         classes=classes if reordered else names,
         numbered=names is None,
+        task=loaded.task.name,
     )
     if reordered and classes is not None and names is not None:
         manifest = manifest.renumbered(names)
@@ -86,7 +88,7 @@ def labelled_samples(
             "the model's classes",
             next(iter(set(classes) - set(loaded.labels)), loaded.labels[0]),
         )
-    highest = int(manifest.labels.max())
+    highest = int(manifest.largest)
     if highest >= count:
         raise UserError(
             f"data: label {highest}, but the model knows {count} classes (0 to {count - 1}); give "

@@ -1,14 +1,17 @@
-"""Probes trained on frozen features: multinomial logistic regression, and attentive pooling."""
+"""Probes trained on frozen features: linear (logistic regression, ridge), and attentive pooling."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from videohpm.config.optim import cosine
+from videohpm.config.tasks import BEST_BY, CLASSIFY, MULTI_LABEL, REGRESS
+from videohpm.evaluate.tasks import OutputTask
 from videohpm.models.classifier import AttentivePool
 from videohpm.models.vit import init_linear
 
@@ -25,27 +28,48 @@ class Standardise:
         return (features.double() - self.mean) / self.std
 
 
-def fit_logistic(
+def binary_losses(outputs: Tensor, truth: Tensor) -> Tensor:
+    """Binary cross-entropy (n, C) with logits, summed over the classes, mean over samples."""
+    truth = truth.to(outputs.dtype)
+    return F.binary_cross_entropy_with_logits(outputs, truth, reduction="none").sum(1).mean()
+
+
+def squared_errors(outputs: Tensor, truth: Tensor) -> Tensor:
+    """(n, C) squared errors, summed over the outputs, mean over samples."""
+    return (outputs - truth.to(outputs.dtype)).square().sum(1).mean()
+
+
+LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    CLASSIFY: F.cross_entropy,
+    MULTI_LABEL: binary_losses,
+    REGRESS: squared_errors,
+}
+"""By task: what a probe makes as small as it can, from outputs (n, C) and the truth."""
+
+
+def fit_linear(
     features: Tensor,
-    labels: Tensor,
-    classes: int,
+    truth: Tensor,
+    outputs: int,
     strength: float,
+    task: str = CLASSIFY,
     *,
     start: nn.Linear | None = None,
     tolerance: float = 1e-7,
 ) -> nn.Linear:
-    """The minimum of strength·Σ cross-entropy + ‖W‖²/2 in float64, which is unique.
+    """The minimum of strength·Σ loss + ‖W‖²/2 in float64, which is unique.
 
-    That is scikit-learn's LogisticRegression(C=strength); its intercept is free there as well.
+    Of classes that is scikit-learn's LogisticRegression(C=strength), of several classes a sample
+    one of these for each, of numbers its Ridge(alpha=1 / (2 strength)); the intercept is free.
 
     Args:
         features: (m, D), standardised.
-        labels: (m,).
+        truth: (m,) class numbers, of other tasks (m, outputs).
         start: where to begin, such as the fit of another strength; empty for zeros.
         tolerance: the largest gradient of any weight, of the objective over m, at which it ends.
     """
     x, count = features.double(), len(features)
-    layer = nn.Linear(x.shape[1], classes, dtype=torch.float64, device=x.device)
+    layer = nn.Linear(x.shape[1], outputs, dtype=torch.float64, device=x.device)
     nn.init.zeros_(layer.weight)
     nn.init.zeros_(layer.bias)
     if start is not None:
@@ -58,7 +82,7 @@ def fit_logistic(
     def objective() -> Tensor:
         optimiser.zero_grad()
         # Divided by the number of samples: the same minimum, gradients of a moderate size.
-        fit = F.cross_entropy(layer(x), labels)
+        fit = LOSSES[task](layer(x), truth)
         loss = fit + layer.weight.square().sum() / (2 * strength * count)
         loss.backward()
         return loss
@@ -68,44 +92,61 @@ def fit_logistic(
 
 
 def choose_strength(
-    features: Tensor, labels: Tensor, classes: int, strengths: tuple[float, ...], seed: int = 0
+    features: Tensor,
+    truth: Tensor,
+    outputs: int,
+    strengths: tuple[float, ...],
+    seed: int = 0,
+    task: OutputTask | None = None,
 ) -> float:
-    """The strength that does best on a fifth of the training features, held out of each class.
+    """The strength that does best on a fifth of the training features, of each class if it has one.
 
     The validation features are never used. Of equally good strengths the smallest.
     """
+    task = task or OutputTask()
     if len(strengths) == 1:
         return strengths[0]
-    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
-    validation = torch.zeros(len(labels), dtype=torch.bool)
-    for label in labels.unique():
-        own = order[labels.cpu()[order] == label.cpu()]
+    order = torch.randperm(len(truth), generator=torch.Generator().manual_seed(seed))
+    groups = truth if truth.ndim == 1 else torch.zeros(len(truth), device=truth.device)
+    validation = torch.zeros(len(truth), dtype=torch.bool)
+    for label in groups.unique():
+        own = order[groups.cpu()[order] == label.cpu()]
         validation[own[: len(own) // 5]] = True
     if not validation.any():
         return sorted(strengths)[len(strengths) // 2]
-    validation = validation.to(labels.device)
-    scale = Standardise(features[~validation])
-    best, chosen = -1.0, min(strengths)
+    validation = validation.to(truth.device)
+    best, chosen = -math.inf, min(strengths)
     for strength in sorted(strengths):
-        layer = fit_logistic(scale(features[~validation]), labels[~validation], classes, strength)
-        hits = (
-            (layer(scale(features[validation])).argmax(1) == labels[validation])
-            .double()
-            .mean()
-            .item()
-        )
-        if hits > best:
-            best, chosen = hits, strength
+        predicted = linear_probabilities(
+            features[~validation], truth[~validation], features[validation],
+            classes=outputs, strength=strength, task=task,
+        )  # fmt: skip
+        found = task.metrics(predicted.double().cpu().numpy(), truth[validation].cpu().numpy())
+        value = found[BEST_BY[task.name][0]]
+        if value is not None and value > best:
+            best, chosen = value, strength
     return chosen
 
 
 def linear_probabilities(
-    train: Tensor, labels: Tensor, queries: Tensor, *, classes: int, strength: float
+    train: Tensor,
+    labels: Tensor,
+    queries: Tensor,
+    *,
+    classes: int,
+    strength: float,
+    task: OutputTask | None = None,
 ) -> Tensor:
-    """Class probabilities (n, classes) of ``queries`` (n, D) by a linear probe of ``train``."""
+    """What a linear probe of ``train`` says of ``queries`` (n, D): (n, classes) probabilities.
+
+    Args:
+        labels: (m,) class numbers; of other tasks (m, classes).
+        task: what it says; None for one class a sample.
+    """
+    task = task or OutputTask()
     scale = Standardise(train)
-    layer = fit_logistic(scale(train), labels, classes, strength)
-    return layer(scale(queries)).softmax(1).float()
+    layer = fit_linear(scale(train), labels, classes, strength, task.name)
+    return task.predicted(layer(scale(queries))).float()
 
 
 class Whiten:
@@ -163,12 +204,13 @@ def attentive_probabilities(
     weight_decay: float = 0.05,
     seed: int = 0,
     device: torch.device | str = "cpu",
+    task: OutputTask | None = None,
 ) -> Tensor:
     """Class probabilities (n, classes) of tokens (n, K, D) by an attentive probe of others.
 
     AdamW, one epoch of warm-up, half a cosine; the order of the samples comes from the seed.
     """
-    whiten = Whiten(train)
+    whiten, task = Whiten(train), task or OutputTask()
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         probe = AttentiveProbe(train.shape[2], heads, classes).to(device)
@@ -179,11 +221,13 @@ def attentive_probabilities(
                 rate = cosine(epoch * steps + step, epochs * steps, steps, lr, lr / 100)
                 optimiser.param_groups[0]["lr"] = rate
                 logits = probe(whiten(train[rows]).to(device))
-                loss = F.cross_entropy(logits, labels[rows].to(device))
+                loss = LOSSES[task.name](logits, labels[rows].to(device))
                 optimiser.zero_grad()
                 loss.backward()
                 optimiser.step()
     probe.eval()
     with torch.no_grad():
-        parts = [probe(whiten(part).to(device)).softmax(1).cpu() for part in queries.split(batch)]
+        parts = [
+            task.predicted(probe(whiten(part).to(device))).cpu() for part in queries.split(batch)
+        ]
     return torch.cat(parts)

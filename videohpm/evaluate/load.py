@@ -11,8 +11,10 @@ from torch import Tensor
 
 from videohpm import checkpoint
 from videohpm.config import from_plain
+from videohpm.config.tasks import CLASSIFY
 from videohpm.errors import UserError
 from videohpm.evaluate.protocol import EvalProtocol
+from videohpm.evaluate.tasks import OutputTask, task_from
 from videohpm.models import VideoClassifier, VideoViT
 from videohpm.models.build import Model, build_model, encoder_in
 
@@ -26,6 +28,8 @@ class Loaded:
     protocol: EvalProtocol
     labels: list[str] | None = None
     """Class names, where the model is a classifier that knows them."""
+    task: OutputTask = OutputTask()
+    """What its outputs mean, where it has a head."""
 
     @property
     def encoder(self) -> VideoViT:
@@ -60,18 +64,23 @@ def load(path: str | os.PathLike[str]) -> Loaded:
         pixels = {name: metadata[name] for name in ("mean", "std") if metadata.get(name)}
         labels = metadata.get("labels")
         protocol = from_plain(EvalProtocol, saved | pixels | known, strict=False)
+        task = task_from(metadata.get("task"))
     except (ValueError, TypeError) as error:
         raise UserError(f"{folder}/config.json: damaged ({error})") from None
-    return Loaded(model, os.fspath(path), protocol, labels)
+    return Loaded(model, os.fspath(path), protocol, labels, task)
 
 
-def classifier_metadata(protocol: EvalProtocol, labels: list[str] | None) -> dict:
+def classifier_metadata(
+    protocol: EvalProtocol, labels: list[str] | None, task: OutputTask | None = None
+) -> dict:
     """What config.json holds besides a classifier's weights, as :func:`load` reads it."""
     metadata = {
         "protocol": protocol.plain(),
         "mean": list(protocol.mean),
         "std": list(protocol.std),
     }
+    if task is not None and task.name != CLASSIFY:
+        metadata["task"] = task.plain()
     return metadata | ({"labels": labels} if labels else {})
 
 

@@ -6,12 +6,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from videohpm.data import Manifest
-from videohpm.evaluate.metrics import accuracy
 from videohpm.evaluate.processes import EvalProcesses
 from videohpm.evaluate.protocol import EvalProtocol
+from videohpm.evaluate.tasks import OutputTask
 from videohpm.evaluate.views import run_views
 
 
@@ -22,13 +21,16 @@ class Scores:
     index: np.ndarray
     """(n,) rows of the manifest."""
     labels: np.ndarray
-    """(n,) the right classes; -1 where unknown."""
+    """(n,) the right classes, -1 where unknown; of other tasks (n, outputs), see ``task``."""
     probabilities: np.ndarray
-    """(n, classes) float32: softmax of each view, averaged over views."""
+    """(n, classes) float32: what each view says (softmax, of other tasks another), averaged over
+    views."""
     logits: np.ndarray
     """(n, classes) float32: averaged over views."""
     errors: dict[int, str]
     """Why the other rows could not be read."""
+    task: OutputTask = OutputTask()
+    """What the outputs mean."""
 
     @property
     def total(self) -> int:
@@ -36,9 +38,8 @@ class Scores:
         return len(self.index) + len(self.errors)
 
     def metrics(self) -> dict:
-        """Accuracy over the labelled videos that were read, and how many those are."""
-        known = self.labels >= 0
-        scored = accuracy(self.probabilities[known], self.labels[known])
+        """Metrics over the labelled videos that were read, and how many those are."""
+        scored = self.task.metrics(self.probabilities, self.labels)
         return scored | {"scored": len(self.index), "total": self.total}
 
 
@@ -51,6 +52,7 @@ def score(
     processes: EvalProcesses,
     device: torch.device,
     rows: np.ndarray | None = None,
+    task: OutputTask | None = None,
     **options,
 ) -> Scores:
     """Every view of every video once, on any number of ranks; the same result on each of them.
@@ -58,10 +60,11 @@ def score(
     Args:
         call: normalised clips (B, 3, T, H, W) → logits (B, classes).
         rows: of the manifest to score; None for all.
+        task: what the outputs mean; None for one class a sample.
         options: batch, workers, decode_timeout, bf16 and progress of
             :func:`videohpm.evaluate.views.run_views`.
     """
-    rows = np.arange(len(manifest)) if rows is None else rows
+    rows, task = np.arange(len(manifest)) if rows is None else rows, task or OutputTask()
     index, probabilities, logits, errors = [], [], [], {}
     for view_output in run_views(
         call, manifest, rows, protocol, processes=processes, device=device, **options
@@ -70,7 +73,7 @@ def score(
             errors[view_output.index] = view_output.error
             continue
         index.append(view_output.index)
-        probabilities.append(_mean_probability(view_output.output))
+        probabilities.append(task.predicted(view_output.output).mean(0).numpy())
         logits.append(view_output.output.mean(0).numpy())
     local = (
         np.array(index, dtype=np.int64),
@@ -84,13 +87,9 @@ def score(
     index = index[order]
     return Scores(
         index=index,
-        labels=manifest.labels[index].astype(np.int64),
+        labels=task.truth(manifest, index, classes),
         probabilities=probabilities[order],
         logits=logits[order],
         errors=dict(sorted((k, v) for part in parts for k, v in part[3].items())),
+        task=task,
     )
-
-
-def _mean_probability(logits: Tensor) -> np.ndarray:
-    """(V, classes) → (classes,)."""
-    return logits.softmax(1).mean(0).numpy()

@@ -14,9 +14,10 @@ import torch
 from videohpm.checkpoint import check_writable
 from videohpm.config import ViewConfig
 from videohpm.config.checks import at_least
+from videohpm.config.tasks import REGRESS
 from videohpm.data import Manifest, find_samples
 from videohpm.data.frame_folders import is_frame_folder
-from videohpm.data.manifest import IMAGE_SUFFIXES
+from videohpm.data.manifest_parser import IMAGE_SUFFIXES
 from videohpm.engine import resolved_precision
 from videohpm.errors import UserError, printable
 from videohpm.evaluate.command import check_kind, resolve_device
@@ -41,6 +42,8 @@ class Prediction:
     labels: list[int]
     probabilities: list[float]
     error: str | None = None
+    value: float | None = None
+    """The predicted number, of a model that was trained for task regress; it has no classes."""
 
 
 def predict(
@@ -73,12 +76,17 @@ def predict(
         device=torch.device(device),
         batch=view.batch,
         bf16=_in_bf16(device),
+        task=loaded.task,
     )
     predictions = {
         i: Prediction(manifest.name(i), [], [], [], why) for i, why in scores.errors.items()
     }
     best = top_classes(scores.probabilities, top)
     for position, row in enumerate(scores.index.tolist()):
+        if loaded.task.name == REGRESS:
+            number = float(scores.probabilities[position, 0])
+            predictions[row] = Prediction(manifest.name(row), [], [], [], value=number)
+            continue
         labels = best[position].tolist()
         predictions[row] = Prediction(
             manifest.name(row),
@@ -190,6 +198,8 @@ def predict_command(
     for one in predictions:
         path = printable(one.path)
         print(path if one.error is None else f"{path}: could not be read: {one.error}")
+        if one.value is not None:
+            print(f"  {one.value:.6g}")
         for name, probability in zip(one.names, one.probabilities, strict=True):
             print(f"  {probability:6.1%}  {printable(name)}")
     return UNREADABLE if any(one.error for one in predictions) else 0

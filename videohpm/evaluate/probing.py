@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,22 +13,30 @@ import torch
 from videohpm.checkpoint import check_writable
 from videohpm.config import ProbeConfig
 from videohpm.config.plain import as_plain
+from videohpm.config.tasks import CLASSIFY, MULTI_LABEL, REGRESS
 from videohpm.data import Manifest, find_samples
 from videohpm.errors import UserError
 from videohpm.evaluate.command import check_kind, resolve_device
 from videohpm.evaluate.extraction import Features, read_features, write_features
-from videohpm.evaluate.knn import knn_probabilities
+from videohpm.evaluate.knn import knn_means, knn_probabilities
 from videohpm.evaluate.linear import (
     attentive_probabilities,
     choose_strength,
     linear_probabilities,
 )
 from videohpm.evaluate.load import Loaded, fingerprint, load, random_copy
-from videohpm.evaluate.metrics import accuracy
 from videohpm.evaluate.processes import init_eval_processes
 from videohpm.evaluate.protocol import EvalProtocol
 from videohpm.evaluate.results import UNREADABLE
+from videohpm.evaluate.tasks import TASKS, OutputTask, Regression, as_tensor
 from videohpm.writing import complete
+
+COLUMNS = {
+    CLASSIFY: {"top1": ("top-1", 6), "top5": ("top-5", 6), "mean_class": ("mean class", 10)},
+    MULTI_LABEL: {"map": ("mAP", 6)},
+    REGRESS: {"mse": ("MSE", 10), "mae": ("MAE", 10), "r2": ("R2", 6)},
+}
+"""By task: the metrics in the table on the screen, what they are called and how wide they are."""
 
 
 def probe(config: ProbeConfig) -> int:
@@ -38,17 +46,18 @@ def probe(config: ProbeConfig) -> int:
     loaded = load(config.model)
     if config.random:
         loaded.model = random_copy(loaded.model, config.seed)
-    source = config.root, config.kind
-    train = labelled_list(config.train, *source)
+    source, labels = (config.root, config.kind), {"task": config.task}
+    train = labelled_list(config.train, *source, **labels)
     validation = labelled_list(
-        config.validation, *source, classes=train.classes, numbered=train.classes is None
+        config.validation, *source, classes=train.classes, numbered=train.classes is None, **labels
     )
     protocol = loaded.protocol.changed(None, {"clips": 1, "crops": 1} | config.test.given())
     for manifest in (train, validation):
         check_kind(manifest, protocol.frames)
-    classes = len(train.classes or ()) or int(train.labels.max()) + 1
-    if int(validation.labels.max()) >= classes:
-        raise UserError(f"validation: label {validation.labels.max()}, train has {classes} classes")
+    regress = config.task == REGRESS
+    classes = 1 if regress else len(train.classes or ()) or int(train.largest) + 1
+    if not regress and int(validation.largest) >= classes:
+        raise UserError(f"validation: label {validation.largest}, train has {classes} classes")
     out = Path(config.out or Path(config.model) / "probe")
     check_writable(out, "out")
     device, bf16 = resolve_device(config.device)
@@ -74,7 +83,8 @@ def probe(config: ProbeConfig) -> int:
         found = {n: read_features(out / f"{n}-features") for n in ("train", "validation")}
         for name, manifest in (("train", train), ("validation", validation)):
             # The cache may be older than the numbers that labels have today.
-            found[name].labels = manifest.labels[found[name].index].astype(np.int64)
+            rows = found[name].index
+            found[name].labels = TASKS[config.task]().truth(manifest, rows, classes)
         with processes.working():
             result = run_probes(config, found, classes, loaded.encoder.config.heads, device)
         write_probe(out, config, protocol, loaded, weights, result, found)
@@ -94,34 +104,56 @@ def run_probes(
     Views of one sample are averaged for the linear probe and k-NN, and are tokens side by side for
     the attentive one.
     """
-    labels = torch.from_numpy(found["train"].labels)
-    right = found["validation"].labels
+    task, truth, right = (
+        _task_of(config, found["train"].labels),
+        *(found[name].labels for name in ("train", "validation")),
+    )
+    if isinstance(task, Regression):  # probes learn what is standardised
+        truth = (truth - task.mean) / task.std
+    labels = as_tensor(truth)
     pooled = {n: torch.from_numpy(f.pooled).float().mean(1) for n, f in found.items()}
     result = {}
     for name in config.probes:
+        settings: dict[str, Any]
         if name == "knn":
             settings = {"k": config.k, "temperature": config.temperature or None}
-            probabilities = knn_probabilities(
-                pooled["train"], labels, pooled["validation"], classes=classes, **settings
-            )
+            pair = pooled["train"], labels, pooled["validation"]
+            if labels.ndim == 1:
+                probabilities = knn_probabilities(*pair, classes=classes, **settings)
+            else:
+                probabilities = knn_means(*pair, **settings)
+                if isinstance(task, Regression):
+                    probabilities = task.predicted(probabilities)
         elif name == "linear":
             strength = choose_strength(
-                pooled["train"], labels, classes, tuple(config.strength), config.seed
-            )
+                pooled["train"], labels, classes, tuple(config.strength), config.seed,
+                replace(task, mean=0.0, std=1.0) if isinstance(task, Regression) else task,
+            )  # fmt: skip
             settings = {"strength": strength, "tried": list(config.strength)}
             probabilities = linear_probabilities(
-                pooled["train"], labels, pooled["validation"], classes=classes, strength=strength
-            )
+                pooled["train"], labels, pooled["validation"],
+                classes=classes, strength=strength, task=task,
+            )  # fmt: skip
         else:
             settings = {n: getattr(config, n)
                         for n in ("epochs", "batch", "lr", "weight_decay", "seed")}  # fmt: skip
             tokens = {n: torch.from_numpy(f.tokens).flatten(1, 2) for n, f in found.items()}
             probabilities = attentive_probabilities(
                 tokens["train"], labels, tokens["validation"],
-                classes=classes, heads=heads, device=device, **settings,
+                classes=classes, heads=heads, device=device, task=task, **settings,
             )  # fmt: skip
-        result[name] = accuracy(probabilities.numpy().astype(np.float64), right) | settings
+        result[name] = task.metrics(probabilities.numpy().astype(np.float64), right) | settings
     return result
+
+
+def _task_of(config: ProbeConfig, truth: np.ndarray) -> OutputTask:
+    """What the outputs of the probes mean. UserError where there is nothing to learn."""
+    if config.task != REGRESS:
+        return TASKS[config.task]()
+    mean, std = float(truth.mean()), float(truth.std())
+    if std == 0:
+        raise UserError(f"train: all samples have the number {mean:g}: nothing to learn")
+    return Regression(mean=mean, std=std)
 
 
 def write_probe(
@@ -148,9 +180,13 @@ def write_probe(
     }
     with complete(out / "probe.json") as partial:
         partial.write_text(json.dumps(summary, indent=2) + "\n")
-    print(f"{'probe':<10} {'top-1':>6} {'top-5':>6} {'mean class':>10}")
+    columns = COLUMNS[config.task]
+    print(f"{'probe':<10} " + " ".join(f"{title:>{width}}" for title, width in columns.values()))
     for name, row in result.items():
-        print(f"{name:<10} {row['top1']:6.2f} {row['top5']:6.2f} {row['mean_class']:10.2f}")
+        cells = ("-" if row[c] is None else f"{row[c]:.2f}" for c in columns)
+        widths = (width for _, width in columns.values())
+        cells = " ".join(f"{cell:>{width}}" for cell, width in zip(cells, widths, strict=True))
+        print(f"{name:<10} {cells}")
     shown = counts["validation"]
     print(f"{shown['scored']} of {shown['total']} validation samples scored; {out}/probe.json")
     for part in found.values():

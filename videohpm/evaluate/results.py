@@ -9,7 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from videohpm.config.tasks import CLASSIFY, MULTI_LABEL
 from videohpm.data import Manifest
+from videohpm.data.label_sets import NONE
 from videohpm.data.tables import write_table
 from videohpm.errors import printable
 from videohpm.evaluate.metrics import confusion, top_classes
@@ -44,7 +46,8 @@ def write_results(
     labels: list[str] | None,
     metadata: dict,
 ) -> dict:
-    """evaluation.json, predictions.csv and confusion.png; returns what the first holds."""
+    """evaluation.json, predictions.csv and, of one class a sample, confusion.png; returns what the
+    first holds."""
     folder.mkdir(parents=True, exist_ok=True)
     summary = scores.metrics() | {
         "views": protocol.views,
@@ -58,6 +61,8 @@ def write_results(
     with complete(folder / "evaluation.json") as partial:
         partial.write_text(json.dumps(summary, indent=2) + "\n")
     write_predictions(folder / "predictions.csv", scores, manifest, labels)
+    if scores.task.name != CLASSIFY:
+        return summary
     known = scores.labels >= 0
     if known.any():
         table = confusion(
@@ -84,6 +89,45 @@ def write_predictions(
     ``top5`` lists classes and their probabilities.
     """
     names = labels or [str(i) for i in range(scores.probabilities.shape[1])]
+    if scores.task.name == CLASSIFY:
+        columns, rows = COLUMNS, _class_rows(scores, names)
+    elif scores.task.name == MULTI_LABEL:
+        columns, rows = ("path", "label", "prediction", "top5"), _set_rows(scores, names)
+    else:
+        columns, rows = ("path", "label", "prediction", "residual"), _number_rows(scores)
+    errors: dict[int, dict[str, Any]] = {
+        i: {"error": reason} for i, reason in scores.errors.items()
+    }
+    columns = (*columns, "error")
+    named = {i: {"path": manifest.name(i)} | row for i, row in sorted((rows | errors).items())}
+    write_table(file, columns, [[row.get(c) for c in columns] for row in named.values()])
+
+
+def _set_rows(scores: Scores, names: list[str]) -> dict[int, dict[str, Any]]:
+    """Of several classes: ``prediction`` are those of probability 0.5 and more."""
+    rows = {}
+    for position, index in enumerate(scores.index.tolist()):
+        chance = scores.probabilities[position]
+        top = top_classes(chance[None], 5)[0]
+        chosen = {"label": scores.labels[position] > 0, "prediction": chance >= 0.5}
+        rows[index] = {
+            column: "; ".join(names[c] for c in np.flatnonzero(which).tolist()) or NONE
+            for column, which in chosen.items()
+        } | {"top5": "; ".join(f"{names[c]} {chance[c]:.4f}" for c in top.tolist())}
+    return rows
+
+
+def _number_rows(scores: Scores) -> dict[int, dict[str, Any]]:
+    rows = {}
+    for position, index in enumerate(scores.index.tolist()):
+        found, right = scores.probabilities[position, 0], scores.labels[position, 0]
+        rows[index] = {"prediction": f"{found:.6g}"}
+        if not np.isnan(right):
+            rows[index] |= {"label": f"{right:.6g}", "residual": f"{found - right:.6g}"}
+    return rows
+
+
+def _class_rows(scores: Scores, names: list[str]) -> dict[int, dict[str, Any]]:
     rows: dict[int, dict[str, Any]] = {}
     best = top_classes(scores.probabilities, 5)
     for position, index in enumerate(scores.index.tolist()):
@@ -103,12 +147,7 @@ def write_predictions(
             "margin": f"{logits[first] - rest.max():.5f}" if len(rest) else "",
             "top5": "; ".join(f"{names[c]} {chance[c]:.4f}" for c in top.tolist()),
         }
-    errors: dict[int, dict[str, Any]] = {
-        i: {"error": reason} for i, reason in scores.errors.items()
-    }
-    columns = (*COLUMNS, "error")
-    named = {i: {"path": manifest.name(i)} | row for i, row in sorted((rows | errors).items())}
-    write_table(file, columns, [[row.get(c) for c in columns] for row in named.values()])
+    return rows
 
 
 def draw_confusion(file: Path, table: np.ndarray, labels: list[str] | None) -> None:
@@ -140,7 +179,15 @@ def sentence(summary: dict, errors: dict[int, str], manifest: Manifest) -> str:
     """The result in one or two lines."""
     scored, total = summary["scored"], summary["total"]
     text = f"{scored} of {total} scored"
-    if summary["top1"] is not None:
+    found = {name: summary.get(name) for name in ("map", "mse", "mae", "r2")}
+    numbers = [
+        f"mAP {value:.2f}%" if name == "map" else f"{name} {value:.4g}"
+        for name, value in found.items()
+        if value is not None
+    ]
+    if numbers:
+        text = f"{', '.join(numbers)}, {summary['views']} views; {text}"
+    if summary.get("top1") is not None:
         text = (
             f"top-1 {summary['top1']:.2f}%, top-5 {summary['top5']:.2f}%, mean class "
             f"{summary['mean_class']:.2f}%, {summary['views']} views; {text}"

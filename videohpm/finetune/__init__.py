@@ -1,4 +1,4 @@
-"""Fine-tuning of a pre-trained encoder for classification, and probing it while it is frozen."""
+"""Fine-tuning of a pre-trained encoder, for classes or numbers, and probing it frozen."""
 
 from videohpm.config import FinetuneConfig
 from videohpm.finetune.run import Finetuning, finetune

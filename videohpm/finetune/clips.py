@@ -53,4 +53,5 @@ def validation_samples(config: FinetuneConfig, names: list[str] | None) -> Manif
         kind=config.data.kind,
         classes=names,
         numbered=names is None,
+        task=config.task,
     )

@@ -12,6 +12,7 @@ from videohpm import checkpoint, evaluate, training
 from videohpm.checkpoint import BEST
 from videohpm.config import FinetuneConfig
 from videohpm.config.dataset_info import read_dataset_info
+from videohpm.config.tasks import LOWER_IS_BETTER, best_by
 from videohpm.data import Batch, Manifest, find_samples, normalise
 from videohpm.engine import TorchEngine, distributed, process_group, seed_step
 from videohpm.errors import UserError
@@ -21,7 +22,7 @@ from videohpm.finetune.best import best_is_lost, replace_best
 from videohpm.finetune.clips import final_protocol, training_clips, validation_samples
 from videohpm.finetune.labels import check_flip
 from videohpm.finetune.start import start_classifier, warn_of_pixels
-from videohpm.finetune.task import Classification, Task
+from videohpm.finetune.task import TASKS, Task
 from videohpm.plan.fit import fit_finetuning
 from videohpm.tracking import Tracker
 from videohpm.training import TrainingRun
@@ -52,7 +53,7 @@ def train_step(
     for batch in batches:
         batch = batch.to(engine.device)
         clips = normalise(batch.clips, config.data.mean, config.data.std)
-        clips, targets = task.targets(clips, batch.labels, step)
+        clips, targets = task.targets(clips, batch, step)
         with engine.autocast():
             outputs = engine(clips)
         loss = task.loss(outputs.float(), targets)
@@ -77,8 +78,10 @@ class Finetuning(TrainingRun):
             labels=True,
             kind=config.data.kind,
             classes=info.classes if info else None,
+            task=config.task,
         )
-        self.task: Task = Classification(config, manifest, info)
+        self.task: Task = TASKS[config.task](config, manifest, info)
+        self.best_by = best_by(config.task, config.validation.best_by)
         self.validation = validation_samples(config, self.task.names)
         if self.validation is not None:
             self.task.check(self.validation)
@@ -131,9 +134,11 @@ class Finetuning(TrainingRun):
         model = self.engine.unsharded_copy(self._tested_model())
         one_view = self.protocol.changed(None, ONE_VIEW)
         metrics = self._score(model, self.validation, one_view).metrics()
-        value = metrics[self.config.validation.best_by]
-        if value is not None and value > self.best.get("value", -1.0):
-            self.best = {"step": self.done, "value": value, "by": self.config.validation.best_by}
+        value = metrics[self.best_by]
+        sign = -1 if self.best_by in LOWER_IS_BETTER else 1
+        before = self.best.get("value")
+        if value is not None and (before is None or sign * value > sign * before):
+            self.best = {"step": self.done, "value": value, "by": self.best_by}
             self._keep_best(metrics)
         return self.task.validation_metrics(metrics)
 
@@ -172,7 +177,7 @@ class Finetuning(TrainingRun):
 
     def description(self) -> dict:
         """Class names, and how clips are cut and normalised."""
-        return evaluate.classifier_metadata(self.protocol, self.task.names)
+        return evaluate.classifier_metadata(self.protocol, self.task.names, self.task.meaning)
 
     def state(self) -> dict:
         """Also which weights have been the best."""
@@ -205,7 +210,9 @@ class Finetuning(TrainingRun):
         return scores
 
     def _keep_best(self, metrics: dict) -> None:
-        metadata = evaluate.classifier_metadata(self.protocol, self.task.names) | {
+        metadata = evaluate.classifier_metadata(
+            self.protocol, self.task.names, self.task.meaning
+        ) | {
             "step": self.done,
             "metrics": {name: value for name, value in metrics.items() if value is not None},
         }

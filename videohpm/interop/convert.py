@@ -123,6 +123,11 @@ def _write(weights: Weights, folder: Path, to: str, report: ConversionReport) ->
     if weights.teacher is not None and to not in ("videohpm", "mae"):
         for name in weights.teacher:
             report.not_written[f"teacher: {name}"] = "the layout has no teacher"
+    if to != "videohpm" and weights.extra.get("task"):
+        report.note(
+            f"task: the layout does not say what the outputs mean ({weights.extra['task']}), and "
+            "its programs will take them for one class a sample"
+        )
     if to in ("videomae", "mae"):
         lost = [name for name in ("labels", "mean", "std") if name in weights.extra]
         if lost:

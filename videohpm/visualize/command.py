@@ -21,7 +21,7 @@ from videohpm.data import (
     load_image,
     normalise,
 )
-from videohpm.data.manifest import IMAGE_SUFFIXES
+from videohpm.data.manifest_parser import IMAGE_SUFFIXES
 from videohpm.data.sampling import dense_indices, segment_indices
 from videohpm.data.transforms import CentreCrop
 from videohpm.engine import torch_device
