@@ -15,7 +15,7 @@ from videohpm.config.optim import cosine
 from videohpm.data import normalise
 from videohpm.engine import torch_device
 from videohpm.evaluate import knn_probabilities
-from videohpm.evaluate.linear import Standardise, fit_logistic
+from videohpm.evaluate.linear import Standardise, fit_linear
 from videohpm.models import MaskedAutoencoder, VideoClassifier, VideoClassifierConfig
 from videohpm.optim import parameter_groups, set_lr
 
@@ -64,7 +64,7 @@ def probes(encoder: nn.Module, data: Data, config: PretrainConfig, count: int) -
         fits: list[nn.Linear] = []
         for strength in STRENGTHS:
             start = fits[-1] if fits else None
-            fits.append(fit_logistic(near, labels, classes, strength, start=start, tolerance=1e-4))
+            fits.append(fit_linear(near, labels, classes, strength, start=start, tolerance=1e-4))
         layer = max(
             fits, key=lambda fit: top1(fit(far["validation"].double()), truth["validation"])
         )
