@@ -146,7 +146,7 @@ def compared(work: Work, found: Path, reference: Path) -> tuple[int, list[str]]:
 
 
 def _contents(file: Path) -> object:
-    """What a file holds. The order of a safetensors header's metadata is another in each process."""
+    """What a file holds; the order of a safetensors header's metadata differs between processes."""
     if file.suffix != ".safetensors":
         return file.read_bytes()
     with safe_open(file, "np") as opened:
