@@ -129,6 +129,22 @@ def program(arguments, count):
     return done.returncode, done.stderr
 
 
+@pytest.mark.parametrize("words", [["data", "readers"], ["--help"], ["report"]])
+def test_an_output_that_finds_no_room_is_a_failure_and_no_traceback(tmp_path, words):
+    """The log of a run is often on the disk that is full."""
+    with (tmp_path / "log").open("w") as log:
+        done = subprocess.run(
+            [sys.executable, "-m", "videohpm", *words],
+            stdout=log, stderr=subprocess.PIPE, text=True,
+            preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (3, 3)),
+        )  # fmt: skip
+    (line,) = done.stderr.splitlines()
+    if words == ["report"]:
+        assert done.returncode == 2
+    else:
+        assert done.returncode == 1 and "File too large" in line and "Make room" in line
+
+
 def test_scan(shapes, tmp_path):
     out = tmp_path / "out" / "scanned.csv"
     arguments = ["data", "scan", shapes / "validation.csv", "--out", out, "--workers", "1"]

@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 from videohpm.cli import main
+from videohpm.config.dataset_info import read_dataset_info
 from videohpm.data.scan import Journal
 from videohpm.errors import UserError
 from videohpm.evaluate.extraction import read_features
@@ -27,6 +28,13 @@ def test_a_config_that_is_no_text_is_one_line(tmp_path, capsys, text):
     assert main(["pretrain", "--config", str(file)]) == 2
     said = capsys.readouterr().err
     assert said.startswith(f"videohpm: {file}: ") and said.count("\n") == 1
+
+
+@pytest.mark.parametrize("text", ["[" * 20_000, "a: " * 3000, "{" * 9000])
+def test_a_data_set_that_nests_without_end_is_one_line(tmp_path, text):
+    (tmp_path / "dataset.yaml").write_text(text)
+    with pytest.raises(UserError, match="cannot be read"):
+        read_dataset_info(tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -80,6 +80,13 @@ def test_the_launcher_loses_no_signal_while_its_ranks_start(tmp_path, module):
     assert said.count("stopped by SIGTERM") == 1 and "was ended by" not in said
 
 
+def test_ranks_stop_when_their_launcher_is_killed(tmp_path):
+    env = environment(tmp_path, "torch")
+    found, said = stop(tmp_path, ["videohpm.launch", "2", "visualize", "x", "y"], 2, 9, env)
+    assert found == -signal.SIGKILL  # and the pipe has no writer any more
+    assert said.count("stopped by SIGTERM") == 1
+
+
 # --- processes that do not come ------------------------------------------------------------------
 
 

@@ -19,6 +19,7 @@ import sys
 import traceback
 from argparse import ArgumentError
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import is_dataclass
 from pathlib import Path
 from typing import NamedTuple, get_args, get_origin, get_type_hints
@@ -146,6 +147,7 @@ def main(arguments: list[str] | None = None) -> int:
 
     0, 1 (the run failed), 2 (wrong input) or 75 (stopped by a signal: start it again).
     """
+    code = 0
     try:
         code = _answer(sys.argv[1:] if arguments is None else arguments)
         sys.stdout.flush()
@@ -154,6 +156,12 @@ def main(arguments: list[str] | None = None) -> int:
         if not _reader_is_gone():
             raise
         return NO_READER
+    except OSError as error:  # a log on a disk that is full
+        full = full_disk(error)
+        if full is None:
+            raise
+        _drop_output()
+        return code or _failed(RunError(f"standard output: {make_room(full)}"))
 
 
 def _answer(arguments: list[str]) -> int:
@@ -261,8 +269,12 @@ def _reader_is_gone() -> bool:
     asked.register(sys.stdout.fileno(), 0)
     gone = any(event & select.POLLERR for _, event in asked.poll(0))
     if gone:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
     return gone
+
+
+def _drop_output() -> None:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _target(target: str) -> Callable:
@@ -299,8 +311,8 @@ def _failed(error: BaseException) -> int:
     by_signal = isinstance(error, (KeyboardInterrupt, Preempted))
     silent = by_signal and not stopping.first_to_tell()
     if not os.environ.get("WORLD_SIZE", "1").isdigit() or launched_world_size() == 1:
-        if not silent:
-            print(f"videohpm: {message}", file=sys.stderr)
+        with suppress(OSError):  # its disk may be the one that is full
+            sys.stderr.write("" if silent else f"videohpm: {message}\n")
         return exit_code(error)
     from videohpm.engine import distributed
 

@@ -12,7 +12,7 @@ import signal
 import sys
 import time
 
-from videohpm.stopping import HELD
+from videohpm.stopping import HELD, LAUNCHER
 
 NAMES = {number.value: number.name for number in signal.Signals}
 GRACE = 60.0
@@ -23,7 +23,8 @@ class Ranks:
     """The processes of a run on this machine.
 
     SIGTERM, SIGINT and SIGUSR1 are passed on to them. When one fails, the others notice; those that
-    have not ended after :data:`GRACE` are killed.
+    have not ended after :data:`GRACE` are killed. On Linux they stop, as after SIGTERM, where this
+    process is killed.
     """
 
     def __init__(self, count: int, arguments: list[str]):
@@ -38,6 +39,7 @@ class Ranks:
             "LOCAL_WORLD_SIZE": count,
             "MASTER_ADDR": "127.0.0.1",
             "MASTER_PORT": _unused_port(),
+            LAUNCHER: os.getpid(),
         }
         # As torchrun does: many processes with a thread for every core each would be slow.
         shared |= {} if "OMP_NUM_THREADS" in os.environ else {"OMP_NUM_THREADS": 1}

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -29,6 +30,8 @@ from videohpm.errors import INTERRUPTED, Preempted, exit_code
 
 # Not every system has all of these.
 STOP_SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGUSR1") if hasattr(signal, name)]
+LAUNCHER = "VIDEOHPM_LAUNCHER"
+"""Environment variable with the process id of our launcher."""
 HELD = [*STOP_SIGNALS, signal.SIGINT]
 """What our launcher holds back until the processes that it starts have called :func:`begin`."""
 SECONDS_TO_CLEAR_UP = 5.0
@@ -67,6 +70,7 @@ def begin() -> None:
         os.register_at_fork(after_in_child=_forget)
     if hasattr(signal, "pthread_sigmask"):
         signal.pthread_sigmask(signal.SIG_UNBLOCK, HELD)
+    _stop_with_launcher()
 
 
 def end() -> None:
@@ -169,6 +173,19 @@ def _listen(reading: int) -> None:
             time.sleep(0.05)
         if _Program.clear_up is not None:
             _leave(number)
+
+
+def _stop_with_launcher() -> None:
+    """On Linux, have SIGTERM sent to us where our launcher dies: nobody else could stop us, and the
+    same command, started again, would write to the same run."""
+    launcher = os.environ.get(LAUNCHER)
+    if launcher is None or sys.platform != "linux":
+        return
+    import ctypes
+
+    ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
+    if os.getppid() != int(launcher):  # it died before
+        os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _forget() -> None:

@@ -32,7 +32,7 @@ from starts import HANG, Forked, Program, Starter
 from work import TIMEOUT, WORKS, Place, Work, compared
 
 HERE = Path(__file__).resolve().parent
-MOST = 6
+MOST = 10
 """Faults in one run."""
 GRACE = 30.0
 EMPTY = {"faults": {}, "works": {}, "starts": {}, "runs": 0, "lost_steps": 0, "differing": 0,

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
+from safetensors import safe_open
 
 STEPS, SAVE_EVERY = 20, 3
 TIMEOUT = 60
@@ -139,9 +140,19 @@ def compared(work: Work, found: Path, reference: Path) -> tuple[int, list[str]]:
             files = [run / name for run in (found, reference)]
             if not all(file.exists() for file in files):
                 differing.append(f"{name} (missing)")
-            elif files[0].read_bytes() != files[1].read_bytes():
+            elif _contents(files[0]) != _contents(files[1]):
                 differing.append(str(name))
     return lost, differing
+
+
+def _contents(file: Path) -> object:
+    """What a file holds; the order of a safetensors header's metadata differs between processes."""
+    if file.suffix != ".safetensors":
+        return file.read_bytes()
+    with safe_open(file, "np") as opened:
+        names = sorted(opened.keys())
+        arrays = [(name, opened.get_tensor(name)) for name in names]
+        return [(name, a.dtype, a.shape, a.tobytes()) for name, a in arrays], opened.metadata()
 
 
 def _without_paths(file: Path) -> dict:

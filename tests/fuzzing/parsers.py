@@ -217,16 +217,16 @@ def make_parsers(folder: Path, root: Path) -> dict[str, tuple[Parser, float]]:
     manifests = {f"m{number}.csv": text for number, text in enumerate(MANIFESTS)}
     json_files = ("environment.json", "evaluation.json")
     found = {
-        "manifest": (_each(manifests, _manifest), 0.42),
-        "journal": (_each({"j.jsonl": json.dumps(journal).encode() + b"\n"}, _journal), 0.08),
-        "dataset": (_each(datasets, lambda path: read_dataset_info(path)), 0.1),
-        "config": (_each({"c.yaml": CONFIG}, _config), 0.005),
-        "model": (Parser(weights, _model, ("config.json", "state.json")), 0.06),
-        "foreign weights": (_each(_pickles(folder, model), read_source), 0.12),
-        "features": (Parser(features, read_features, ("features.json",)), 0.1),
-        "run folder": (Parser(run, _report, json_files), 0.03),
-        "image": (_each(_pictures(folder), read_image), 0.07),
-        "video": (_each(_videos(folder), verify), 0.015),
+        "manifest": (_each(manifests, _manifest), 0.41),
+        "journal": (_each({"j.jsonl": json.dumps(journal).encode() + b"\n"}, _journal), 0.215),
+        "dataset": (_each(datasets, lambda path: read_dataset_info(path)), 0.036),
+        "config": (_each({"c.yaml": CONFIG}, _config), 0.0006),
+        "model": (Parser(weights, _model, ("config.json", "state.json")), 0.0064),
+        "foreign weights": (_each(_pickles(folder, model), read_source), 0.06),
+        "features": (Parser(features, read_features, ("features.json",)), 0.12),
+        "run folder": (Parser(run, _report, json_files), 0.012),
+        "image": (_each(_pictures(folder), read_image), 0.12),
+        "video": (_each(_videos(folder), verify), 0.02),
     }
     shutil.rmtree(folder)
     return found

@@ -79,7 +79,10 @@ def read_dataset_info(path: str | Path) -> DatasetInfo:
             mean=_channels(pixels.get("mean", IMAGENET_MEAN)),
             std=_channels(pixels.get("std", IMAGENET_STD)),
         )
-    except (OSError, yaml.YAMLError, AttributeError, KeyError, TypeError, ValueError) as error:
+    except (
+        *(OSError, yaml.YAMLError, RecursionError),
+        *(AttributeError, KeyError, TypeError, ValueError),
+    ) as error:
         reason = " ".join(str(error).split())
         raise ConfigError(
             f"dataset: {file} cannot be read ({type(error).__name__}: {reason}); give a "

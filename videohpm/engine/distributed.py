@@ -17,7 +17,7 @@ import sys
 import threading
 import time
 from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from datetime import timedelta
 from typing import Any
 
@@ -294,7 +294,8 @@ def report_once(message: str) -> None:
     """Print why the run ends, unless another process, or another thread of this one, does."""
     with _REPORTING:  # and printed before another thread, told that it need not, ends the process
         if first_to_report():
-            print(f"videohpm: {message}", file=sys.stderr, flush=True)
+            with suppress(OSError):  # its disk may be the one that is full
+                print(f"videohpm: {message}", file=sys.stderr, flush=True)
 
 
 def announce_failure(code: int) -> None:

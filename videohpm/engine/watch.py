@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import timedelta
 from typing import Any
 
@@ -96,6 +97,7 @@ def _try(action: Callable[[], None]) -> None:
 
 def leave_now(code: int) -> None:
     """End this process without cleaning up, which would wait for processes that are gone."""
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError):  # a log on a disk that is full
+            stream.flush()
     os._exit(code)

@@ -10,7 +10,7 @@ import zipfile
 from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import IO
+from typing import IO, cast
 
 import torch
 
@@ -91,7 +91,8 @@ def _check_keys(path: Path, zipped: bool) -> None:
         else:
             # Mapped: a text that says it is 4 GB long is read as far as the file goes.
             with open(path, "rb") as file, mmap(file.fileno(), 0, access=ACCESS_READ) as mapped:
-                nested = any(_hashed(mapped) > MOST_HASHED for _ in range(LEGACY_PICKLES))
+                whole = cast(IO[bytes], mapped)
+                nested = any(_hashed(whole) > MOST_HASHED for _ in range(LEGACY_PICKLES))
     except (ValueError, LookupError, OSError, zipfile.BadZipFile, NotImplementedError):
         return  # damaged, of which the unpickler tells more
     if nested:
@@ -100,7 +101,7 @@ def _check_keys(path: Path, zipped: bool) -> None:
         )
 
 
-def _hashed(file: IO[bytes] | mmap) -> int:
+def _hashed(file: IO[bytes]) -> int:
     """How many values are hashed to load a pickle, from its opcodes alone, up to what is too many.
 
     Follows the stack as an unpickler does, but keeps for each value only what hashing it costs: a
