@@ -33,6 +33,10 @@ PARTS = ("teacher", "mask", "forward", "losses", "backward", "optimiser")
 SCORED = ("student", "change", "motion", "noise", "attention")
 """Arms named by what scores their tubes."""
 OTHER_ARMS = {
+    "predictor": {"mask": {"scorer": "none"}, "hpm": {"enabled": True}},
+    "centered": {"hpm": {"enabled": True, "center_scores": True}},
+    "half": {"mask": {"decode_ratio": 0.5}},
+    "raw": {"model": {"target": "raw"}},
     "decode": {"mask": {"scorer": "motion", "use": "decode", "decode_ratio": 0.5}},
     "weight": {"mask": {"scorer": "motion", "use": "weight"}},
     "ema_encoder": {"model": {"target": "ema_encoder"}, "hpm": {"enabled": True}},
@@ -78,6 +82,8 @@ class Ours:
         if pixel_teacher:
             scorer = PixelTeacher(model, config.teacher_samples, config.hpm.score_readout)
         self.teacher = scorer if isinstance(scorer, LossTeacher) else None
+        if config.hpm.center_scores and scorer is not None:
+            scorer = hpm.CenteredScorer(scorer, config.hpm.center_momentum)
         self.scorer = None if scorer is None else MarkedScorer(scorer, self.clock)
         self.engine = MarkedEngine(model, config.engine, config.optim)
         if isinstance(self.target, nn.Module):

@@ -229,7 +229,8 @@ def test_clips_a_second_count_repeats_and_neither_pictures_nor_checkpoints(
     data = DataConfig(root=str(shapes / "train"), workers=0, stride=2, repeats=2)
     pretrain(settings(shapes, folder, run=run, data=data))
     assert pretrain_module.train_step is not train_step
-    assert len(list((folder / "pictures").iterdir())) == 6
+    assert len(list((folder / "pictures").glob("reconstruction_*.png"))) == 6
+    assert len(list((folder / "pictures").glob("hidden_*.png"))) == 6
     # 8 samples are read in 1 s, and their 16 clips are trained on in 3.
     assert [line["clips_per_second"] for line in metrics(folder)] == [4.0, 4.0, 4.0]
     assert [line["data_wait"] for line in metrics(folder)] == [0.25, 0.25, 0.25]

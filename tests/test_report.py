@@ -454,3 +454,44 @@ def test_curves_of_several_objectives_name_all_of_them(tmp_path):
     (plain / "config.yaml").write_text(yaml.safe_dump({"hpm": {"objective": "neither"}}))
     runs.append(plain)
     assert "<h3>loss of the predictor (absolute, relative objective)</h3>" in page_of(*runs)
+
+
+# --- what each run hides, side by side ------------------------------------------------------------
+
+
+def hiding(folder, **config):
+    """A run with pictures of what it hides."""
+    make_run(folder)
+    Image.new("RGB", (30, 10), (255, 140, 0)).save(folder / "pictures/hidden_0000300.png")
+    plain = {"data": {"root": "/data"}, "run": {"steps": 300, "seed": 0}} | config
+    (folder / "config.yaml").write_text(yaml.safe_dump(plain))
+    return str(folder)
+
+
+def section_of(html: str) -> str:
+    return html.partition("hides in the same clips")[2].partition("<h2>")[0]
+
+
+def test_what_each_run_hides_stands_side_by_side_and_once(tmp_path):
+    runs = [hiding(tmp_path / name) for name in ("teacher", "motion")] + [
+        str(make_run(tmp_path / "of-before"))
+    ]
+    html = page(load_runs(runs))
+    section = section_of(html)
+    assert [name for name in ("teacher", "motion", "of-before") if f"<bdi>{name}" in section] == [
+        "teacher", "motion",
+    ]  # fmt: skip
+    assert section.count("<img") == html.count('alt="hidden at step 300"') == 2
+    assert "Not the same clips" not in section
+    assert "reconstruction at step 300" in html and "reconstruction at step" not in section
+
+
+def test_runs_of_other_clips_are_told_apart(tmp_path):
+    other = {"run": {"steps": 300, "seed": 1}, "data": {"root": "/elsewhere"}}
+    runs = [hiding(tmp_path / "a"), hiding(tmp_path / "b", **other)]
+    assert "Not the same clips: data.root, run.seed differ." in section_of(page(load_runs(runs)))
+
+
+def test_one_run_alone_has_nothing_beside_it(tmp_path):
+    html = page(load_runs([hiding(tmp_path / "a")]))
+    assert "What is hidden" in html and "hides in the same clips" not in html

@@ -286,6 +286,8 @@ class Pretraining(TrainingRun):
     def _draw(self, inspection: visualize.Inspection, tracker: Tracker) -> None:
         drawn = inspection.first(DRAWN_CLIPS)
         tracker.image(self.done, "reconstruction", visualize.training_picture(drawn))
+        label = visualize.run_label(self.folder, config, drawn)
+        tracker.image(self.done, "hidden", visualize.hidden_picture(drawn, label))
         animation = visualize.training_animation(drawn)
         size = animation.shape[1], animation.shape[2]
         tracker.animation(self.done, "loss_map", visualize.gif_bytes(animation), size)

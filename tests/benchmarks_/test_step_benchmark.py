@@ -203,7 +203,7 @@ def test_growth_measures_each_value(root):
 @pytest.mark.parametrize(
     "name",
     ["plain", "student", "motion", "attention", "decode", "weight"]
-    + ["ema_encoder", "frozen_encoder"],
+    + ["ema_encoder", "frozen_encoder", "predictor", "centered", "half", "raw"],
 )
 def test_the_plan_counts_what_an_arm_computes(tools, tmp_path, name):
     encoder = VideoViT(vit_config("vit_tiny", image_size=64, depth=2))

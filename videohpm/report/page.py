@@ -38,6 +38,13 @@ CURVES = {
     "bad_files": "files that could not be read",
 }
 NOT_DRAWN = {"step", "epoch"}
+HIDDEN = "hidden"
+"""The name of the pictures that stand side by side."""
+OF_CLIPS = (
+    "data.root", "data.manifest", "data.sampling", "data.stride", "data.crop", "run.seed",
+    "model.frames", "model.image_size",
+)  # fmt: skip
+"""What decides which clips a run draws."""
 MOST_CURVES = 60
 MOST_BAD_FILES = 200
 REFRESH_SECONDS = 10
@@ -192,17 +199,42 @@ def _over_training(runs: list[Run]) -> str:
             f"it look?</h3>{_strip(_diagnosis(run, number))}</div>"
         ] * bool(run.diagnostics)
     for number, run in enumerate(runs):
-        for name, strip in run.pictures.items():
-            figures = [
-                (step, f'<img src="{uri}" alt="{text(name)} at step {step}">')
-                for step, uri in strip
-            ]
-            cards.append(
-                f'<div class="card"><h3>{_name(run, number)}: {text(name)}</h3>'
-                f"{_strip(figures)}</div>"
-            )
-    inside = f'{"".join(parts)}<div class="cards wide">{"".join(cards)}</div>'
+        cards += [
+            f'<div class="card"><h3>{_name(run, number)}: {text(name)}</h3>{_pictures(run, name)}'
+            "</div>"
+            for name in run.pictures
+            if name != HIDDEN
+        ]
+    inside = f'{"".join(parts)}<div class="cards wide">{"".join(cards)}</div>{_hidden(runs)}'
     return f"<section><h2>Over training</h2>{slider}{inside}</section>"
+
+
+def _pictures(run: Run, name: str) -> str:
+    return _strip(
+        [
+            (step, f'<img src="{uri}" alt="{text(name)} at step {step}">')
+            for step, uri in run.pictures[name]
+        ]
+    )
+
+
+def _hidden(runs: list[Run]) -> str:
+    """What all runs hide in the same clips, side by side."""
+    shown = [(number, run) for number, run in enumerate(runs) if HIDDEN in run.pictures]
+    if not shown:
+        return ""
+    cards = "".join(
+        f'<div class="card"><h3>{_name(run, number)}</h3>{_pictures(run, HIDDEN)}</div>'
+        for number, run in shown
+    )
+    other = [name for name in OF_CLIPS if len({run.config.get(name) for _, run in shown}) > 1]
+    note = f" Not the same clips: {', '.join(other)} differ." if other else ""
+    title = "What is hidden" if len(shown) == 1 else "What each run hides in the same clips"
+    return (
+        f"<h3>{title}</h3>"
+        f'<p class="faint">Orange: chosen by scores. Grey: hidden at random.{text(note)}</p>'
+        f'<div class="cards">{cards}</div>'
+    )
 
 
 def _strip(figures: list[tuple[int, str]]) -> str:

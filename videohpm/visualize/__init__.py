@@ -5,6 +5,7 @@ pixel, ``figure`` with matplotlib. ``visualize`` is the command, ``inspect_video
 """
 
 from videohpm.visualize.command import inspect_videos, visualize
+from videohpm.visualize.compare import hidden_picture, run_label
 from videohpm.visualize.diagnostics import calibration, diagnostics
 from videohpm.visualize.figure import figure
 from videohpm.visualize.files import gif_bytes, write
@@ -26,9 +27,11 @@ __all__ = [
     "figure",
     "animation",
     "gif_bytes",
+    "hidden_picture",
     "inspect",
     "inspect_videos",
     "row_frames",
+    "run_label",
     "image_grid",
     "training_animation",
     "training_picture",

@@ -1,4 +1,4 @@
-"""What several runs hide in the same clips, below each other."""
+"""What runs hide in the same clips, below each other."""
 
 from __future__ import annotations
 
@@ -28,6 +28,14 @@ def run_label(path: str | Path, config: PretrainConfig, seen: Inspection) -> str
     chosen = seen.hard[0]
     how = f"{config.scorer}, {config.mask.choice}"
     return f"{name}\n{how}\nto {config.mask.use}: {chosen.sum()} of {chosen.size}"
+
+
+def hidden_picture(seen: Inspection, label: str, *, columns: int = 4) -> np.ndarray:
+    """What one run hides, drawn during training: the report has those of several side by side.
+
+    (H', W', 3) uint8; ``label`` as from :func:`run_label`.
+    """
+    return comparison([seen], [label], columns=columns)
 
 
 def check_same_clips(paths: Sequence[str | Path], grids: Sequence[TokenGrid]) -> None:
