@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
 from mkdocs.structure.files import File
 
-from videohpm.cli import COMMANDS, parser_of
-
 ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))  # the code of this checkout, installed or not
+
+from videohpm.cli import COMMANDS, parser_of  # noqa: E402
+
 COPIED = {"contributing.md": "CONTRIBUTING.md", "changelog.md": "CHANGELOG.md"}
 """Page → the file of the checkout that it shows."""
 CONFIGURED = ("pretrain", "finetune", "evaluate", "probe", "plan")

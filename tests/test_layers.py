@@ -10,7 +10,7 @@ import pytest
 # What each room of the package may import from the others, bottom first.
 GROUND = {"errors", "stopping", "writing", "grid", "compat", "config"}
 METHOD = GROUND | {"models", "hpm"}
-OWNERS = METHOD | {"data", "optim", "tracking", "checkpoint", "engine", "interop"}
+OWNERS = METHOD | {"data", "optim", "tracking", "checkpoint", "engine", "interop", "hub"}
 TRAINING = OWNERS | {"visualize", "report", "evaluate"}
 MAY_IMPORT = {
     "errors": set(),

@@ -49,7 +49,7 @@ FIELDS = {
     "features that are not there": (
         ["--data.root", "{good}", "--model.target", "frozen_encoder"]
         + ["--model.target_encoder", "not/there"],
-        "not/there: there is no such file or folder",
+        "not/there: no such path here, and the Hub cannot be reached",
     ),
     "features of no teacher": (
         ["--data.root", "{good}", "--model.target", "ema_encoder", "--hpm.enabled", "false"],

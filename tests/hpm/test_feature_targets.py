@@ -218,7 +218,7 @@ WRONG = {
     ),
     "a larger image": ({"image_size": 64}, r"has 2x2x2 .* this model 2x4x4"),
     "a longer tubelet": ({"tubelet": 4}, r"of 2x16x16 pixels, this model 1x2x2 .*of 4x16x16"),
-    "not there": ({"target_encoder": "not/there"}, "not/there: there is no such file or folder"),
+    "not there": ({"target_encoder": "not/there"}, "not/there: no such path here"),
     "unknown to timm": ({"target_encoder": "timm:no_such"}, "timm cannot give no_such"),
     "no weights": ({"target_encoder": "timm:test_vit_relpos"}, "timm cannot give test_vit_relpos"),
 }  # fmt: skip

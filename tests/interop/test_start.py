@@ -320,3 +320,24 @@ def test_mistakes_are_one_line(micro, shapes, tmp_path, capsys, arguments, said)
     assert run(shapes, tmp_path / "run", *arguments) == 2
     error = capsys.readouterr().err
     assert said in error and error.count("\n") == 1
+
+
+@pytest.mark.parametrize("layout", ["videomae", "huggingface"])
+def test_finetuning_starts_from_any_layout_too(micro, tmp_path, layout):
+    from videohpm.config import ClassifierConfig, FinetuneConfig
+    from videohpm.finetune.start import init_defaults, start_classifier
+
+    source = micro.make("MaskedAutoencoder", 1)
+    ours = micro.save(source, tmp_path / "w", mean=[0.5] * 3, std=[0.25] * 3)
+    micro.convert(ours, tmp_path / "out", layout)
+    path = tmp_path / "out" / ("checkpoint.pth" if layout == "videomae" else "")
+    config = ClassifierConfig(init=str(path), frames=8, drop_path=0.0)
+    encoder = start_classifier(config, 3).encoder
+    assert encoder.grid.frames == 8
+    wanted = source.encoder.state_dict()
+    assert all(torch.equal(t, wanted[name]) for name, t in encoder.state_dict().items())
+    known = init_defaults(FinetuneConfig(model=config))
+    assert known == ({} if layout == "videomae" else {
+        "data.mean": (0.5, 0.5, 0.5), "data.std": (0.25, 0.25, 0.25)})  # fmt: skip
+    with pytest.raises(UserError, match="model.weights: .* holds no teacher; give student"):
+        start_classifier(ClassifierConfig(init=str(path), weights="teacher"), 3)

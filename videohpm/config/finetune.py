@@ -27,7 +27,8 @@ class ClassifierConfig:
     What is left out is as in ``init``; without ``init`` as in :class:`videohpm.VideoClassifier`.
 
     Args:
-        init: run folder, checkpoint or export whose encoder to start from; empty: from scratch.
+        init: run folder, checkpoint, export, or published checkpoint in any layout that videohpm
+            convert reads, whose encoder to start from; empty: from scratch.
         weights: student, or teacher (whose encoder is a moving average).
         scratch: take the architecture of init and leave its weights: for comparison.
         freeze: train the head alone: a linear probe, or with pool attentive an attentive one.

@@ -6,9 +6,13 @@ import logging
 from dataclasses import replace
 from typing import Any
 
-from videohpm import checkpoint
+from videohpm import checkpoint, hub
 from videohpm.config import ClassifierConfig, FinetuneConfig
 from videohpm.errors import UserError
+from videohpm.interop import native
+from videohpm.interop.convert import read_weights
+from videohpm.interop.core import Weights
+from videohpm.interop.report import ConversionReport
 from videohpm.models import VideoClassifier, VideoClassifierConfig, VideoViT, vit_config
 from videohpm.models.adapt import adapt_encoder
 
@@ -69,9 +73,22 @@ def init_defaults(config: Any) -> dict[str, Any]:
     model = config.model
     if model.init is None or model.scratch:
         return {}
-    metadata = checkpoint.read_described(checkpoint.find_weights(model.init))
+    foreign = _foreign(model.init)
+    if foreign is not None:
+        metadata = foreign.extra
+    else:
+        metadata = checkpoint.read_described(checkpoint.find_weights(model.init))
     known = {name: metadata.get(name) for name in PIXELS}
     return {f"data.{name}": tuple(v) for name, v in known.items() if isinstance(v, list)}
+
+
+def _foreign(path: str) -> Weights | None:
+    """The weights of a file or folder in a layout that is not ours; None for one of ours."""
+    place = hub.resolve(path)
+    described = place.is_file() or (place / "config.json").is_file()
+    if place.name == "model.safetensors" or not described or native.find(place) is not None:
+        return None
+    return read_weights(place)[0]
 
 
 def warn_of_pixels(config: FinetuneConfig) -> None:
@@ -98,10 +115,18 @@ def _fitting_encoder(config: ClassifierConfig, init: str, given: dict[str, Any])
 
 
 def pretrained_encoder(path: str, weights: str = "student") -> VideoViT:
-    """The encoder of a run folder (its best weights, else its newest), a checkpoint or an export.
+    """The encoder of a run folder (its best weights, else its newest), a checkpoint, an export, or
+    a published checkpoint in any layout that ``videohpm convert`` reads.
 
     Raises UserError where there is none.
     """
+    foreign = _foreign(path)
+    if foreign is not None:
+        if weights == "teacher":
+            raise UserError(f"model.weights: {path} holds no teacher; give student")
+        encoder = foreign.encoder(ConversionReport(path)).build()
+        assert isinstance(encoder, VideoViT)
+        return encoder
     folder = checkpoint.find_weights(path)
     if weights == "teacher":
         return checkpoint.load_teacher(folder).model.encoder

@@ -33,7 +33,7 @@ def _step(config: PlanConfig, chosen: bool) -> list[str]:
     step, frozen = sum(flops.values()) * clips, target_of(config).parameters
     who = "teacher" if teacher else "scorer"
     lines = [
-        f"{config.model.arch}, {grid.frames} frames of {grid.height}x{grid.width}, "
+        f"{_size(config)}, {grid.frames} frames of {grid.height}x{grid.width}, "
         f"{config.gpus} x {config.gpu}, ZeRO-{config.stage}, {config.precision}",
         f"parameters     {_count(student)}"
         + (f", teacher {_count(teacher)}" if teacher else "")
@@ -51,6 +51,14 @@ def _step(config: PlanConfig, chosen: bool) -> list[str]:
         + f"; {step / 1e15:.3g} P a step",
     ]
     return lines
+
+
+def _size(config: PlanConfig) -> str:
+    """The name of the encoder's size, or where fields give another what it is."""
+    model, encoder = config.model, config.model_config().encoder
+    if model.dim is None and model.depth is None:
+        return model.arch
+    return f"ViT of {encoder.depth} blocks {encoder.dim} wide"
 
 
 def _memory(config: PlanConfig) -> list[str]:
