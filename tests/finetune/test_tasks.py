@@ -356,3 +356,22 @@ def test_the_least_error_is_the_best(shapes, lists, tmp_path):
     assert json.loads((tmp_path / "run/best/config.json").read_text())["metrics"]["mse"] == min(
         errors
     )
+
+
+def test_what_is_written_elsewhere_says_what_the_outputs_mean(finished, tmp_path, capsys):
+    folder = str(finished(REGRESS))
+    assert main(["export", folder, str(tmp_path / "all"), "--what", "all"]) == 0
+    assert evaluate.load(tmp_path / "all").task == evaluate.load(folder).task
+    assert main(["export", folder, str(tmp_path / "encoder")]) == 0
+    assert "task" not in json.loads((tmp_path / "encoder/config.json").read_text())
+    assert main(["convert", folder, str(tmp_path / "hf"), "--to", "huggingface"]) == 0
+    assert "the layout does not say what the outputs mean" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("saved", [{"name": "rank"}, "regress", {"name": "regress", "std": "x"}])
+def test_a_config_that_names_another_task_is_damaged(finished, tmp_path, saved):
+    assert main(["export", str(finished(REGRESS)), str(tmp_path / "x"), "--what", "all"]) == 0
+    file = tmp_path / "x" / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"task": saved}))
+    with pytest.raises(UserError, match="config.json: damaged .*task"):
+        evaluate.load(tmp_path / "x")
