@@ -304,6 +304,19 @@ def test_what_is_ambiguous_is_an_error_that_names_the_line(tmp_path, labels, tol
         sets(tmp_path, labels)
 
 
+def test_a_label_that_looks_like_several_is_one_class_with_a_warning(tmp_path, caplog):
+    for number in range(3):
+        (tmp_path / f"{number}.mp4").write_bytes(b"")
+    (tmp_path / "list.csv").write_text("path,label\n0.mp4,a\n1.mp4,b;a\n2.mp4,c|d\n")
+    found = find_samples(None, tmp_path / "list.csv", labels=True)
+    assert found.classes == ["a", "b;a", "c|d"]
+    assert "line 3: label 'b;a' is taken for the name of one class" in caplog.text
+    caplog.clear()
+    (tmp_path / "list.csv").write_text("path,label\n0.mp4,a\n1.mp4,b|e\n2.mp4,c|d\n")
+    find_samples(None, tmp_path / "list.csv", labels=True)
+    assert not caplog.text
+
+
 def test_known_classes_keep_their_numbers(tmp_path):
     assert sets(tmp_path, ["b;c"], classes=["c", "x", "b"])[0] == [[0, 2]]
     with pytest.raises(UserError, match="line 2: class 'd' is not among the 3 known"):
