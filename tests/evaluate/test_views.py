@@ -6,7 +6,9 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
+from videohpm import evaluate
 from videohpm.data import Sample, find_samples
 from videohpm.data.decode import read_frames
 from videohpm.errors import UserError
@@ -156,3 +158,16 @@ def test_an_image_has_one_view_for_each_crop(tmp_path):
 def test_impossible_views_are_refused(changes, field):
     with pytest.raises(UserError, match=field):
         protocol(**changes)
+
+
+def test_a_folder_of_frames_is_predicted_as_the_video_they_are_from(
+    classifier_folder, shapes, tmp_path
+):
+    video = str(sorted((shapes / "validation").glob("*.mp4"))[0])
+    folder = tmp_path / "clip"
+    folder.mkdir()
+    for number, frame in enumerate(read_frames(video, range(16))):
+        Image.fromarray(frame).save(folder / f"frame{number}.png")
+    one, other = evaluate.predict(str(classifier_folder), [video, str(folder)])
+    assert one.probabilities == pytest.approx(other.probabilities, abs=1e-6)
+    assert one.names == other.names and other.error is None

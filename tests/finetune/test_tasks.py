@@ -304,6 +304,19 @@ def test_what_is_ambiguous_is_an_error_that_names_the_line(tmp_path, labels, tol
         sets(tmp_path, labels)
 
 
+def test_a_label_that_looks_like_several_is_one_class_with_a_warning(tmp_path, caplog):
+    for number in range(3):
+        (tmp_path / f"{number}.mp4").write_bytes(b"")
+    (tmp_path / "list.csv").write_text("path,label\n0.mp4,a\n1.mp4,b;a\n2.mp4,c|d\n")
+    found = find_samples(None, tmp_path / "list.csv", labels=True)
+    assert found.classes == ["a", "b;a", "c|d"]
+    assert "line 3: label 'b;a' is taken for the name of one class" in caplog.text
+    caplog.clear()
+    (tmp_path / "list.csv").write_text("path,label\n0.mp4,a\n1.mp4,b|e\n2.mp4,c|d\n")
+    find_samples(None, tmp_path / "list.csv", labels=True)
+    assert not caplog.text
+
+
 def test_known_classes_keep_their_numbers(tmp_path):
     assert sets(tmp_path, ["b;c"], classes=["c", "x", "b"])[0] == [[0, 2]]
     with pytest.raises(UserError, match="line 2: class 'd' is not among the 3 known"):
@@ -356,3 +369,22 @@ def test_the_least_error_is_the_best(shapes, lists, tmp_path):
     assert json.loads((tmp_path / "run/best/config.json").read_text())["metrics"]["mse"] == min(
         errors
     )
+
+
+def test_what_is_written_elsewhere_says_what_the_outputs_mean(finished, tmp_path, capsys):
+    folder = str(finished(REGRESS))
+    assert main(["export", folder, str(tmp_path / "all"), "--what", "all"]) == 0
+    assert evaluate.load(tmp_path / "all").task == evaluate.load(folder).task
+    assert main(["export", folder, str(tmp_path / "encoder")]) == 0
+    assert "task" not in json.loads((tmp_path / "encoder/config.json").read_text())
+    assert main(["convert", folder, str(tmp_path / "hf"), "--to", "huggingface"]) == 0
+    assert "the layout does not say what the outputs mean" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("saved", [{"name": "rank"}, "regress", {"name": "regress", "std": "x"}])
+def test_a_config_that_names_another_task_is_damaged(finished, tmp_path, saved):
+    assert main(["export", str(finished(REGRESS)), str(tmp_path / "x"), "--what", "all"]) == 0
+    file = tmp_path / "x" / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"task": saved}))
+    with pytest.raises(UserError, match="config.json: damaged .*task"):
+        evaluate.load(tmp_path / "x")

@@ -186,7 +186,7 @@ def predict(
     """Name the most probable classes of videos, or of images for a model of images.
 
     Args:
-        videos: files.
+        videos: files, or folders of extracted frames.
         model: run folder of a fine-tuning (its best weights), checkpoint or export.
         top: how many classes.
         clips: clips over the length of each video; as in the model's own test if left out.

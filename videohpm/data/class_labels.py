@@ -84,6 +84,7 @@ def _by_name_or_position(
         return found, classes
     if classes is None:
         _check_new_names(names, numbers, where, lines)
+        _warn_of_sets(names, where, lines)
     return number_names(names, classes, where, lines)
 
 
@@ -103,6 +104,20 @@ def _check_new_names(
             f"{where} line {lines[odd]}: label {names[odd]!r} is not a whole number from 0, as "
             "most others are"
         )
+
+
+def _warn_of_sets(names: list[str], where: str, lines: list[int]) -> None:
+    """Warns where names look as if each were several, of which others have some, too."""
+    seen = set(names)
+    for line, name in zip(lines, names, strict=True):
+        parts = {part.strip() for part in re.split("[;|]", name)}
+        if len(parts) > 1 and parts & seen:
+            _log.warning(
+                "%s line %d: label %r is taken for the name of one class; if it is several, give "
+                "task multi_label",
+                *(where, line, name),
+            )
+            return
 
 
 def number_only(names: Sequence[str], where: str, lines: list[int] | None = None) -> list[int]:

@@ -21,6 +21,7 @@ from videohpm.data import (
     load_image,
     normalise,
 )
+from videohpm.data.frame_folders import is_frame_folder
 from videohpm.data.manifest_parser import IMAGE_SUFFIXES
 from videohpm.data.sampling import dense_indices, segment_indices
 from videohpm.data.transforms import CentreCrop
@@ -193,8 +194,8 @@ def read_clip(path: str, model: MaskedAutoencoder, data: DataConfig, stride: int
         raise UserError(
             f"{path}: an image, but the model takes clips of {model.grid.frames} frames"
         )
-    if not Path(path).is_file():
-        raise UserError(f"{path}: no such file")
+    if not Path(path).is_file() and not is_frame_folder(path):
+        raise UserError(f"{path}: no such file, nor a folder of frames")
     try:
         if image:
             frames = load_image(sample)
