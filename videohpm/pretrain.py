@@ -286,7 +286,7 @@ class Pretraining(TrainingRun):
     def _draw(self, inspection: visualize.Inspection, tracker: Tracker) -> None:
         drawn = inspection.first(DRAWN_CLIPS)
         tracker.image(self.done, "reconstruction", visualize.training_picture(drawn))
-        label = visualize.run_label(self.folder, config, drawn)
+        label = visualize.run_label(self.folder, self.config, drawn)
         tracker.image(self.done, "hidden", visualize.hidden_picture(drawn, label))
         animation = visualize.training_animation(drawn)
         size = animation.shape[1], animation.shape[2]
