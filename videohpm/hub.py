@@ -15,6 +15,8 @@ from videohpm.errors import RunError, UserError, one_line
 from videohpm.writing import full_disk
 
 PREFIX = "hf://"
+LOCAL = ("runs", "data")
+"""Where our own commands write: runs/pretrain that is not there is nobody's model on the Hub."""
 INSTALL = "pip install 'videohpm[hub]'"
 WEIGHTS = (
     *("*.safetensors", "model.safetensors.index.json", "config.json", "README.md"),
@@ -27,15 +29,16 @@ PICKLES = ("pytorch_model*.bin", "pytorch_model.bin.index.json", "*.pth", "*.pt"
 def is_name(path: str | PathLike[str]) -> bool:
     """Whether ``path`` means a model of the Hub: ``org/name``, or with a revision ``org/name@v2``.
 
-    What lies here wins: a path that exists, or whose first part is a folder here, is no such name.
-    ``hf://org/name`` always is.
+    What lies here wins: a path that exists, or whose first part is a folder here or one of
+    :data:`LOCAL`, is no such name. ``hf://org/name`` always is.
     """
     text = fspath(path)
     if text.startswith(PREFIX):
         return True
     if not HUB_NAME.fullmatch(text) or Path(text).exists():
         return False
-    return not Path(text.partition("/")[0]).is_dir()
+    first = text.partition("/")[0]
+    return first not in LOCAL and not Path(first).is_dir()
 
 
 def resolve(

@@ -163,12 +163,14 @@ def test_uploads_that_are_refused(micro, tmp_path, stub, capsys, monkeypatch, re
 
 def test_what_is_a_name(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "runs/demo").mkdir(parents=True)
-    for name in ("org/model", "org/model@v2", "MCG-NJU/videomae-base", "hf://runs/demo"):
+    for path in ("runs/pretrain", "data/clips"):  # where our own commands write
+        assert not hub.is_name(path), path
+    (tmp_path / "mine/demo").mkdir(parents=True)
+    for name in ("org/model", "org/model@v2", "MCG-NJU/videomae-base", "hf://mine/demo"):
         assert hub.is_name(name), name
     here = (
-        "runs/demo",
-        "runs/typo",
+        "mine/demo",
+        "mine/typo",
         "model",
         "/org/model",
         "a/b/c",
