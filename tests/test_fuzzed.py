@@ -20,8 +20,13 @@ NAMED = {"samples": 4, "shard": 4, "format": "safetensors"}
 
 
 @pytest.mark.parametrize(
-    "text", [b"run: {dir: a\xff}", b"\xff\xfe", b"[" * 20_000], ids=["latin", "utf-16", "deep"]
-)
+    "text",
+    [
+        b"run: {dir: a\xff}", b"\xff\xfe", b"[" * 20_000, b"run: {steps: !!int ''}",
+        b"run: {steps: !!bool x}", b"run: {steps: !!timestamp x}",
+    ],
+    ids=["latin", "utf-16", "deep", "int", "bool", "timestamp"],
+)  # fmt: skip
 def test_a_config_that_is_no_text_is_one_line(tmp_path, capsys, text):
     file = tmp_path / "config.yaml"
     file.write_bytes(text)
@@ -30,7 +35,7 @@ def test_a_config_that_is_no_text_is_one_line(tmp_path, capsys, text):
     assert said.startswith(f"videohpm: {file}: ") and said.count("\n") == 1
 
 
-@pytest.mark.parametrize("text", ["[" * 20_000, "a: " * 3000, "{" * 9000])
+@pytest.mark.parametrize("text", ["[" * 20_000, "{" * 9000, "name: !!int ''"])
 def test_a_data_set_that_nests_without_end_is_one_line(tmp_path, text):
     (tmp_path / "dataset.yaml").write_text(text)
     with pytest.raises(UserError, match="cannot be read"):

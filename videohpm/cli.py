@@ -36,6 +36,7 @@ from videohpm.compat import RENAMED_FIELDS
 from videohpm.config import options
 from videohpm.config.machine import launched_world_size
 from videohpm.config.places import find
+from videohpm.config.plain import check_yaml
 from videohpm.errors import Preempted, RunError, UserError, exit_code, one_line
 from videohpm.writing import full_disk, make_room
 
@@ -221,15 +222,14 @@ def _run(name: str, arguments: list[str]) -> int:
         with stopping.raising():
             return function(*arguments)  # a script of its own parses them
     parser = parser_of(name)
+    for file in _config_files(arguments):
+        check_yaml(file)
     try:
         values = vars(parser.instantiate(_parse(parser, command, arguments)))
         values.pop("config", None)
         checked = declared(**values)
     except ArgumentError as error:
         raise UserError(_explain(error, parser, arguments)) from None
-    except (UnicodeDecodeError, RecursionError, OverflowError) as error:
-        files = ", ".join(_config_files(arguments)) or "the command line"
-        raise UserError(f"{files}: cannot be read ({one_line(error)})") from None
     function = _target(target)
     with stopping.raising():
         result = function(checked) if is_dataclass(declared) else function(**values)

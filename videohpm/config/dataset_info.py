@@ -10,6 +10,7 @@ from typing import Any
 from videohpm.config.checks import at_least, choice
 from videohpm.config.data import IMAGENET_MEAN, IMAGENET_STD, SAMPLINGS
 from videohpm.config.places import find
+from videohpm.config.plain import ODD_YAML
 from videohpm.errors import ConfigError
 
 
@@ -79,10 +80,7 @@ def read_dataset_info(path: str | Path) -> DatasetInfo:
             mean=_channels(pixels.get("mean", IMAGENET_MEAN)),
             std=_channels(pixels.get("std", IMAGENET_STD)),
         )
-    except (
-        *(OSError, yaml.YAMLError, RecursionError),
-        *(AttributeError, KeyError, TypeError, ValueError),
-    ) as error:
+    except (OSError, yaml.YAMLError, TypeError, *ODD_YAML) as error:
         reason = " ".join(str(error).split())
         raise ConfigError(
             f"dataset: {file} cannot be read ({type(error).__name__}: {reason}); give a "

@@ -7,9 +7,11 @@ from dataclasses import MISSING, asdict, fields, is_dataclass
 from types import UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from videohpm.errors import ConfigError
+from videohpm.errors import ConfigError, UserError, one_line
 
 Config = TypeVar("Config")
+ODD_YAML = (LookupError, AttributeError, ValueError, RecursionError, OverflowError)
+"""What a YAML parser raises for ``!!int ''``, ``!!bool x``, no text, or deep nesting."""
 
 
 def as_plain(config: Any) -> dict[str, Any]:
@@ -94,3 +96,20 @@ def _lists(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_lists(each) for each in value]
     return value
+
+
+def check_yaml(file: str) -> None:
+    """UserError where a YAML file holds what its parser cannot take and does not tell.
+
+    What the parser does tell is left to whoever reads the file, and so is a file that is not there.
+    """
+    import yaml
+
+    try:
+        with open(file, encoding="utf-8") as opened:
+            yaml.safe_load(opened)
+    except (OSError, yaml.YAMLError):
+        return
+    except ODD_YAML as error:
+        reason = f"{type(error).__name__}: {one_line(error)}"
+        raise UserError(f"{file}: cannot be read as YAML ({reason})") from None
