@@ -1,4 +1,4 @@
-"""What helps where the GPUs wait for data: for a list, and said once in a run that waits."""
+"""What helps where the GPUs wait for data: for a list, and once in a run that waits."""
 
 from __future__ import annotations
 
