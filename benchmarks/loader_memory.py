@@ -61,15 +61,16 @@ def main() -> int:
     parser.add_argument("--root", required=True, help="folder of videos")
     parser.add_argument("--reads", type=int, default=20000, help="of each reader")
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--readers", nargs="+", help="by name; all that are here")
     parser.add_argument("--json", type=Path, help="file for the results")
     settings = parser.parse_args()
     results = {}
     with tempfile.TemporaryDirectory() as folder:
         copies, _ = key_frame_copies(find_samples(settings.root, kind="video"), Path(folder), 256)
-        for reader in readers_of(copies):
+        for reader in settings.readers or readers_of(copies):
             data = VideoDataset(
                 copies.read_by(reader),
-                DataConfig(short_videos="repeat"),
+                DataConfig(short_videos="repeat", downscale_on_decode=False),
                 frames=4,
                 size=(64, 64),
                 units=16,

@@ -1,4 +1,4 @@
-"""What helps where the GPUs wait for data: for a list, and said once in a run that waits."""
+"""What helps where the GPUs wait for data: for a list, and once in a run that waits."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class WaitingAdvice:
     """Says once that a run waits for its data, and what helps."""
 
     def __init__(self, data: ClipDataset):
-        self.data, self.laps, self.said = data, 0, False
+        self.data, self.laps, self.told = data, 0, False
 
     def after(self, data_wait: float) -> str | None:
         """Called with the share of each lap that was spent waiting; a line, or None.
@@ -43,9 +43,9 @@ class WaitingAdvice:
         The first lap does not count: it waits for the first batch.
         """
         self.laps += 1
-        if self.said or self.laps == 1 or data_wait <= MUCH:
+        if self.told or self.laps == 1 or data_wait <= MUCH:
             return None
-        self.said = True
+        self.told = True
         helps = advice(self.data.manifest, self.data.config)
         return (
             f"waiting for data took {data_wait:.0%} of the time since the last log line. What "

@@ -13,7 +13,10 @@ from typing import TYPE_CHECKING, Any, cast
 from videohpm.data.geometry import geometry
 
 if TYPE_CHECKING:
+    from collections.abc import Generator
+
     from av.container import InputContainer
+    from av.packet import Packet
     from av.video.frame import VideoFrame
     from av.video.stream import VideoStream
 
@@ -187,10 +190,31 @@ def decoded_of_any_size(path: str, errors: list[Exception] | None = None) -> Ite
     with open_video(path) as container:
         stream = best_stream(path, container)
         try:
-            yield from container.decode(stream)
+            yield from decoding(container, stream)
         except av.FFmpegError as error:
             if errors is not None:
                 errors.append(error)
+
+
+@contextmanager
+def demuxing(container: InputContainer, stream: VideoStream) -> Iterator[Iterator[Packet]]:
+    """The packets of a stream, from where the file was sought to; seeking goes on with them.
+
+    To be left by the end of a ``with``: PyAV frees the memory of such a reading where it is closed
+    or comes to its end, and not where it is just dropped. ``container.decode`` cannot be closed.
+    """
+    packets = cast("Generator[Packet]", container.demux(stream))
+    try:
+        yield packets
+    finally:
+        packets.close()
+
+
+def decoding(container: InputContainer, stream: VideoStream) -> Iterator[VideoFrame]:
+    """The frames of a stream, as ``container.decode`` has them."""
+    with demuxing(container, stream) as packets:
+        for packet in packets:
+            yield from cast("list[VideoFrame]", packet.decode())
 
 
 def file_identity(path: str) -> tuple[int, int]:

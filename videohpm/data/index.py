@@ -17,6 +17,7 @@ from videohpm.data.container import (
     DecodeError,
     best_stream,
     decoded,
+    demuxing,
     file_identity,
     import_av,
     open_video,
@@ -101,16 +102,17 @@ def _demux(path: str, size: int, changed: int) -> VideoIndex:
         nameable &= packets.stamps_name_frames(name, codec, context.has_b_frames)
         headers = Headers(codec, context.extradata)
         try:
-            for packet in container.demux(stream):
-                if not packet.size:
-                    continue
-                broken |= packet.is_corrupt
-                if nameable:  # else the packets decide nothing
-                    nameable = packets.shows_frame(codec, packet)
-                    rows.append(packets.row(codec, packet, headers.nal_length))
-                    headers.add(packet)
-                if first is None:
-                    first = next(iter(packet.decode()), None)
+            with demuxing(container, stream) as found:
+                for packet in found:
+                    if not packet.size:
+                        continue
+                    broken |= packet.is_corrupt
+                    if nameable:  # else the packets decide nothing
+                        nameable = packets.shows_frame(codec, packet)
+                        rows.append(packets.row(codec, packet, headers.nal_length))
+                        headers.add(packet)
+                    if first is None:
+                        first = next(iter(packet.decode()), None)
             if first is None:
                 first = next(iter(context.decode(None)), None)
         except av.FFmpegError:

@@ -7,11 +7,11 @@ asked for: nothing else is read, and the file need not be demuxed before.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
-from videohpm.data.container import best_stream, import_av, open_video
+from videohpm.data.container import best_stream, demuxing, import_av, open_video
 from videohpm.data.geometry import geometry
 from videohpm.data.index import VideoIndex
 from videohpm.data.packets import MP4
@@ -77,18 +77,18 @@ def _frames(
     entries = stream.index_entries
     if positions[-1] >= len(entries):
         return
-    packets, following = iter(()), -1
-    for position in positions:
-        time = entries[position].timestamp
-        if position != following:
-            container.seek(time, stream=stream)
-            packets = container.demux(stream)
-        packet = next(packets, None)
-        if packet is None or packet.dts != time:
-            return
-        frames, following = packet.decode(), position + 1
-        if not frames:  # the decoder waits for what might be displayed before
-            frames, following = stream.codec_context.decode(None), -1
-        if len(frames) != 1:
-            return
-        yield frames[0]
+    following = -1
+    with demuxing(container, stream) as packets:
+        for position in positions:
+            time = entries[position].timestamp
+            if position != following:
+                container.seek(time, stream=stream)
+            packet = next(packets, None)
+            if packet is None or packet.dts != time:
+                return
+            frames, following = packet.decode(), position + 1
+            if not frames:  # the decoder waits for what might be displayed before
+                frames, following = stream.codec_context.decode(None), -1
+            if len(frames) != 1:
+                return
+            yield cast("VideoFrame", frames[0])

@@ -16,6 +16,7 @@ from videohpm.data.container import (
     DecodeError,
     best_stream,
     decoded,
+    decoding,
     import_av,
     open_video,
 )
@@ -80,7 +81,7 @@ def _one_group(
     target = next(remaining)
     try:
         container.seek(key, stream=stream, backward=True)
-        for frame in container.decode(stream):
+        for frame in decoding(container, stream):
             if frame.pts is None or frame.is_corrupt:
                 raise _StampsLie
             if frame.pts < key:
