@@ -171,7 +171,7 @@ def write_tables(folder: Path) -> str:
 
 def _facts(runs: Runs) -> dict:
     some = [result for by_seed in runs.values() for result in by_seed.values()]
-    seconds = sum(sum(result["seconds"].values()) for result in some)
+    seconds = sum(sum(r["processor_seconds"].values()) for r in some if "processor_seconds" in r)
     machines = sorted({
         f"{r['machine']['device']}, {r['machine']['threads']} thread, torch {r['machine']['torch']}"
         for r in some
@@ -193,7 +193,7 @@ def tables(folder: Path, rows: list[dict]) -> str:
         settings = ", ".join(f"{k.replace('_', ' ')} {v}" for k, v in facts["settings"].items())
         parts += [
             f"## {kind.capitalize()}",
-            f"{facts['count']} runs, {facts['hours']:.1f} hours of processes; "
+            f"{facts['count']} runs, {facts['hours']:.1f} hours of processor time; "
             f"{'; '.join(facts['machines'])}. {settings}.",
             "Top-1 of the test split, %: mean ± standard deviation over seeds.",
             _accuracies(runs),
@@ -214,9 +214,20 @@ def _accuracies(runs: Runs) -> str:
     ]
     for arm, by_seed in runs.items():
         cells = [_spread([r["top1"]["test"][name] for r in by_seed.values()]) for name in names]
-        seconds = statistics.mean(r["seconds"]["training"] for r in by_seed.values())
+        seconds = [r["processor_seconds"]["training"] for r in by_seed.values()
+                   if "processor_seconds" in r]  # fmt: skip
         what = ARMS[arm].description if arm in ARMS else "no training"
-        lines.append(_row([arm, what, str(len(by_seed)), *cells, f"{seconds:.0f}"]))
+        lines.append(
+            _row(
+                [
+                    arm,
+                    what,
+                    str(len(by_seed)),
+                    *cells,
+                    f"{statistics.mean(seconds):.0f}" if seconds else "",
+                ]
+            )
+        )
     return "\n".join(lines)
 
 

@@ -71,7 +71,7 @@ class Trained:
 
     method: Method
     curve: list[dict[str, float]]
-    seconds: float
+    processor_seconds: float
 
     def save(self, path: Path) -> None:
         """Weights, curve and seconds as one file, which appears when it is complete."""
@@ -81,7 +81,7 @@ class Trained:
             "teacher": None if teacher is None else teacher.state_dict(),
             "center": getattr(self.method.scorer, "center", None),
             "curve": self.curve,
-            "seconds": self.seconds,
+            "processor_seconds": self.processor_seconds,
         }
         torch.save(kept, f"{path}.part")
         Path(f"{path}.part").replace(path)
@@ -97,7 +97,7 @@ class Trained:
         if isinstance(method.scorer, hpm.CenteredScorer):
             method.scorer.center = kept["center"]
         method.model.eval()
-        return cls(method, kept["curve"], kept["seconds"])
+        return cls(method, kept["curve"], kept["processor_seconds"])
 
 
 def make_batch(data: Data, config: PretrainConfig, seed: int, step: int) -> Batch:
@@ -141,7 +141,7 @@ def with_statistics(config: PretrainConfig, train: Split) -> PretrainConfig:
 
 def train(arm: Arm, common: PretrainConfig, data: Data, seed: int, steps: int) -> Trained:
     """Pre-train one arm. The encoder and pixel decoder begin alike for every arm of a seed."""
-    config, begun = arm.config(common), time.perf_counter()
+    config, begun = arm.config(common), time.process_time()
     torch.manual_seed(seed)
     method = Method.of(config)
     engine = TorchEngine(method.model, config.engine, config.optim)
@@ -161,4 +161,4 @@ def train(arm: Arm, common: PretrainConfig, data: Data, seed: int, steps: int) -
             if not np.isfinite(means["loss"]):
                 raise RuntimeError(f"step {step + 1}: the loss is {means['loss']}")
     method.model.eval()
-    return Trained(method, curve, time.perf_counter() - begun)
+    return Trained(method, curve, time.process_time() - begun)

@@ -401,7 +401,7 @@ def write(folder, arm, seed, value, kind="images", **settings):
         "settings": {"steps": 5, "batch": 8} | settings,
         "top1": {"validation": top1, "test": {k: v + 1 for k, v in top1.items()}},
         "diagnostics": {"truth: position share": 0.1, "teacher: beyond position": None},
-        "seconds": {"training": 3000.0, "judging": 600.0},
+        "processor_seconds": {"training": 3000.0, "judging": 600.0},
         "machine": {"device": "abacus", "threads": 1, "torch": "2"},
     }  # fmt: skip
     (folder / kind).mkdir(parents=True, exist_ok=True)
@@ -475,7 +475,7 @@ def test_tables_summary_and_figure_are_those_of_the_files(tools, written):
     text = tools["table"].write_tables(written)
     assert (written / "README.md").read_text() == text
     assert "| hpm | HPM as configured by default, hard share 0 to .5 | 4 | 54.4 ± 1.8 |" in text
-    assert "16 runs, 16.0 hours of processes; abacus, 1 thread, torch 2." in text
+    assert "16 runs, 16.0 hours of processor time; abacus, 1 thread, torch 2." in text
     told = json.loads((written / "summary.json").read_text())["differences"]
     row = next(r for r in told if (r["arm"], r["control"], r["judge"]) ==
                ("hpm", "predict", "linear class"))  # fmt: skip
