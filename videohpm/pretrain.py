@@ -145,9 +145,9 @@ class Pretraining(TrainingRun):
         self.labelled = evaluate.labelled_manifest(config)
         self.probe: evaluate.OnlineProbe | None = None
         self.sampling = None
-        if config.mask.use == "sample":
+        if (sampling := hpm.CLIP_SAMPLINGS.get(config.mask.use)) is not None:
             batch = check_read_ahead(config, len(data))
-            self.sampling = hpm.ClipSampling(len(data), batch, self._share, distributed.all_gather)
+            self.sampling = sampling(len(data), batch, self._share, distributed.all_gather)
         ema_modules: dict[str, nn.Module] = {"teacher": self.teacher} if self.teacher else {}
         super().__init__(config, data, self.model, ema_modules)
         if isinstance(self.scorer, hpm.CenteredScorer) and self.restored.get("score_center"):

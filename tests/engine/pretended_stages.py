@@ -68,6 +68,7 @@ def without_values(patch: pytest.MonkeyPatch) -> None:
 def steps_of(config: PretrainConfig, heard: Counter) -> dict:
     """Two steps, and what pictures and checkpoints ask of the engine."""
     heard.clear()
+    torch.set_num_threads(1)  # as launchers have it
     model, scorer, target = unbuilt(config)
     with fake_tensors():
         batch = unlabelled_batch(config, CLIPS)
@@ -89,11 +90,11 @@ def steps_of(config: PretrainConfig, heard: Counter) -> dict:
             kept = {engine.full_tensor(parameter).device.type}
             kept |= {engine.moment(parameter, name).device.type for name in engine.moments}
             engine.rank = 0
-    current = torch.cuda.current_device()
+    threads, current = torch.get_num_threads(), torch.cuda.current_device()
     return {
         "engine": type(engine).__name__, "device": str(engine.device), "current": current,
         "applied": engine.step_applied, "crossed": crossed, "collectives": dict(heard),
-        "distance": distance, "kept": sorted(kept),
+        "distance": distance, "kept": sorted(kept), "threads": threads,
     }  # fmt: skip
 
 

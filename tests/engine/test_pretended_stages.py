@@ -9,6 +9,8 @@ import pytest
 import torch
 from pretended import needs_indexing
 
+from videohpm.config.machine import cores_per_rank
+
 STAGES = ("stage 0", "stage 1", "stage 2", "stage 3", "offloaded", "parameters offloaded")
 BATCH = ["_to_copy", "videohpm/data/batches.py:to", False]
 NORM = ["_to_copy", "videohpm/engine/deepspeed.py:step", True]
@@ -62,6 +64,13 @@ def test_deepspeed_asks_once_a_step_whether_the_gradient_is_finite(stages):
         items = {where: count for what, where, _, count in later if what == "item"}
         assert set(items) == {"deepspeed/runtime/utils.py:is_invalid_grad_norm"}
         assert items.popitem()[1] <= 3
+
+
+@needs_indexing
+def test_an_optimiser_in_main_memory_works_with_all_cores_of_its_process(stages):
+    found = {name: stages[name]["threads"] for name in STAGES}
+    assert found.pop("offloaded") == cores_per_rank()
+    assert set(found.values()) == {1}
 
 
 def test_what_ranks_tell_each_other_goes_over_the_cpu(starter, tmp_path):

@@ -30,7 +30,7 @@ does it mine, or know positions only?           :class:`MiningStatistics`
 """
 
 from videohpm.grid import Mask
-from videohpm.hpm.clip_sampling import ClipSampling
+from videohpm.hpm.clip_sampling import CLIP_SAMPLINGS, ClipSampling
 from videohpm.hpm.diagnostics import (
     effective_rank,
     feature_change,
@@ -84,6 +84,7 @@ __all__ = [
     "TOKEN_LOSSES",
     "USES",
     "CenteredScorer",
+    "CLIP_SAMPLINGS",
     "ClipSampling",
     "Ema",
     "LossTeacher",

@@ -107,3 +107,7 @@ class ClipSampling(nn.Module):
         past = self.past[epoch % 2].double().numpy()
         rank = np.where(past == 0, 1.0, past).argsort(kind="stable").argsort()
         return 1 + share * (2 * rank / (self.samples - 1) - 1)
+
+
+CLIP_SAMPLINGS = {"sample": ClipSampling}
+"""By ``mask.use``: how often each clip is seen; with any other use each is seen once an epoch."""
