@@ -67,6 +67,7 @@ TEST = [
     "packaging>=24.2",  # setuptools reads the license with it, the test the requirements
     "transformers>=5.18",  # an independent VideoMAE to compare with
     "scikit-learn>=1.4",  # independent metrics and classifiers to compare with
+    "scipy>=1.11",  # confidence intervals of benchmarks/evidence.py
     "timm>=1.0.31",  # writes the number of heads into its own exports
 ]
 

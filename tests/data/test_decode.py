@@ -185,7 +185,7 @@ def test_readers_are_listed_with_the_reason_where_one_is_missing(monkeypatch, ca
     lines = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
     assert list(lines) == list(readers.READERS)
     assert lines["decord"] == "not here: decord is not installed"
-    assert lines["torchcodec"].startswith("torchcodec, exact mode: closed groups")
+    assert lines["torchcodec"].startswith("Closed groups of H.264, HEVC")
 
 
 def test_torchcodec_without_what_it_needs_says_what(monkeypatch):

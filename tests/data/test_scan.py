@@ -12,7 +12,7 @@ from painted import copy_packets, encode
 from PIL import Image
 
 from videohpm import cli
-from videohpm.data import find_samples, manifest
+from videohpm.data import find_samples, sample_files
 from videohpm.data import scan as scanning
 from videohpm.data.killable_pool import Failed, run_killable
 from videohpm.data.scan import every_nth, list_names
@@ -232,7 +232,7 @@ def test_a_shard_lists_a_folder_once_and_holds_its_own_files_only(tmp_path, monk
         walks.append(root)
         yield from (f"class{i // 1000:04}/video-{i:08}-of-a-long-name.mp4" for i in range(60_000))
 
-    monkeypatch.setattr(manifest, "walk", walk)
+    monkeypatch.setattr(sample_files, "walk", walk)
     tracemalloc.start()
     try:
         names, base = list_names(tmp_path, None)

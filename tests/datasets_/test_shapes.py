@@ -344,8 +344,8 @@ def read_image(path: str) -> np.ndarray:
 
 def test_the_yaml_says_what_the_generator_does(shapes_module, root, clips):
     facts = yaml.safe_load((root / "datasets/shapes/dataset.yaml").read_text())
-    assert tuple(facts["classes"]["names"]) == shapes_module.CLASSES
-    assert facts["classes"]["count"] == len(shapes_module.CLASSES)
+    assert tuple(facts["classes"]["names"]) == shapes_module.Settings().classes
+    assert facts["classes"]["count"] == len(shapes_module.Settings().classes)
     defaults = shapes_module.Settings()
     assert {name: split["samples"] for name, split in facts["splits"].items()} == {
         "train": defaults.train, "validation": defaults.validation}  # fmt: skip

@@ -272,7 +272,7 @@ def on_pretended_gpus(out: str) -> None:
     for name in ("all_reduce", "all_gather", "all_gather_object", "broadcast_object_list"):
         patch.setattr(dist, name, noted(name))
     rank = distributed.rank()
-    processes = evaluate.init_eval_processes(torch.device("cuda", rank))
+    processes = evaluate.init_eval_processes(torch.device("cuda", rank), 60.0)
     gathered = processes.gather(f"results of {rank}")
     flags = np.array([rank == 0])
     distributed.raise_on_all_ranks(None)
