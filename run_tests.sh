@@ -15,8 +15,10 @@ prepare_environment "$purpose"
 cd "$root"
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}" # threads that outnumber the cores slow all down
 if (($# == 0)); then
-    # At most four: each worker imports torch. By file, because fixtures are shared within files.
+    # At most four: each worker imports torch. By file, because fixtures are shared within files; in
+    # their order, because otherwise those of few tests, which take longest, come last.
     workers=$("$PYTHON" -c 'import os; print(min(4, os.cpu_count() or 1))')
-    set -- -n "$workers" --dist loadfile ${quick[@]+"${quick[@]}"} tests # bash 3.2: may be empty
+    set -- -n "$workers" --dist loadfile --no-loadscope-reorder \
+        ${quick[@]+"${quick[@]}"} tests # bash 3.2: may be empty
 fi
 exec "$PYTHON" -m pytest "$@"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import fcntl
 import subprocess
 import sys
 from collections.abc import Callable
@@ -142,7 +143,11 @@ def load_clips(
         sys.executable, SHAPES, "--out", folder, "--train", train, "--validation", validation,
         "--object", size, "--sprites", pictures, "--backgrounds", pictures,
     ]  # fmt: skip
-    if subprocess.run([str(part) for part in command], stdout=subprocess.DEVNULL).returncode:
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with open(f"{folder}.lock", "w") as lock:  # one process makes them, the others wait
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        made = subprocess.run([str(part) for part in command], stdout=subprocess.DEVNULL)
+    if made.returncode:
         raise UserError(f"--pictures: no clips could be made of {pictures}; the reason is above")
     held = _load_split(folder, "validation")
     half = len(held) // 2
