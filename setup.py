@@ -59,7 +59,7 @@ REQUIRES = [
 # Where the tests need a newer release than the package, they name it again.
 TEST = [
     "pytest>=8.0",
-    "pytest-xdist>=3.7",  # run_tests.sh spreads the suite over the cores
+    "pytest-xdist>=3.8",  # run_tests.sh spreads the suite over the cores
     "hypothesis>=6.100",
     "ruff>=0.9",
     "basedpyright>=1.40",  # pyright with the Node.js that it needs: nothing else is downloaded
