@@ -190,11 +190,11 @@ def tables(folder: Path, rows: list[dict]) -> str:
         if not runs:
             continue
         facts = _facts(runs)
+        hours = f", {facts['hours']:.1f} hours of processor time" if facts["hours"] else ""
         settings = ", ".join(f"{k.replace('_', ' ')} {v}" for k, v in facts["settings"].items())
         parts += [
             f"## {kind.capitalize()}",
-            f"{facts['count']} runs, {facts['hours']:.1f} hours of processor time; "
-            f"{'; '.join(facts['machines'])}. {settings}.",
+            f"{facts['count']} runs{hours}; {'; '.join(facts['machines'])}. {settings}.",
             "Top-1 of the test split, %: mean ± standard deviation over seeds.",
             _accuracies(runs),
             "Arm less control, seed by seed, in points: mean ± half of the 95 % confidence "
