@@ -179,7 +179,7 @@ def test_tests_need_more_than_training_and_bring_all_of_it(checkout):
     calls = checkout.calls()
     assert PIP.format(".[test]") in calls and calls[-1] == ".venv [-m] [pytest] [-k] [two words]"
     assert checkout.run("run_tests.sh").returncode == 0
-    assert checkout.calls()[-1].endswith("[--dist] [loadfile] [tests]")
+    assert checkout.calls()[-1].endswith("[--dist] [loadfile] [--no-loadscope-reorder] [tests]")
     assert train(checkout).stderr == ""
 
 
@@ -196,7 +196,7 @@ def test_the_lowest_versions_have_an_environment_of_their_own(checkout, tmp_path
     pip = pip.replace("[-e]", "[-r] [ROOT/.venv-lowest/lowest.txt] [-e]")
     assert pip.format(".") in calls
     assert calls[-1].startswith(".venv-lowest [-m] [pytest]")
-    assert calls[-1].endswith("[--dist] [loadfile] [-m] [not slow] [tests]")
+    assert calls[-1].endswith("[--no-loadscope-reorder] [-m] [not slow] [tests]")
     assert checkout.run("run_tests.sh", "--lowest", "-k", "two words").returncode == 0
     calls = checkout.calls()
     assert pip.format(".") not in calls
