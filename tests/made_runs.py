@@ -1,6 +1,12 @@
-"""Tiny models with a teacher and an engine, to be saved and loaded."""
+"""Tiny models: with a teacher and an engine, to be saved and loaded; and as timm exports them."""
 
+import json
+from pathlib import Path
+
+import timm
 import torch
+import yaml
+from safetensors.torch import save_file
 
 from videohpm import checkpoint
 from videohpm.config import OptimConfig
@@ -50,3 +56,35 @@ class Run:
 def same(one: torch.nn.Module, other: torch.nn.Module) -> bool:
     pairs = zip(one.state_dict().values(), other.state_dict().values(), strict=True)
     return all(torch.equal(a, b) for a, b in pairs)
+
+
+def write_timm_export(folder: Path, pixels: dict) -> None:
+    """A ViT of 4x4 patches of 32x32 pixels in timm's own layout; ``pixels``: its mean and std."""
+    torch.manual_seed(0)
+    shape = {"img_size": 32, "patch_size": 8, "embed_dim": 24, "depth": 1, "num_heads": 2}
+    name = "vit_tiny_patch16_224"
+    network = timm.create_model(name, num_classes=0, **shape)
+    folder.mkdir()
+    save_file(network.state_dict(), folder / "model.safetensors")
+    about = {"architecture": name, "num_classes": 0, "model_args": shape}
+    about["pretrained_cfg"] = pixels | {"num_classes": 0, "input_size": [3, 32, 32]}
+    (folder / "config.json").write_text(json.dumps(about))
+
+
+def write_settings(folder: Path, **sections: dict) -> Path:
+    """config.yaml of a tiny pre-training on the CPU, with what each section has besides."""
+    usual = {
+        "run": {"picture_every": 0},
+        "data": {"stride": 2},
+        "model": {
+            "arch": "vit_tiny", "frames": 4, "image_size": 32, "patch": 8, "dim": 24, "depth": 1,
+            "heads": 2, "decoder_dim": 16, "decoder_depth": 1, "decoder_heads": 2, "target": "raw",
+        },
+        "mask": {"ratio": 0.75},
+        "engine": {"device": "cpu", "precision": "fp32"},
+    }  # fmt: skip
+    names = usual.keys() | sections.keys()
+    settings = {name: usual.get(name, {}) | sections.get(name, {}) for name in names}
+    path = folder / "config.yaml"
+    path.write_text(yaml.safe_dump(settings))
+    return path

@@ -13,7 +13,7 @@ import yaml
 
 from videohpm import cli
 from videohpm.compat import RENAMED_FIELDS
-from videohpm.config import ReadOptions, options
+from videohpm.config import ReadOptions, convert
 from videohpm.interop import WRITERS
 
 ANSWER = """
@@ -114,7 +114,7 @@ def test_the_declared_options_are_those_of_the_function(name):
 
 
 def test_every_layout_that_can_be_written_is_declared():
-    assert set(options.LAYOUTS) == WRITERS.keys()
+    assert set(convert.LAYOUTS) == WRITERS.keys()
 
 
 # --- keys of earlier versions ---------------------------------------------------------------------

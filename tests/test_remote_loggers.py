@@ -139,14 +139,19 @@ def test_a_name_that_is_none():
 # The real packages, where they are installed -----------------------------------------------
 
 
-def test_wandb_itself_offline(tmp_path, monkeypatch, caplog):
-    pytest.importorskip("wandb")
-    monkeypatch.setenv("WANDB_MODE", "offline")
+def log_in_two_parts(folder, logger):
+    """A run that was interrupted after two steps, and went on."""
     for begun in (0, 2):
-        with tracker(tmp_path / "run", "wandb", begun) as run:
+        with tracker(folder, logger, begun) as run:
             run.log(begun + 1, {"loss": 0.5})
             run.image(begun + 1, "reconstruction", PICTURE)
             run.animation(begun + 1, "map", gif(), (8, 8))
+
+
+def test_wandb_itself_offline(tmp_path, monkeypatch, caplog):
+    pytest.importorskip("wandb")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    log_in_two_parts(tmp_path / "run", "wandb")
     assert caplog.records == []
     kept = list((tmp_path / "run/wandb").glob("offline-run-*/*.wandb"))
     assert len(kept) == 2 and len({file.name for file in kept}) == 1  # one run, in two parts
@@ -156,11 +161,7 @@ def test_wandb_itself_offline(tmp_path, monkeypatch, caplog):
 def test_trackio_itself(tmp_path, monkeypatch, caplog):
     monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "trackio"))
     pytest.importorskip("trackio")
-    for begun in (0, 2):
-        with tracker(tmp_path / "run", "trackio", begun) as run:
-            run.log(begun + 1, {"loss": 0.5})
-            run.image(begun + 1, "reconstruction", PICTURE)
-            run.animation(begun + 1, "map", gif(), (8, 8))
+    log_in_two_parts(tmp_path / "run", "trackio")
     assert caplog.records == []
     (file,) = (tmp_path / "trackio").glob("mine*.db")
     with sqlite3.connect(file) as opened:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from made_runs import write_settings
 
 LIMIT = 120
 SLOW = """
@@ -93,19 +94,13 @@ def test_ranks_stop_when_their_launcher_is_killed(tmp_path):
 @pytest.fixture(scope="module")
 def words(shapes, tmp_path_factory):
     """words(folder) → the command line of a tiny pre-training in that folder."""
-    settings = {
-        "run": {"steps": 2, "picture_every": 0},
-        "data": {"root": str(shapes / "train"), "workers": 0, "stride": 2},
-        "model": {
-            "arch": "vit_tiny", "frames": 4, "image_size": 32, "patch": 8, "dim": 24, "depth": 1,
-            "heads": 2, "decoder_dim": 16, "decoder_depth": 1, "decoder_heads": 2, "target": "raw",
-        },
-        "mask": {"ratio": 0.75},
-        "optim": {"global_batch_size": 4},
-        "engine": {"device": "cpu", "precision": "fp32", "timeout": 4.0},
-    }  # fmt: skip
-    path = tmp_path_factory.mktemp("settings") / "config.yaml"
-    path.write_text(yaml.safe_dump(settings))
+    path = write_settings(
+        tmp_path_factory.mktemp("settings"),
+        run={"steps": 2},
+        data={"root": str(shapes / "train"), "workers": 0},
+        optim={"global_batch_size": 4},
+        engine={"timeout": 4.0},
+    )
     return lambda folder: ["pretrain", "--config", str(path), "--run.dir", str(folder)]
 
 

@@ -33,7 +33,7 @@ from jsonargparse import (
 
 from videohpm import config, stopping
 from videohpm.compat import RENAMED_FIELDS
-from videohpm.config import options
+from videohpm.config import convert, options
 from videohpm.config.machine import launched_world_size
 from videohpm.config.places import find
 from videohpm.config.plain import check_yaml
@@ -45,8 +45,9 @@ class Command(NamedTuple):
     """What the command line needs to know of a command, without importing what it does."""
 
     options: Callable
-    """A config dataclass, or a function of :mod:`videohpm.config.options`: its parameters and
-    their documentation are the options; calling it checks them."""
+    """A config dataclass, or a function of :mod:`videohpm.config.options` or
+    :mod:`~videohpm.config.convert`: its parameters and their documentation are the options;
+    calling it checks them."""
     target: str
     """module:function that does the work, given the config, or the same arguments."""
     summary: str
@@ -109,7 +110,7 @@ COMMANDS = {
         "the most probable classes of videos",
     ),
     "export": Command(
-        options.export, "videohpm.interop:export", "weights of a run, for use elsewhere"
+        convert.export, "videohpm.interop:export", "weights of a run, for use elsewhere"
     ),
     "data prepare": Command(
         options.prepare, "videohpm.prepare:prepare", "manifests from official annotations"
@@ -131,7 +132,7 @@ COMMANDS = {
         options.transcode, "videohpm.data.transcode:transcode", "a copy for fast random access"
     ),
     "convert": Command(
-        options.convert, "videohpm.interop:convert", "to and from other systems' checkpoints"
+        convert.convert, "videohpm.interop:convert", "to and from other systems' checkpoints"
     ),
 }
 SHORT = {"output": "-o"}

@@ -10,7 +10,7 @@ from functools import lru_cache, partial
 from os import PathLike, fspath
 from pathlib import Path
 
-from videohpm.config.options import HUB_NAME
+from videohpm.config.convert import HUB_NAME
 from videohpm.errors import RunError, UserError, one_line
 from videohpm.writing import full_disk
 

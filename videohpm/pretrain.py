@@ -98,7 +98,7 @@ def schedule(
     mining = config.hpm
     start, end, ramp = mining.momentum_ramp(steps, steps_per_epoch)
     return {
-        "hard_ratio": hpm.hard_ratio(step / steps, mining.hard_ratio_start, mining.hard_ratio_end),
+        "hard_ratio": hpm.configured_hard_ratio(mining, step / steps),
         "momentum": hpm.teacher_momentum(step / ramp if ramp else 1.0, start, end),
         "lr": config.optim.lr_at(step, steps, steps_per_epoch),
     }
@@ -200,8 +200,7 @@ class Pretraining(TrainingRun):
         return metrics
 
     def _share(self, step: float) -> float:
-        start, end = self.config.hpm.hard_ratio_start, self.config.hpm.hard_ratio_end
-        return hpm.hard_ratio(step / self.steps, start, end)
+        return hpm.configured_hard_ratio(self.config.hpm, step / self.steps)
 
     def order_weights(self, epoch: int) -> np.ndarray | None:
         """See :class:`videohpm.hpm.ClipSampling`."""
@@ -242,9 +241,8 @@ class Pretraining(TrainingRun):
     def logged(self, tracker: Tracker, row: dict[str, float | None]) -> None:
         """Say whether the run learns, where it was just looked at."""
         self.rows = kept_rows([*self.rows, row])
-        learns = verdict(self.rows)
-        if learns is not None and row.get("mean_colour_loss") is not None:
-            tracker.message(f"step {self.done}: {learns}")
+        if row.get("mean_colour_loss") is not None:
+            tracker.message(f"step {self.done}: {verdict(self.rows)}")
 
     def state(self) -> dict:
         """Also the running mean of scores, where they are centered: exact as decimal numbers."""

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import timm
 import torch
 from facts import read
-from safetensors.torch import load_file, save_file
+from made_runs import write_timm_export
+from safetensors.torch import load_file
 
 from videohpm import visualize
 from videohpm.checkpoint import save_weights
@@ -110,15 +110,7 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
 def runs(tmp_path_factory) -> Path:
     """Where all runs are, and the encoders whose features some predict."""
     folder = tmp_path_factory.mktemp("arms")
-    torch.manual_seed(0)
-    shape = {"img_size": 32, "patch_size": 8, "embed_dim": 24, "depth": 1, "num_heads": 2}
-    name = "vit_tiny_patch16_224"
-    network = timm.create_model(name, num_classes=0, **shape)
-    (folder / "timm").mkdir()
-    save_file(network.state_dict(), folder / "timm" / "model.safetensors")
-    pixels = {"mean": [0.5] * 3, "std": [0.25] * 3, "num_classes": 0, "input_size": [3, 32, 32]}
-    about = {"architecture": name, "num_classes": 0, "model_args": shape, "pretrained_cfg": pixels}
-    (folder / "timm" / "config.json").write_text(json.dumps(about))
+    write_timm_export(folder / "timm", {"mean": [0.5] * 3, "std": [0.25] * 3})
     shape = {"frames": 4, "image_size": 32, "patch": 8, "dim": 24, "depth": 1, "heads": 2}
     save_weights(folder / "export", VideoViT(vit_config("vit_tiny", **shape)))
     return folder

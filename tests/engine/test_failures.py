@@ -9,7 +9,7 @@ import time
 import pytest
 import torch
 import torch.distributed as dist
-import yaml
+from made_runs import write_settings
 
 from videohpm.cli import main
 from videohpm.engine import distributed
@@ -172,19 +172,13 @@ def test_machines_that_cannot_meet_are_told_of_the_network_interface(monkeypatch
 
 @pytest.fixture(scope="module")
 def words(shapes, tmp_path_factory):
-    settings = {
-        "run": {"steps": 5, "log_every": 1, "picture_every": 0, "save_every": 0},
-        "data": {"root": str(shapes / "train"), "workers": 1, "stride": 2},
-        "model": {
-            "arch": "vit_tiny", "frames": 4, "image_size": 32, "patch": 8, "dim": 24, "depth": 1,
-            "heads": 2, "decoder_dim": 16, "decoder_depth": 1, "decoder_heads": 2, "target": "raw",
-        },
-        "mask": {"ratio": 0.75},
-        "optim": {"global_batch_size": 6},
-        "engine": {"device": "cpu", "precision": "fp32", "zero_stage": 1},
-    }  # fmt: skip
-    path = tmp_path_factory.mktemp("settings") / "config.yaml"
-    path.write_text(yaml.safe_dump(settings))
+    path = write_settings(
+        tmp_path_factory.mktemp("settings"),
+        run={"steps": 5, "log_every": 1, "save_every": 0},
+        data={"root": str(shapes / "train"), "workers": 1},
+        optim={"global_batch_size": 6},
+        engine={"zero_stage": 1},
+    )
 
     def words(folder):
         return ["pretrain", "--config", str(path), "--run.dir", str(folder)]

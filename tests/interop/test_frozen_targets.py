@@ -4,9 +4,7 @@ import json
 
 import numpy as np
 import pytest
-import timm
-import torch
-from safetensors.torch import save_file
+from made_runs import write_timm_export
 
 from videohpm import visualize
 from videohpm.checkpoint import read_metadata
@@ -36,15 +34,7 @@ def work(root, shapes, tmp_path_factory):
     folder = tmp_path_factory.mktemp("frozen")
     pretrain(root, shapes, folder / "first", **{"run.steps": 4, "data.mean": OWN["mean"]})
     assert main(["export", str(folder / "first"), str(folder / "export")]) == 0
-    torch.manual_seed(0)
-    shape = {"img_size": 32, "patch_size": 8, "embed_dim": 24, "depth": 1, "num_heads": 2}
-    name = "vit_tiny_patch16_224"
-    network = timm.create_model(name, num_classes=0, **shape)
-    (folder / "timm").mkdir()
-    save_file(network.state_dict(), folder / "timm" / "model.safetensors")
-    about = {"architecture": name, "num_classes": 0, "model_args": shape}
-    about["pretrained_cfg"] = OWN | {"num_classes": 0, "input_size": [3, 32, 32]}
-    (folder / "timm" / "config.json").write_text(json.dumps(about))
+    write_timm_export(folder / "timm", OWN)
     return folder
 
 

@@ -23,7 +23,7 @@ tasks          what a label is (a class, several, a number), and its metrics
 probe          :class:`OnlineProbeConfig`: looks at a run while it trains
 plan           :class:`PlanConfig`, :class:`BenchConfig`, and the known GPUs
 options        options of the commands that take no configuration file
-convert        :class:`ReadOptions`: what a foreign checkpoint does not say
+convert        options of convert and export; :class:`ReadOptions`: what files do not say
 ============== ==============================================================================
 """
 

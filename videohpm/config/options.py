@@ -7,23 +7,18 @@ raises ConfigError for values that cannot be used. The work is done by the funct
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Literal
 
 from videohpm.config.checks import above_zero, at_least, choice, fraction, text_path
-from videohpm.config.convert import ReadOptions
 from videohpm.config.data import KINDS, SAMPLINGS
 from videohpm.config.engine import check_device
 from videohpm.errors import ConfigError
 
-LAYOUTS = ("videohpm", "videomae", "huggingface", "timm", "mae")
 FEATURES = ("pooled", "tokens", "both")
 FEATURE_TYPES = ("float32", "float16")
 FEATURE_FORMATS = ("safetensors", "npz")
 PICTURE_SUFFIXES = (".png", ".gif", ".mp4")
-HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[\w./-]+)?")
-"""A model of the Hugging Face Hub, or a revision of one."""
 CELL = 112
 """Height of a frame in a picture, pixels."""
 
@@ -198,22 +193,6 @@ def predict(
     check_device("device", device)
 
 
-def export(source: str, out: str, what: str = "encoder", weights: str = "student") -> None:
-    """Write the weights of a run or checkpoint to a folder of their own.
-
-    Args:
-        source: run folder (its best weights, else its newest checkpoint) or checkpoint.
-        out: folder to write: model.safetensors and config.json, which also says how pixels are
-            normalised, what the classes of a classifier are called and, of all of a pre-trained
-            model, what pictures of it need: its masks, and whose features it predicts.
-        what: encoder alone, or all.
-        weights: student or teacher (whose encoder is a moving average of the student's).
-    """
-    choice("what", what, ("encoder", "all"))
-    text_path("out", out)
-    choice("weights", weights, ("student", "teacher"))
-
-
 def prepare(*arguments: str) -> None:
     """Write the manifests of a data set: the arguments are those of its own script."""
 
@@ -324,66 +303,3 @@ def transcode(
     at_least("workers", workers, 0)
     above_zero("decode_timeout", decode_timeout)
     above_zero("memory", memory, finite=False)
-
-
-def convert(
-    source: str,
-    out: str,
-    to: str = "videohpm",
-    *,
-    what: str = "all",
-    data: str | None = None,
-    metrics: dict[str, float] | None = None,
-    license: str | None = None,
-    push: str | None = None,
-    private: bool = False,
-    weights: str = "student",
-    frames: int | None = None,
-    image_size: int | None = None,
-    heads: int | None = None,
-    decoder_heads: int | None = None,
-    inflate: int | None = None,
-    allow_missing: tuple[str, ...] = (),
-) -> None:
-    """Convert a checkpoint to another layout; the source's is recognised.
-
-    Args:
-        source: a checkpoint file, a folder with one, a run folder of ours (its best weights, else
-            its newest checkpoint), or the name of a model on the Hugging Face Hub (org/name or
-            org/name@revision).
-        out: a folder to make; a failure leaves nothing behind.
-        to: videohpm, videomae, huggingface, timm or mae.
-        what: ``all``, or ``encoder``: the encoder alone.
-        data: what it was trained on, for the model card.
-        metrics: how well it does, for the model card, for example '{"top1": 70.8}'.
-        license: the Hub's identifier of a licence, for the model card, for example cc-by-nc-4.0.
-        push: upload what was written as this model of the Hub, org/name or org/name@branch, which
-            is made where there is none (log in before: hf auth login).
-        private: of a new model there: whether only its owners see it.
-        weights: ``student``, or ``ema``: the moving average that the file carries (HPM).
-        frames: T of a clip.
-        image_size: H = W in pixels.
-        heads: attention heads of the encoder; weights do not show them.
-        decoder_heads: attention heads of the decoder.
-        inflate: make a video model of an image model, with tubelets of so many frames.
-        allow_missing: names (or patterns with ``*``) of tensors that may be missing, and then keep
-            their initial values, or be left over.
-    """
-    choice("to", to, LAYOUTS)
-    text_path("out", out)
-    choice("what", what, ("all", "encoder"))
-    if Path(out).suffix in (".pth", ".pt", ".safetensors"):
-        raise ConfigError(f"out: {out} is a file; give a folder, a model card is written beside")
-    if push is not None and not HUB_NAME.fullmatch(push):
-        raise ConfigError(f"push: {push!r}; give org/name, or org/name@branch")
-    if private and push is None:
-        raise ConfigError("private: is for what is uploaded; give --push org/name too")
-    ReadOptions(
-        weights=weights,
-        frames=frames,
-        image_size=image_size,
-        heads=heads,
-        decoder_heads=decoder_heads,
-        inflate=inflate,
-        allow_missing=allow_missing,
-    )

@@ -60,7 +60,7 @@ from videohpm.hpm.masking import (
     unit_scores,
 )
 from videohpm.hpm.mining import MiningStatistics, mining_metrics
-from videohpm.hpm.schedule import hard_ratio, teacher_momentum
+from videohpm.hpm.schedule import configured_hard_ratio, hard_ratio, teacher_momentum
 from videohpm.hpm.scorers import NETWORKS, SCORERS, CenteredScorer, Scorer
 from videohpm.hpm.targets import (
     TARGETS,
@@ -100,6 +100,7 @@ __all__ = [
     "feature_spread",
     "hard_count",
     "hard_mask",
+    "configured_hard_ratio",
     "hard_ratio",
     "loss_per_tube",
     "masked_count",

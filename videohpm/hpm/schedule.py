@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from videohpm.config import HPMConfig
+
 
 def hard_ratio(progress: float, start: float = 0.0, end: float = 0.5) -> float:
     """α, the share of masked units that the teacher chooses (HPM, section 3.3).
@@ -10,6 +12,11 @@ def hard_ratio(progress: float, start: float = 0.0, end: float = 0.5) -> float:
     progress = (epoch + 1) / epochs.
     """
     return start + (end - start) * min(max(progress, 0.0), 1.0)
+
+
+def configured_hard_ratio(config: HPMConfig, progress: float) -> float:
+    """:func:`hard_ratio` between the ends that a run has."""
+    return hard_ratio(progress, config.hard_ratio_start, config.hard_ratio_end)
 
 
 def teacher_momentum(progress: float, start: float = 0.999, end: float = 0.9999) -> float:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from videohpm import hub
 from videohpm.config import ReadOptions
-from videohpm.config.options import convert as check_options
+from videohpm.config.convert import convert as check_options
 from videohpm.errors import RunError, UserError
 from videohpm.interop import huggingface, mae, mae_st, native, timm, videomae
 from videohpm.interop.card import write_card

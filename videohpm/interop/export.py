@@ -8,7 +8,7 @@ from typing import Any
 
 from videohpm import checkpoint
 from videohpm.compat import upgrade_config
-from videohpm.config import options
+from videohpm.config.convert import export as check_options
 from videohpm.errors import UserError
 from videohpm.models.build import encoder_in
 from videohpm.writing import complete
@@ -25,7 +25,7 @@ def export(source: str, out: str, what: str = "encoder", weights: str = "student
         what: encoder alone, or all.
         weights: student or teacher (whose encoder is a moving average of the student's).
     """
-    options.export(source, out, what, weights)
+    check_options(source, out, what, weights)
     to = Path(out)
     if to.exists() and any(to.iterdir()):
         raise UserError(f"{out}: exists and is not empty; give another folder")

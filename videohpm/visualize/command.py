@@ -247,8 +247,7 @@ class ClipSettings:
             known = {name: sections[name] for name in ("data", "mask", "hpm")}
             known["model"] = {"target": model.target} | sections.get("model", {})
             config = from_plain(PretrainConfig, known, strict=False)
-            start, end = config.hpm.hard_ratio_start, config.hpm.hard_ratio_end
-            hard_ratio = hpm.hard_ratio(state["step"] / state["steps"], start, end)
+            hard_ratio = hpm.configured_hard_ratio(config.hpm, state["step"] / state["steps"])
             return cls(config, hard_ratio, state.get("score_center"))
         except (OSError, ValueError, KeyError, TypeError) as error:
             mend = "delete it" if file.name == "state.json" else "give the run, or export it anew"
