@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from torch import Tensor
-
 from videohpm.config.architecture import with_encoder
 from videohpm.errors import UserError
-from videohpm.grid import TokenGrid
 from videohpm.interop.core import Weights
 from videohpm.interop.report import ConversionReport
-from videohpm.models.adapt import adapt_patch_embed, adapt_pixel_head, adapt_positions
+from videohpm.models.adapt import adapt_tensor
 
 
 def inflate(weights: Weights, tubelet: int, frames: int, report: ConversionReport) -> None:
@@ -33,15 +30,5 @@ def inflate(weights: Weights, tubelet: int, frames: int, report: ConversionRepor
     weights.config = with_encoder(weights.config, encoder)
     for tensors in filter(None, (weights.tensors, weights.teacher)):
         for name, tensor in tensors.items():
-            tensors[name] = _inflated(name, tensor, grid, weights.grid)
+            tensors[name] = adapt_tensor(name, tensor, grid, weights.grid)
     report.note(f"inflated from images to {frames} frames in tubelets of {tubelet}")
-
-
-def _inflated(name: str, tensor: Tensor, old: TokenGrid, new: TokenGrid) -> Tensor:
-    if name.endswith("patch_embed.proj.weight"):
-        return adapt_patch_embed(tensor, old, new)
-    if name.startswith("decoder.head."):
-        return adapt_pixel_head(tensor, old, new)
-    if name.endswith("positions"):
-        return adapt_positions(tensor, old, new)
-    return tensor

@@ -19,7 +19,7 @@ from videohpm.interop.convert import read_weights
 from videohpm.interop.core import Weights
 from videohpm.interop.report import ConversionReport, grouped
 from videohpm.models import MaskedAutoencoder
-from videohpm.models.adapt import adapt_patch_embed, adapt_pixel_head
+from videohpm.models.adapt import adapt_tensor
 from videohpm.models.build import kind_of
 
 FIELD = "model.init"
@@ -27,7 +27,6 @@ FIXED = ("patch", "dim", "depth", "heads", "mlp_ratio", "position", "class_token
 """Of an encoder, what weights cannot change."""
 PIXELS = ("mean", "std")
 HEAD = ("decoder.head.weight", "decoder.head.bias")
-PATCH_EMBED = "encoder.patch_embed.proj.weight"
 
 
 @dataclass
@@ -238,12 +237,9 @@ def _adapted(
     name: str, tensor: Tensor, old: TokenGrid, new: TokenGrid
 ) -> tuple[Tensor, str | None]:
     """A tensor for the clips of the run, and how that was done where they differ."""
-    if old.tubelet == new.tubelet or name not in (PATCH_EMBED, *HEAD):
-        return tensor, None
-    how = f"tubelets of {old.tubelet} there, {new.tubelet} here"
     try:
-        if name == PATCH_EMBED:
-            return adapt_patch_embed(tensor, old, new), how
+        adapted = adapt_tensor(name, tensor, old, new)
     except ValueError as error:
         raise ConfigError(f"model.{error}") from None
-    return adapt_pixel_head(tensor, old, new), how
+    same = adapted is tensor
+    return adapted, None if same else f"tubelets of {old.tubelet} there, {new.tubelet} here"

@@ -53,6 +53,20 @@ def adapt_encoder(
     return new.train(encoder.training)
 
 
+def adapt_tensor(name: str, tensor: Tensor, old: TokenGrid, new: TokenGrid) -> Tensor:
+    """A tensor of any model, by its name there, for other clips; itself where they change nothing.
+
+    Raises ValueError, one line naming the field, where it does not fit them.
+    """
+    if name.endswith("patch_embed.proj.weight"):
+        return adapt_patch_embed(tensor, old, new)
+    if name.startswith("decoder.head."):
+        return adapt_pixel_head(tensor, old, new)
+    if name.endswith("positions"):
+        return adapt_positions(tensor, old, new)
+    return tensor
+
+
 def adapt_patch_embed(weight: Tensor, old: TokenGrid, new: TokenGrid) -> Tensor:
     """The embedding [D, 3·τ·p·p] for another tubelet τ, of which one of the two is 1."""
     if old.tubelet == new.tubelet:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from videohpm.config import BenchConfig
 from videohpm.config.machine import cores_per_rank
+from videohpm.config.mask import unit_count
 from videohpm.data import ClipDataset, DecodeError, Manifest
 from videohpm.data import bench as reading
 from videohpm.data.advice import advice
@@ -78,7 +79,7 @@ def _arms(config: BenchConfig, forms: dict[str, Manifest]) -> dict[tuple[str, st
 def _data_set(config: BenchConfig, manifest: Manifest) -> ClipDataset:
     """As the run would have it. UserError where images are to be clips of several frames."""
     grid = config.model.grid()
-    units = grid.num_tubes if config.mask.unit == "tube" else grid.num_tokens
+    units = unit_count(grid, config.mask.unit)
     shape = {"frames": grid.frames, "size": (grid.height, grid.width), "units": units}
     return dataset_of(manifest, config.data, **shape)
 
