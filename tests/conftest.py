@@ -54,6 +54,14 @@ def starter():
         yield starter
 
 
+@pytest.fixture
+def deaths_noticed_soon(monkeypatch):
+    """torch asks every five seconds whether a worker has died: here it asks more often."""
+    from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter as Iterator
+
+    monkeypatch.setattr(Iterator._try_get_data, "__defaults__", (0.25,))
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport():
     """Output of a test that names files of any bytes goes to other processes as UTF-8."""

@@ -1,7 +1,9 @@
 """Decoders that hang or crash, workers that are killed, memory: training goes on."""
 
 import csv
+import errno
 import json
+import multiprocessing
 import os
 import resource
 import shutil
@@ -40,6 +42,7 @@ from videohpm.engine import EngineConfig
 from videohpm.errors import RunError, UserError
 from videohpm.pretrain import Pretraining, pretrain
 
+pytestmark = pytest.mark.usefixtures("deaths_noticed_soon")
 linux = pytest.mark.skipif(sys.platform != "linux", reason="needs Linux")
 
 
@@ -179,6 +182,34 @@ def test_workers_that_keep_dying_end_the_run(folder, monkeypatch):
     with pytest.raises(RunError, match=r"died 1 times.*3\.mp4.*data scan") as caught:
         load(faulty(folder, "die"), count=1)
     assert "\n" not in str(caught.value)
+
+
+@linux
+def test_a_reader_whose_connection_ends_before_it_is_waited_for(folder, monkeypatch):
+    """As where it takes a while to die: what it was reading is known all the same."""
+    dying = multiprocessing.Event()
+
+    class Slow(Faulty):
+        def read(self, sample, rng):
+            if sample.path.endswith("3.mp4"):
+                dying.set()
+                time.sleep(0.5)
+                misbehave("die")
+            return super().read(sample, rng)
+
+    class Reset(loader.Loader):
+        def _start(self, first):
+            batches = super()._start(first)
+            dying.wait()
+            self.held = batches  # and with them the workers
+            yield from ()
+            raise ConnectionResetError(errno.ECONNRESET, "Connection reset by peer")
+
+    monkeypatch.setattr(loader, "Loader", Reset)
+    monkeypatch.setattr(loader, "MOST_DEATHS", 1)
+    data = Slow(find_samples(folder), DataConfig(root=str(folder)), frames=4, size=(32, 32))
+    with pytest.raises(RunError, match=r"3\.mp4: \[Errno 104\] Connection reset by peer"):
+        load(data, count=1)
 
 
 def test_what_the_data_set_raises_is_not_taken_for_a_death(folder):

@@ -15,9 +15,10 @@ from videohpm import cli
 from videohpm.data import find_samples
 from videohpm.evaluate import UNREADABLE, EvalProcesses, EvalProtocol, views
 
-pytestmark = pytest.mark.skipif(
-    sys.platform != "linux", reason="what is patched reaches forked workers"
-)
+pytestmark = [
+    pytest.mark.skipif(sys.platform != "linux", reason="what is patched reaches forked workers"),
+    pytest.mark.usefixtures("deaths_noticed_soon"),
+]
 PROTOCOL = EvalProtocol(frames=4, size=(32, 32), stride=2, clips=2)
 READ_VIEWS = views.read_views
 

@@ -13,6 +13,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from itertools import islice
+from multiprocessing.process import BaseProcess
 from typing import Any, Protocol, cast
 
 import torch
@@ -30,7 +31,7 @@ from videohpm.data.shared_memory import (
     shared_prefetch,
     slot_count,
 )
-from videohpm.data.worker_process import StartWorker, ignore_deaths
+from videohpm.data.worker_process import StartWorker, exit_codes, ignore_deaths
 from videohpm.data.worker_state import KILLED, WorkerState
 from videohpm.errors import RunError, UserError
 
@@ -91,7 +92,7 @@ class Loader:
         self.workers, self.prefetch, self.pin_memory = workers, prefetch, pin_memory
         self.deaths = 0
         self._kept: DataLoader | None = None  # with its workers, for the next iteration
-        self._processes: set = set()  # those workers
+        self._processes: set[BaseProcess] = set()  # those workers
         self._reused = Reused()
         if workers:
             dataset.worker_state.share(workers)
@@ -127,7 +128,7 @@ class Loader:
                     raise RunError(FULL_MEMORY) from error
                 if not self.workers or str(error).startswith("Caught "):
                     raise
-                died = {p.pid: p.exitcode for p in self._processes if p.exitcode is not None}
+                died = exit_codes(self._processes)
                 full = _ended_by_full_memory(batches[0])
                 self._tidy(batches)
                 if full:

@@ -1,15 +1,19 @@
-"""What a reading process does first, so that it ends with its run and with nothing else."""
+"""How a reading process starts and ends: with its run, and with nothing else."""
 
 import ctypes
 import os
 import signal
 import sys
 import threading
+from collections.abc import Iterable
+from multiprocessing.connection import wait
+from multiprocessing.process import BaseProcess
 
 import torch
 
 from videohpm.data.worker_state import WorkerState
 
+DYING_SECONDS = 10.0
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
@@ -62,3 +66,20 @@ def ignore_deaths() -> None:
         handler = signal.getsignal(signal.SIGCHLD)
         if getattr(handler, "__module__", "").startswith("torch.utils.data"):
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+
+
+def exit_codes(processes: Iterable[BaseProcess]) -> dict[int, int]:
+    """Of those that have ended, by process; waits a while for the first where none has.
+
+    The connections of a process that ends are closed before the system tells how it ended, so that
+    an error of theirs may come first.
+    """
+    processes = list(processes)
+    ending = wait([process.sentinel for process in processes], DYING_SECONDS)
+    codes = {}
+    for process in processes:
+        if process.sentinel in ending:
+            process.join()  # its memory may still be on its way to a core file
+        if process.pid is not None and process.exitcode is not None:
+            codes[process.pid] = process.exitcode
+    return codes
