@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from videohpm.cli import COMMANDS, _find_recipes, parser_of
+from videohpm.cli import _find_recipes, parser_of
+from videohpm.commands import COMMANDS
 from videohpm.config.mask import CHOICES, SCORERS, USES
 from videohpm.config.model import TARGETS, TOKEN_LOSSES
 

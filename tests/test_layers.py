@@ -39,7 +39,8 @@ MAY_IMPORT = {
     "pretrain": TRAINING | {"training", "plan"},
     "finetune": TRAINING | {"training", "plan"},
     "plan": OWNERS,
-    "cli": TRAINING | {"pretrain", "finetune", "plan", "prepare", "demo"},
+    "commands": {"config"},
+    "cli": TRAINING | {"commands", "pretrain", "finetune", "plan", "prepare", "demo"},
     "__main__": {"cli", "stopping"},
     "__init__": TRAINING,
 }
@@ -79,6 +80,7 @@ QUICK = {
     "progress",
     "prepare",
     "demo",
+    "commands",
     "cli",
     "__main__",
     "__init__",

@@ -1,9 +1,6 @@
 """The command line: ``videohpm COMMAND …``, the only place that parses arguments.
 
-A command is a function, which takes a config or the options that are declared for it. It returns an
-exit code, or something to print, or nothing. Options are declared and checked in
-:mod:`videohpm.config`, which imports no torch: help and the errors of wrong input are quick. What
-does the work is imported when the input is known to be right.
+:mod:`videohpm.commands` has what there is to be typed.
 """
 
 from __future__ import annotations
@@ -22,7 +19,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import is_dataclass
 from pathlib import Path
-from typing import NamedTuple, get_args, get_origin, get_type_hints
+from typing import get_args, get_origin, get_type_hints
 
 from jsonargparse import (
     ActionConfigFile,  # pyright: ignore[reportPrivateImportUsage]: documented, not in __all__
@@ -31,110 +28,15 @@ from jsonargparse import (
     set_parsing_settings,
 )
 
-from videohpm import config, stopping
+from videohpm import stopping
+from videohpm.commands import COMMANDS, Command
 from videohpm.compat import RENAMED_FIELDS
-from videohpm.config import convert, options
 from videohpm.config.machine import launched_world_size
 from videohpm.config.places import find
 from videohpm.config.plain import check_yaml
 from videohpm.errors import Preempted, RunError, UserError, exit_code, one_line
 from videohpm.writing import full_disk, make_room
 
-
-class Command(NamedTuple):
-    """What the command line needs to know of a command, without importing what it does."""
-
-    options: Callable
-    """A config dataclass, or a function of :mod:`videohpm.config.options` or
-    :mod:`~videohpm.config.convert`: its parameters and their documentation are the options;
-    calling it checks them."""
-    target: str
-    """module:function that does the work, given the config, or the same arguments."""
-    summary: str
-    init_defaults: str = ""
-    """module:function of the parsed config that gives the defaults that follow from the weights in
-    ``model.init``."""
-
-
-COMMANDS = {
-    "demo": Command(
-        options.demo, "videohpm.demo:demo", "make small videos and train a tiny model, in minutes"
-    ),
-    "pretrain": Command(
-        config.PretrainConfig,
-        "videohpm.pretrain:pretrain",
-        "train a masked autoencoder on unlabelled clips",
-        "videohpm.interop.start:init_defaults",
-    ),
-    "plan": Command(
-        config.PlanConfig,
-        "videohpm.plan:plan",
-        "what a pre-training run will need",
-        "videohpm.interop.start:init_defaults",
-    ),
-    "visualize": Command(
-        options.visualize,
-        "videohpm.visualize:visualize",
-        "draw what a model and its teacher see",
-    ),
-    "report": Command(
-        options.report, "videohpm.report:report", "put runs side by side in one page"
-    ),
-    "explore": Command(
-        options.explore, "videohpm.report:explore", "serve that page here and follow a run"
-    ),
-    "finetune": Command(
-        config.FinetuneConfig,
-        "videohpm.finetune:finetune",
-        "train a classifier that starts from an encoder",
-        "videohpm.finetune.start:init_defaults",
-    ),
-    "evaluate": Command(
-        config.EvaluateConfig,
-        "videohpm.evaluate:evaluate",
-        "test a classifier on several views of each video",
-    ),
-    "probe": Command(
-        config.ProbeConfig,
-        "videohpm.evaluate:probe",
-        "linear, attentive and k-NN probes of frozen features",
-    ),
-    "features": Command(
-        options.features,
-        "videohpm.evaluate:features_command",
-        "frozen features of videos or images",
-    ),
-    "predict": Command(
-        options.predict,
-        "videohpm.evaluate:predict_command",
-        "the most probable classes of videos",
-    ),
-    "export": Command(
-        convert.export, "videohpm.interop:export", "weights of a run, for use elsewhere"
-    ),
-    "data prepare": Command(
-        options.prepare, "videohpm.prepare:prepare", "manifests from official annotations"
-    ),
-    "data scan": Command(
-        options.scan, "videohpm.data.scan:scan", "check every file; a manifest of the good ones"
-    ),
-    "data readers": Command(
-        options.readers,
-        "videohpm.data.readers:list_readers",
-        "which readers are there, what they read, and why not",
-    ),
-    "data bench": Command(
-        config.BenchConfig,
-        "videohpm.plan.bench:bench",
-        "what reading your list costs, and how many cores a run needs",
-    ),
-    "data transcode": Command(
-        options.transcode, "videohpm.data.transcode:transcode", "a copy for fast random access"
-    ),
-    "convert": Command(
-        convert.convert, "videohpm.interop:convert", "to and from other systems' checkpoints"
-    ),
-}
 SHORT = {"output": "-o"}
 NO_READER = 141
 """As of a program that SIGPIPE ended: whoever read the output, such as head, has enough."""
