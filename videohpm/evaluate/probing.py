@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import torch
 from videohpm.checkpoint import check_writable
 from videohpm.config import ProbeConfig
 from videohpm.config.plain import as_plain
-from videohpm.config.tasks import CLASSIFY, MULTI_LABEL, REGRESS
+from videohpm.config.tasks import REGRESS
 from videohpm.data import Manifest, find_samples
 from videohpm.errors import UserError
 from videohpm.evaluate.command import check_kind, resolve_device
@@ -28,15 +28,8 @@ from videohpm.evaluate.load import Loaded, fingerprint, load, random_copy
 from videohpm.evaluate.processes import init_eval_processes
 from videohpm.evaluate.protocol import EvalProtocol
 from videohpm.evaluate.results import UNREADABLE
-from videohpm.evaluate.tasks import TASKS, OutputTask, Regression, as_tensor
+from videohpm.evaluate.tasks import TASKS, as_tensor
 from videohpm.writing import complete
-
-COLUMNS = {
-    CLASSIFY: {"top1": ("top-1", 6), "top5": ("top-5", 6), "mean_class": ("mean class", 10)},
-    MULTI_LABEL: {"map": ("mAP", 6)},
-    REGRESS: {"mse": ("MSE", 10), "mae": ("MAE", 10), "r2": ("R2", 6)},
-}
-"""By task: the metrics in the table on the screen, what they are called and how wide they are."""
 
 
 def probe(config: ProbeConfig) -> int:
@@ -104,13 +97,12 @@ def run_probes(
     Views of one sample are averaged for the linear probe and k-NN, and are tokens side by side for
     the attentive one.
     """
-    task, truth, right = (
-        _task_of(config, found["train"].labels),
-        *(found[name].labels for name in ("train", "validation")),
-    )
-    if isinstance(task, Regression):  # probes learn what is standardised
-        truth = (truth - task.mean) / task.std
-    labels = as_tensor(truth)
+    truth, right = (found[name].labels for name in ("train", "validation"))
+    try:
+        task = TASKS[config.task].of(truth)
+    except ValueError as error:
+        raise UserError(f"train: {error}") from None
+    labels = as_tensor(task.standard(truth))
     pooled = {n: torch.from_numpy(f.pooled).float().mean(1) for n, f in found.items()}
     result = {}
     for name in config.probes:
@@ -121,13 +113,11 @@ def run_probes(
             if labels.ndim == 1:
                 probabilities = knn_probabilities(*pair, classes=classes, **settings)
             else:
-                probabilities = knn_means(*pair, **settings)
-                if isinstance(task, Regression):
-                    probabilities = task.predicted(probabilities)
+                probabilities = task.unstandard(knn_means(*pair, **settings))
         elif name == "linear":
             strength = choose_strength(
                 pooled["train"], labels, classes, tuple(config.strength), config.seed,
-                replace(task, mean=0.0, std=1.0) if isinstance(task, Regression) else task,
+                type(task)(),  # on labels that are standardised
             )  # fmt: skip
             settings = {"strength": strength, "tried": list(config.strength)}
             probabilities = linear_probabilities(
@@ -144,16 +134,6 @@ def run_probes(
             )  # fmt: skip
         result[name] = task.metrics(probabilities.numpy().astype(np.float64), right) | settings
     return result
-
-
-def _task_of(config: ProbeConfig, truth: np.ndarray) -> OutputTask:
-    """What the outputs of the probes mean. UserError where there is nothing to learn."""
-    if config.task != REGRESS:
-        return TASKS[config.task]()
-    mean, std = float(truth.mean()), float(truth.std())
-    if std == 0:
-        raise UserError(f"train: all samples have the number {mean:g}: nothing to learn")
-    return Regression(mean=mean, std=std)
 
 
 def write_probe(
@@ -180,7 +160,7 @@ def write_probe(
     }
     with complete(out / "probe.json") as partial:
         partial.write_text(json.dumps(summary, indent=2) + "\n")
-    columns = COLUMNS[config.task]
+    columns = TASKS[config.task].shown
     print(f"{'probe':<10} " + " ".join(f"{title:>{width}}" for title, width in columns.values()))
     for name, row in result.items():
         cells = ("-" if row[c] is None else f"{row[c]:.2f}" for c in columns)

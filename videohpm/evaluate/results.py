@@ -9,28 +9,17 @@ from typing import Any
 
 import numpy as np
 
-from videohpm.config.tasks import CLASSIFY, MULTI_LABEL
+from videohpm.config.tasks import CLASSIFY
 from videohpm.data import Manifest
-from videohpm.data.label_sets import NONE
 from videohpm.data.tables import write_table
 from videohpm.errors import printable
-from videohpm.evaluate.metrics import confusion, top_classes
+from videohpm.evaluate.metrics import confusion
 from videohpm.evaluate.multiview import Scores
 from videohpm.evaluate.protocol import EvalProtocol
 from videohpm.writing import complete, full_disk
 
 UNREADABLE = 3
 """Exit code of an evaluation that could not read all of its videos."""
-COLUMNS: tuple[str, ...] = (
-    "path",
-    "label",
-    "prediction",
-    "right",
-    "probability",
-    "logit",
-    "margin",
-    "top5",
-)
 _log = logging.getLogger(__name__)
 NAMES_UP_TO = 60
 """With more classes than these their names would be too small to read in the picture."""
@@ -83,71 +72,15 @@ def write_results(
 def write_predictions(
     file: Path, scores: Scores, manifest: Manifest, labels: list[str] | None
 ) -> None:
-    """A row for each video, in the manifest's order; of an unreadable one the reason.
-
-    ``logit`` is the predicted class's, averaged over views, ``margin`` its lead over the next;
-    ``top5`` lists classes and their probabilities.
-    """
+    """A row for each video, in the manifest's order; of an unreadable one the reason."""
     names = labels or [str(i) for i in range(scores.probabilities.shape[1])]
-    if scores.task.name == CLASSIFY:
-        columns, rows = COLUMNS, _class_rows(scores, names)
-    elif scores.task.name == MULTI_LABEL:
-        columns, rows = ("path", "label", "prediction", "top5"), _set_rows(scores, names)
-    else:
-        columns, rows = ("path", "label", "prediction", "residual"), _number_rows(scores)
-    errors: dict[int, dict[str, Any]] = {
-        i: {"error": reason} for i, reason in scores.errors.items()
-    }
-    columns = (*columns, "error")
-    named = {i: {"path": manifest.name(i)} | row for i, row in sorted((rows | errors).items())}
-    write_table(file, columns, [[row.get(c) for c in columns] for row in named.values()])
-
-
-def _set_rows(scores: Scores, names: list[str]) -> dict[int, dict[str, Any]]:
-    """Of several classes: ``prediction`` are those of probability 0.5 and more."""
-    rows = {}
-    for position, index in enumerate(scores.index.tolist()):
-        chance = scores.probabilities[position]
-        top = top_classes(chance[None], 5)[0]
-        chosen = {"label": scores.labels[position] > 0, "prediction": chance >= 0.5}
-        rows[index] = {
-            column: "; ".join(names[c] for c in np.flatnonzero(which).tolist()) or NONE
-            for column, which in chosen.items()
-        } | {"top5": "; ".join(f"{names[c]} {chance[c]:.4f}" for c in top.tolist())}
-    return rows
-
-
-def _number_rows(scores: Scores) -> dict[int, dict[str, Any]]:
-    rows = {}
-    for position, index in enumerate(scores.index.tolist()):
-        found, right = scores.probabilities[position, 0], scores.labels[position, 0]
-        rows[index] = {"prediction": f"{found:.6g}"}
-        if not np.isnan(right):
-            rows[index] |= {"label": f"{right:.6g}", "residual": f"{found - right:.6g}"}
-    return rows
-
-
-def _class_rows(scores: Scores, names: list[str]) -> dict[int, dict[str, Any]]:
-    rows: dict[int, dict[str, Any]] = {}
-    best = top_classes(scores.probabilities, 5)
-    for position, index in enumerate(scores.index.tolist()):
-        chance, logits, top = (
-            scores.probabilities[position],
-            scores.logits[position],
-            best[position],
-        )
-        label, first = int(scores.labels[position]), int(top[0])
-        rest = np.delete(logits, first)
-        rows[index] = {
-            "label": names[label] if label >= 0 else "",
-            "prediction": names[first],
-            "right": int(label == first) if label >= 0 else "",
-            "probability": f"{chance[first]:.6f}",
-            "logit": f"{logits[first]:.5f}",
-            "margin": f"{logits[first] - rest.max():.5f}" if len(rest) else "",
-            "top5": "; ".join(f"{names[c]} {chance[c]:.4f}" for c in top.tolist()),
-        }
-    return rows
+    found = zip(scores.probabilities, scores.logits, scores.labels, strict=True)
+    rows = [scores.task.row(*each, names) for each in found]
+    cells: dict[int, dict[str, Any]] = dict(zip(scores.index.tolist(), rows, strict=True))
+    cells |= {i: {"error": reason} for i, reason in scores.errors.items()}
+    columns = ("path", *scores.task.columns, "error")
+    named = [{"path": manifest.name(i)} | row for i, row in sorted(cells.items())]
+    write_table(file, columns, [[row.get(column) for column in columns] for row in named])
 
 
 def draw_confusion(file: Path, table: np.ndarray, labels: list[str] | None) -> None:

@@ -197,13 +197,11 @@ class NumberRegression(_Numbers):
 
     def __init__(self, config: FinetuneConfig, manifest: Manifest, info: DatasetInfo | None):
         self.config, self.names, self.outputs = config, None, 1
-        mean, std = float(manifest.values.mean()), float(manifest.values.std())
-        if std == 0:
-            raise UserError(
-                f"data: all samples have the number {mean:g}; there is nothing to learn"
-            )
-        self.meaning = evaluate.Regression(mean=mean, std=std)
-        self.truth = evaluate.as_tensor((manifest.values[:, None] - mean) / std)
+        try:
+            self.meaning = evaluate.Regression.of(manifest.values[:, None])
+        except ValueError as error:
+            raise UserError(f"data: {error}") from None
+        self.truth = evaluate.as_tensor(self.meaning.standard(manifest.values[:, None]))
 
     def check(self, samples: Manifest) -> None:
         pass  # any number may be validated on
