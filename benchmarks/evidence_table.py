@@ -13,6 +13,7 @@ from scipy import stats
 from videohpm.errors import UserError
 
 ROWS = ("untrained", *ARMS)
+SURE, UNSURE = "#1d4e89", "#888888"
 CONFIDENCE = 0.95
 WANTED = {"images": 0.5, "clips": 1.0}
 """Half-widths that :func:`power` plans for, in points of top-1."""
@@ -273,17 +274,18 @@ def _row(cells: list[str]) -> str:
 
 
 def draw(rows: list[dict], path: Path) -> None:
-    """Arm less random masks: a panel a kind of data and judge, a line an arm with its interval."""
+    """Differences: a panel a kind of data and judge, a line a pair of arms with its interval."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    shown = [row for row in rows if row["control"] == "random" and "tuned" not in row["judge"]]
+    shown = [row for row in rows if "tuned" not in row["judge"]]
     panels = list(dict.fromkeys((row["data"], row["judge"]) for row in shown))
-    arms = [arm for arm in ARMS if any(row["arm"] == arm for row in shown)]
+    named = {(row["arm"], row["control"]): f"{row['arm']} − {row['control']}" for row in shown}
+    pairs = sorted(named, key=lambda pair: (pair[1] != "random", list(ARMS).index(pair[0])))
     figure, axes = pyplot.subplots(
-        1, len(panels), figsize=(2.2 + 2.4 * len(panels), 1.1 + 0.32 * len(arms)),
+        1, len(panels), figsize=(2.4 + 2.4 * len(panels), 1.3 + 0.3 * len(pairs)),
         sharey=True, squeeze=False, layout="constrained",
     )  # fmt: skip
     for axis, (kind, judge) in zip(axes[0], panels, strict=True):
@@ -291,13 +293,16 @@ def draw(rows: list[dict], path: Path) -> None:
             if (row["data"], row["judge"]) == (kind, judge):
                 sure = row["p_holm"] < 1 - CONFIDENCE
                 axis.errorbar(
-                    row["mean"], arms.index(row["arm"]), xerr=row["half_width"], fmt="o",
-                    color="#1d4e89" if sure else "#888888", capsize=3,
+                    row["mean"], pairs.index((row["arm"], row["control"])),
+                    xerr=row["half_width"], fmt="o", color=SURE if sure else UNSURE, capsize=3,
                 )  # fmt: skip
         axis.axvline(0, color="black", linewidth=0.8)
-        axis.set(title=f"{kind}: {judge}", xlabel="points over random masks")
-        axis.set_yticks(range(len(arms)), arms)
+        axis.set(title=f"{kind}: {judge.replace('knn', 'k-NN')}", ylim=(len(pairs) - 0.4, -0.6))
+        axis.set_yticks(range(len(pairs)), [named[pair] for pair in pairs])
         axis.grid(axis="x", alpha=0.3)
-    axes[0, 0].invert_yaxis()
+    figure.supxlabel(
+        f"points of top-1, with {CONFIDENCE:.0%} intervals; grey: no difference is shown",
+        fontsize="medium",
+    )
     figure.savefig(path, dpi=110)
     pyplot.close(figure)
