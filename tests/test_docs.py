@@ -1,5 +1,6 @@
 """The pages of docs/: their commands and links are right, and the page of arms has all of them."""
 
+import json
 import re
 import shlex
 import subprocess
@@ -36,8 +37,22 @@ def test_every_configuration_is_one_that_there_is(page):
         assert name in fields, name
 
 
+def test_what_was_measured_is_what_the_experiment_found(page, root):
+    """Cells as [+2.8 ± 1.1 (4)](… "predict"): the arm's difference from random masks."""
+    folder = root / "benchmarks/results/evidence"
+    found = {
+        row["arm"]: f"{row['mean']:+.1f} ± {row['half_width']:.1f} ({row['seeds']})"
+        for row in json.loads((folder / "summary.json").read_text())["differences"]
+        if (row["data"], row["control"], row["judge"]) == ("images", "random", "linear class")
+    }
+    written = re.findall(
+        r'\[([^\]]+)\]\(\.\./benchmarks/results/evidence/README\.md "(.+?)"\)', page
+    )
+    assert {arm: text for text, arm in written} == found
+
+
 def test_what_the_page_links_to_is_there(page, root):
-    links = re.findall(r"\]\(([^)#]+)\)", page)
+    links = re.findall(r"\]\(([^)#\s]+)", page)
     assert links
     for link in links:
         assert (root / "docs" / link).resolve().exists(), link

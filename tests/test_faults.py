@@ -78,6 +78,10 @@ def whole(start, tmp_path_factory):
     return folder
 
 
+def test_a_run_says_how_many_processes_it_had(whole):
+    assert json.loads((whole / "environment.json").read_text())["processes"] == 2
+
+
 def lines(folder) -> list[str]:
     file = folder / "metrics.jsonl"
     return file.read_text().splitlines() if file.exists() else []

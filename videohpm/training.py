@@ -315,7 +315,7 @@ def write_settings(config: Any) -> None:
     folder = Path(config.run.dir)
     text = yaml.safe_dump(as_plain(config), sort_keys=False)
     (folder / "config.yaml").write_text(text)
-    describe_machine(folder / "environment.json")
+    describe_machine(folder / "environment.json", distributed.world_size())
 
 
 def asked_to_stop(folder: Path, done: int, steps: int) -> Preempted:

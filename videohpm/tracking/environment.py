@@ -11,8 +11,12 @@ from pathlib import Path
 PACKAGES = ("videohpm", "torch", "torchvision", "timm", "numpy", "av", "decord", "deepspeed")
 
 
-def describe_machine(file: Path) -> None:
-    """Write the versions and devices that a run depends on as JSON; no host or user names."""
+def describe_machine(file: Path, processes: int = 1) -> None:
+    """Write the versions and devices that a run depends on as JSON; no host or user names.
+
+    Args:
+        processes: of the run, on all machines; the rest is this machine's.
+    """
     import torch
 
     versions: dict[str, str | None] = {}
@@ -27,6 +31,7 @@ def describe_machine(file: Path) -> None:
         "system": platform.system(),
         "machine": platform.machine(),
         "packages": versions,
+        "processes": processes,
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "cuda": torch.version.cuda,
