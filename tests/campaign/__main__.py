@@ -104,9 +104,7 @@ class Campaign:
         begin = time.monotonic()
         if fault.number is not None:
             self._wait_for_moment(fault, work, how, started, out)
-            after, begun = time.monotonic() - begin, True
-            if how in ("program", "launcher"):
-                begun = _handles_signals(started.process.pid)
+            after, begun = time.monotonic() - begin, started.begun(fault.ranks)
             started.send(fault.number, fault.ranks)
         else:
             after, begun = 0.0, True
@@ -144,16 +142,6 @@ class Campaign:
             if any((out / "checkpoints").glob(".partial_*/*")):
                 break
             time.sleep(0.0005)
-
-
-def _handles_signals(pid: int) -> bool:
-    """Whether a process has come to the line from which it handles SIGTERM, or holds it back."""
-    try:
-        status = Path(f"/proc/{pid}/status").read_text()
-    except OSError:
-        return True
-    masks = re.findall(r"^Sig(?:Blk|Ign|Cgt):\s*([0-9a-f]+)", status, re.M)
-    return any(int(mask, 16) & 1 << 14 for mask in masks)
 
 
 def _saved_less(codes: list, said: str, out: Path, before: list[Path], damaged: bool) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -23,6 +24,10 @@ class Forked:
     def __init__(self, starter: Starter, world: int, words: list[str], logs: Path, **limits: str):
         self.job = starter.start(world, "facts:program", words, logs=logs, **limits)
         self.pids, self.logs = self.job.pids, self.job.logs
+
+    def begun(self, ranks: list[int]) -> bool:
+        """Whether these have come to the line from which they handle SIGTERM."""
+        return all(_handles_signals(self.pids[rank]) for rank in ranks)
 
     def send(self, number: int, ranks: list[int]) -> None:
         for rank in ranks:
@@ -65,6 +70,10 @@ class Program:
             )  # fmt: skip
         self.how = how
 
+    def begun(self, ranks: list[int]) -> bool:
+        """Whether what was started has come to that line; torchrun is not ours."""
+        return self.how == "torchrun" or _handles_signals(self.process.pid)
+
     def send(self, number: int, ranks: list[int]) -> None:
         """To the process that was started; SIGKILL of several to those that it started."""
         children = self._ranks()
@@ -106,6 +115,18 @@ def _command(pid: int) -> str:
         return Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace")
     except OSError:
         return ""
+
+
+def _handles_signals(pid: int) -> bool:
+    """Whether a process has come to the line from which it handles SIGTERM, or holds it back."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return True
+    if re.search(r"^State:\s*Z", status, re.M):  # it has ended
+        return True
+    masks = re.findall(r"^Sig(?:Blk|Ign|Cgt):\s*([0-9a-f]+)", status, re.M)
+    return any(int(mask, 16) & 1 << 14 for mask in masks)
 
 
 def _kill(pid: int, number: int) -> None:
