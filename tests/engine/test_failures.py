@@ -2,6 +2,7 @@
 
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -12,7 +13,7 @@ import torch.distributed as dist
 from made_runs import write_settings
 
 from videohpm.cli import main
-from videohpm.engine import distributed
+from videohpm.engine import distributed, rendezvous
 from videohpm.engine.preemption import translate_errors
 from videohpm.errors import RunError, UserError
 from videohpm.launch import Ranks
@@ -148,6 +149,54 @@ def test_too_little_memory_in_an_evaluation_is_one_line(monkeypatch, capsys):
     assert main(["evaluate"]) == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert "out of memory" in line and "--batch" in line
+
+
+def test_a_first_rank_that_never_listens_is_waited_for_once(monkeypatch):
+    """torch would wait for ``engine.timeout`` twice, and pause in between."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    values = {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    for name, value in values.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(dist, "rendezvous", lambda *_, **__: pytest.fail("it waits in torch"))
+    said = rf"another of the 2 processes.* check RANK.*127\.0\.0\.1:{port} does not answer"
+    with pytest.raises(RunError, match=said):
+        distributed.init_process_group(torch.device("cpu"), 0.5)
+
+
+def test_a_first_rank_that_listens_later_is_found(monkeypatch):
+    with socket.socket() as later:
+        later.bind(("127.0.0.1", 0))
+        monkeypatch.setenv("RANK", "1")
+        monkeypatch.setenv("MASTER_ADDR", "localhost")
+        monkeypatch.setenv("MASTER_PORT", str(later.getsockname()[1]))
+        monkeypatch.setattr(time, "sleep", lambda _: later.listen())
+        rendezvous.wait_for_first_rank(60)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("MASTER_PORT", "70000"), ("MASTER_PORT", "x"), ("MASTER_ADDR", ""), ("RANK", "0")],
+)
+def test_settings_that_are_no_address_are_left_to_torch(monkeypatch, name, value):
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    monkeypatch.setenv("MASTER_PORT", "1")
+    monkeypatch.setenv(name, value)
+    monkeypatch.setattr(time, "sleep", lambda _: pytest.fail("nobody is waited for"))
+    rendezvous.wait_for_first_rank(60)
+
+
+def test_a_host_that_is_none_is_left_to_torch(monkeypatch):
+    def unknown(*_):
+        raise socket.gaierror("Name or service not known")
+
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("MASTER_ADDR", "nowhere")
+    monkeypatch.setenv("MASTER_PORT", "1")
+    monkeypatch.setattr(socket, "create_connection", unknown)
+    rendezvous.wait_for_first_rank(60)
 
 
 @pytest.mark.parametrize("others", [True, False], ids=["all are there", "one is not"])

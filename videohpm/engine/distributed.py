@@ -30,7 +30,7 @@ from torch.distributed import distributed_c10d
 from videohpm import stopping
 from videohpm.config.machine import launched_world_size
 from videohpm.engine.meeting import LostProcess, Meeting, ask
-from videohpm.engine.rendezvous import unreached
+from videohpm.engine.rendezvous import unreached, wait_for_first_rank
 from videohpm.engine.watch import PeerWatch, leave_now
 from videohpm.errors import RunError, UserError
 
@@ -100,6 +100,7 @@ def init_process_group(device: torch.device, seconds: float, field: str = "engin
     store = None
     try:
         if launched_world_size() > 1:
+            wait_for_first_rank(limit.total_seconds())
             store, number, total = next(dist.rendezvous("env://", timeout=limit))
         else:
             store, number, total = dist.HashStore(), 0, 1

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 import socket
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import timedelta
@@ -18,8 +19,36 @@ from videohpm.errors import RunError, UserError, one_line
 SETTINGS = "RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT"
 TAKEN = ("EADDRINUSE", "address already in use", "EACCES", "permission denied")
 """What torch says of a port that cannot be listened at."""
+PAUSE = 0.05
+"""Seconds between two attempts to connect."""
 TOGETHER = 20.0
 """Seconds between the first and the last process that gives up, because all see none."""
+
+
+def wait_for_first_rank(seconds: float) -> None:
+    """Wait until somebody listens at MASTER_ADDR, MASTER_PORT, where this is another rank.
+
+    torch's own client would wait as long, pause and wait as long again. Settings that are no
+    address are left to it.
+
+    Raises RuntimeError where nobody listens after ``seconds``.
+    """
+    host, port = os.environ.get("MASTER_ADDR", ""), os.environ.get("MASTER_PORT", "")
+    is_address = bool(host) and port.isdigit() and 0 < int(port) < 2**16
+    if os.environ.get("RANK", "0") == "0" or not is_address:
+        return
+    deadline = time.monotonic() + seconds
+    while True:
+        left = deadline - time.monotonic()
+        try:
+            socket.create_connection((host, int(port)), max(left, PAUSE)).close()
+            return
+        except socket.gaierror:  # no such host
+            return
+        except OSError as error:
+            if left <= 0:
+                raise RuntimeError(f"{host}:{port} does not answer: {one_line(error)}") from None
+            time.sleep(PAUSE)
 
 
 def unreached(
