@@ -17,6 +17,7 @@ from videohpm import hub
 from videohpm.cli import main
 from videohpm.errors import RunError, UserError
 
+
 @pytest.fixture
 def stub(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
