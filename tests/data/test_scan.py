@@ -183,7 +183,10 @@ def test_a_faster_reader_is_checked_against_pyav(good, tmp_path, monkeypatch):
         ([".", "--decode_timeout", "0"], "decode_timeout: 0"),
         ([".", "--damaged", "mend"], "damaged"),
         (["."], "no videos or images"),
-        (["list.csv"], "root: of the 1 files of list.csv none is there (first: a.mp4); give --root"),
+        (
+            ["list.csv"],
+            "root: of the 1 files of list.csv none is there (first: ./a.mp4); give --root",
+        ),
         (["list.csv", "--root", "other"], "none is there (first: other/a.mp4)"),
     ],
 )
