@@ -80,7 +80,7 @@ def _named(header: list[str]) -> list[str]:
 
 
 def _json_rows(file: Path, numbered: list[tuple[int, str]]) -> dict[str, list]:
-    """Rows of a JSON object a line, as Hugging Face's metadata.jsonl has; a list: several labels."""
+    """Rows of a JSON object a line, as in Hugging Face's metadata.jsonl; a list is of labels."""
     objects = []
     for number, line in numbered:
         try:
