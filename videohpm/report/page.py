@@ -12,7 +12,7 @@ from videohpm.report.verdict import mining_verdict, verdict
 from videohpm.writing import complete
 
 CURVES = {
-    "loss": "reconstruction loss",
+    "loss": "training loss",
     "probe_loss": "loss of the clips that are looked at, under random masks",
     "mean_colour_loss": "the same of each clip's mean colour",
     "knn_top1": "classes by nearest neighbours (top-1, per cent)",
