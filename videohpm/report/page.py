@@ -63,7 +63,8 @@ def report(runs: list[str], output: str = "report.html") -> None:
     with complete(file) as partial:
         partial.write_bytes(page(loaded).encode())
     missing = sum(len(run.missing) for run in loaded)
-    print(f"{output}: {len(loaded)} runs" + (f", {missing} things missing" if missing else ""))
+    lacking = f"; missing: {missing}, listed in it" if missing else ""
+    print(f"{output}: {', '.join(run.name for run in loaded)}{lacking}")
 
 
 def page(runs: list[Run], *, follow: bool = False) -> str:
