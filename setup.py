@@ -66,9 +66,9 @@ LOGGERS = {
     "mlflow": ["mlflow>=3.17"],
 }
 
-# mkdocs build --strict; mkdocstrings-python before 2.0 warns of arguments without a type. Material for
-# MkDocs ends in May 2027. Zensical, its successor, reads mkdocs.yml, but its 0.1 runs no hooks: the
-# pages that docs/hooks.py makes would be missing.
+# mkdocs build --strict; mkdocstrings-python before 2.0 warns of arguments without a type. Material
+# for MkDocs ends in May 2027. Zensical, its successor, reads mkdocs.yml, but its 0.1 runs no hooks:
+# the pages that docs/hooks.py makes would be missing.
 DOCS = ["mkdocs-material>=9.6", "mkdocstrings-python>=2.0"]
 
 # Where the tests need a newer release than the package, they name it again.
