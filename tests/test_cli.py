@@ -177,3 +177,13 @@ def test_a_new_name_that_a_command_lacks_is_not_offered(capsys):
 
 def test_options_are_not_abbreviated(capsys):
     assert "data.short_videos" in refuse(["pretrain", "--data.short", "repeat"], capsys)
+
+
+@pytest.mark.parametrize("joined", [False, True])
+def test_recipes_are_found_from_every_folder(tmp_path, monkeypatch, capsys, joined):
+    monkeypatch.chdir(tmp_path)
+    recipe = "configs/pretrain/demo.yaml"
+    given = [f"--config={recipe}"] if joined else ["--config", recipe]
+    with pytest.raises(SystemExit):
+        cli.main(["pretrain", *given, "--print_config"])
+    assert "dir: runs/demo\n" in capsys.readouterr().out

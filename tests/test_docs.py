@@ -2,14 +2,13 @@
 
 import json
 import re
-import shlex
 import subprocess
 import sys
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 import yaml
+from typed import PAGES, arguments, typed
 
 from videohpm.cli import _find_recipes, parser_of
 from videohpm.commands import COMMANDS
@@ -58,51 +57,44 @@ def test_what_the_page_links_to_is_there(page, root):
         assert (root / "docs" / link).resolve().exists(), link
 
 
-def commands_in(text: str) -> list[list[str]]:
-    """What is typed in the code blocks of a page: the words after ``videohpm``."""
-    blocks = re.findall(r"^```(?:bash|sh)?\n(.*?)^```", text, re.M | re.S)
-    lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
-    typed = [line.partition(" videohpm ")[2] if " -m videohpm " in line else
-             line.removeprefix("videohpm ") for line in lines
-             if line.startswith("videohpm ") or " -m videohpm " in line]  # fmt: skip
-    whole = [shlex.split(line, comments=True) for line in typed if "…" not in line]
-    return [words for words in whole if words and words[0] != "COMMAND"]
-
-
-PAGES = ("README.md", "docs/index.md", "docs/tutorial.md", "docs/cookbook.md", "docs/faq.md")
+def check_options(command: str) -> None:
+    """As far as no file is needed: known options, values of the right type."""
+    words = arguments(command)
+    name = " ".join(words[:2]) if " ".join(words[:2]) in COMMANDS else words[0]
+    rest = words[len(name.split()) :]
+    assert name in COMMANDS, command
+    if name == "data prepare" or "--help" in rest or "--print_config" in rest:
+        return
+    known = _find_recipes(rest)
+    while "--config" in known:  # a user's own file is not there
+        at = known.index("--config")
+        recipe = known[at : at + 2]
+        assert recipe[1] == "mine.yaml" or Path(recipe[1]).is_file(), command
+        known[at : at + 2] = []
+    parser_of(name).parse_args(known)
 
 
 @pytest.mark.parametrize("name", PAGES)
 def test_every_command_of_a_page_is_one_that_can_be_typed(name, root, monkeypatch):
-    """Its options are known and their values of the right type, as far as no file is needed."""
+    """Those too that test_typed.py does not run."""
     monkeypatch.chdir(root)
-    found = commands_in((root / name).read_text())
-    assert found or name == "docs/faq.md"
-    for words in found:
-        both = " ".join(words[:2])
-        command, rest = (both, words[2:]) if both in COMMANDS else (words[0], words[1:])
-        assert command in COMMANDS, words
-        if command == "data prepare" or "--help" in rest or "--print_config" in rest:
-            continue
-        known = _find_recipes(rest)
-        while "--config" in known:  # a user's own file is not there
-            at = known.index("--config")
-            recipe = known[at : at + 2]
-            assert recipe[1] == "mine.yaml" or Path(recipe[1]).is_file(), words
-            known[at : at + 2] = []
-        parser_of(command).parse_args(known)
+    for kind, text in typed((root / name).read_text()):
+        if kind == "shell" and arguments(text):
+            check_options(text)
 
 
-def test_a_command_with_a_mistake_is_found():
-    page = "```\nvideohpm convert a b --too hf\n```\n"
-    (words,) = commands_in(page)
-    with pytest.raises(Exception, match="too"):
-        parser_of("convert").parse_args(words[1:])
+def test_commands_with_a_mistake_are_found():
+    for mistake in (
+        "videohpm convert a b --too hf",
+        "torchrun --nproc_per_node 8 -m videohpm pretrain --too 1 …",
+        "python -m videohpm.launch 8 pretrain --too 1",
+        "deepspeed --module videohpm pretrain --too 1",
+    ):
+        with pytest.raises(Exception, match="too"):
+            check_options(mistake)
 
 
 def test_the_site_builds_without_a_warning(root, tmp_path):
-    if find_spec("mkdocs") is None or find_spec("mkdocstrings") is None:
-        pytest.skip("mkdocs is not here (pip install '.[docs]')")
     done = subprocess.run(
         [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path)],
         cwd=root, capture_output=True, text=True,

@@ -85,7 +85,7 @@ def page_of(*folders, **more):
 def test_everything_of_a_run_is_in_the_page(tmp_path):
     html = page_of(make_run(tmp_path / "night"))
     for said in (
-        "night", "step 300 of 300 (done)", "1,234 samples", "reconstruction loss",
+        "night", "step 300 of 300 (done)", "1,234 samples", "training loss",
         "learning rate", "clips a second", "share of the mask", "71.25", "1 files could not",
         "plain.mp4", "run.steps", "packages.torch",
     ):  # fmt: skip
@@ -153,6 +153,14 @@ def test_an_empty_folder_says_what_is_missing(tmp_path):
         load_runs([str(tmp_path / "absent")])
 
 
+def test_a_fine_tuning_lacks_no_pictures(tmp_path):
+    (tmp_path / "tuned").mkdir()
+    (tmp_path / "tuned/config.yaml").write_text("augment: {mixup: 0.0}\n")
+    html = page_of(tmp_path / "tuned")
+    assert "<li>metrics.jsonl: no" in html
+    assert "<li>pictures" not in html and "<li>diagnostics" not in html
+
+
 DAMAGE = {
     "metrics.jsonl": b'{"step": 10, "loss": 1.0}\n{"step": 20, "lo',
     "config.yaml": b"run: {steps: [",
@@ -192,7 +200,7 @@ def test_a_damaged_file_is_named_and_the_rest_is_shown(tmp_path, name):
     run = load_run(folder, "run")
     assert len(run.missing) == 1 and name in run.missing[0]
     html = page([run])
-    assert name in html and "reconstruction loss" in html and "<img" in html
+    assert name in html and "training loss" in html and "<img" in html
 
 
 @pytest.mark.parametrize("name", DAMAGE)
@@ -242,7 +250,7 @@ def test_runs_side_by_side(tmp_path):
     html = page_of(a, b)
     assert "a/run" in html and "b/run" in html
     assert "1 differ" in html and "<tr class=differs><th>seed</th>" in html
-    card = re.search(r"<h3>reconstruction loss</h3>.*?</div>", html, re.S)[0]
+    card = re.search(r"<h3>training loss</h3>.*?</div>", html, re.S)[0]
     assert card.count("<polyline") == 2
 
 

@@ -162,8 +162,14 @@ def _parse(parser: ArgumentParser, command: Command, arguments: list[str]) -> Na
 
 def _find_recipes(arguments: list[str]) -> list[str]:
     """``--config configs/…`` is found from every folder, and where no checkout is."""
-    pairs = zip(["", *arguments], arguments, strict=False)
-    return [str(find(each)) if before == "--config" else each for before, each in pairs]
+    found = list(arguments)
+    for at, each in enumerate(arguments):
+        option, equals, file = each.partition("=")
+        if option == "--config" and equals:
+            found[at] = f"--config={find(file)}"
+        elif arguments[:at][-1:] == ["--config"]:
+            found[at] = str(find(each))
+    return found
 
 
 def _reader_is_gone() -> bool:

@@ -1,5 +1,7 @@
 """Folders of extracted frames as videos, and the lists that go with them."""
 
+import json
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -141,14 +143,56 @@ def test_what_is_ambiguous_in_a_list_is_an_error(clips, text, told):
     assert told in str(caught.value)
 
 
-def test_a_videofolder_of_hugging_face(clips, caplog):
-    metadata = clips / "metadata.csv"
-    metadata.write_text("label,file_name,text\njog,run/c,x\nstroll,walk/a,y\nstroll,walk/b,z\n")
+ROWS = [("jog", "run/c", "x"), ("stroll", "walk/a", "y"), ("stroll", "walk/b", "z")]
+
+
+def as_metadata(rows, names, suffix: str) -> str:
+    if suffix == "csv":
+        return "".join(",".join(row) + "\n" for row in [names, *rows])
+    return "".join(json.dumps(dict(zip(names, row, strict=True))) + "\n" for row in rows)
+
+
+@pytest.mark.parametrize("suffix", ["csv", "jsonl"])
+def test_a_videofolder_of_hugging_face(clips, caplog, suffix):
+    metadata = clips / f"metadata.{suffix}"
+    metadata.write_text(as_metadata(ROWS, ("label", "file_name", "text"), suffix))
     found = find_samples(clips, labels=True)
     assert found.classes == ["jog", "stroll"] and found.labels.tolist() == [0, 1, 1]
-    assert found.kind == "video" and "metadata.csv, not the folders" in caplog.text
-    metadata.write_text("file_name,text\nrun/c,x\n")  # no labels: the folders are the classes
+    assert found.kind == "video" and f"{metadata.name}, not the folders" in caplog.text
+    without = [row[1:] for row in ROWS]  # no labels: the folders are the classes
+    metadata.write_text(as_metadata(without, ("file_name", "text"), suffix))
     assert find_samples(clips, labels=True, kind="frames").classes == ["run", "walk"]
+
+
+def test_a_list_of_json_objects(clips):
+    lines = [
+        {"file_name": "run/c", "label": ["fast", "far"], "other": {"a": 1}},
+        {"label": ["far"], "frames": 12, "file_name": "walk/a"},
+        {"file_name": "walk/b", "label": []},
+    ]
+    (clips / "list.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    found = find_samples(None, clips / "list.jsonl", labels="optional", task="multi_label")
+    assert found.classes == ["far", "fast"]
+    assert found.label_sets(np.arange(3), 2).tolist() == [[1, 1], [1, 0], [0, 0]]
+    assert [sample.frames for sample in found] == [None, 12, None]
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ('{"path": "walk/a"}\n[1]\n', "line 2: this is not a JSON object"),
+        ('{"path": "walk/a"', "line 1: this is not a JSON object"),
+        ("[" * 100000, "line 1: this is not a JSON object"),
+        ('{"file": "walk/a"}\n', "no line names a file as path or file_name"),
+        ('{"path": "walk/a"}\n{"label": 1}\n', "line 2: the path is empty"),
+        ('{"path": "a\\u0000"}\n', "line 1: path has a NUL character"),
+    ],
+)
+def test_objects_that_are_none(clips, text, told):
+    (clips / "list.jsonl").write_text(text)
+    with pytest.raises(UserError, match="list.jsonl") as caught:
+        find_samples(None, clips / "list.jsonl", labels=True)
+    assert told in str(caught.value)
 
 
 def test_training_reads_clips_of_them(clips):

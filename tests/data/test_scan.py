@@ -183,10 +183,16 @@ def test_a_faster_reader_is_checked_against_pyav(good, tmp_path, monkeypatch):
         ([".", "--decode_timeout", "0"], "decode_timeout: 0"),
         ([".", "--damaged", "mend"], "damaged"),
         (["."], "no videos or images"),
+        (
+            ["list.csv"],
+            "root: of the 1 files of list.csv none is there (first: ./a.mp4); give --root",
+        ),
+        (["list.csv", "--root", "other"], "none is there (first: other/a.mp4)"),
     ],
 )
 def test_mistakes(tmp_path, monkeypatch, capsys, arguments, told):
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "list.csv").write_text("path\na.mp4\n")
     assert cli.main(["data", "scan", *arguments]) == 2
     said = capsys.readouterr().err
     assert told in said and said.count("\n") == 1

@@ -378,6 +378,8 @@ def test_what_is_written_elsewhere_says_what_the_outputs_mean(finished, tmp_path
     assert main(["export", folder, str(tmp_path / "encoder")]) == 0
     assert "task" not in json.loads((tmp_path / "encoder/config.json").read_text())
     assert main(["convert", folder, str(tmp_path / "hf"), "--to", "huggingface"]) == 0
+    assert "the head gives the number itself" in capsys.readouterr().out
+    assert main(["convert", folder, str(tmp_path / "pth"), "--to", "videomae"]) == 0
     assert "the layout does not say what the outputs mean" in capsys.readouterr().out
 
 

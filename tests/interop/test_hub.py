@@ -8,36 +8,21 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from huggingface_hub import constants
 from safetensors.torch import load_file
-from stub_hub import StubHub
+from stub_hub import ask, asked_hub
 
 import videohpm
 from videohpm import hub
 from videohpm.cli import main
 from videohpm.errors import RunError, UserError
 
-constants = pytest.importorskip("huggingface_hub.constants")
-
-
-def ask(monkeypatch, address: str) -> None:
-    """What HF_ENDPOINT does, once the client has been imported."""
-    monkeypatch.setattr(constants, "ENDPOINT", address)
-    files = f"{address}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
-    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", files)
-
 
 @pytest.fixture
 def stub(tmp_path, monkeypatch):
-    """A Hub that the client asks, which has a cache of its own, and is logged in."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("HF_TOKEN", "good")
-    with StubHub() as stub:
-        ask(monkeypatch, stub.address)
-        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-        hub._download.cache_clear()
+    with asked_hub(monkeypatch, tmp_path / "cache") as stub:
         yield stub
-    hub._download.cache_clear()
 
 
 def same(one, other) -> bool:

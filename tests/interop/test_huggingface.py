@@ -129,3 +129,51 @@ def test_class_names_and_processor(micro, tmp_path):
     mean, std = (torch.tensor(v).view(3, 1, 1) for v in
                  ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))  # fmt: skip
     micro.close(found, (frames / 255 - mean) / std)
+
+
+@pytest.mark.parametrize(
+    ("task", "classes", "problem"),
+    [
+        (None, 5, "single_label_classification"),
+        ({"name": "multi_label"}, 5, "multi_label_classification"),
+        ({"name": "regress", "mean": 3.0, "std": 0.5}, 1, "regression"),
+    ],
+)
+def test_what_outputs_mean(micro, tmp_path, task, classes, problem):
+    """Their loss is that of the task, a regression gives the number, and it all comes back."""
+    model = micro.make("VideoClassifier", 3, classes=classes)
+    ours = micro.save(model, tmp_path / "ours", **({"task": task} if task else {}))
+    report = micro.convert(ours, tmp_path / "hf", "huggingface")
+    judge = transformers.VideoMAEForVideoClassification.from_pretrained(tmp_path / "hf").eval()
+    assert judge.config.problem_type == problem
+    clips = micro.clips()
+    wanted = model(clips).detach()
+    if problem == "regression":
+        wanted = wanted * 0.5 + 3.0
+        assert any("times 0.5 plus 3" in note for note in report.notes)
+        truth, loss = torch.tensor([2.0, 4.0]), torch.nn.functional.mse_loss
+        pair = wanted[:, 0], truth
+    elif problem == "multi_label_classification":
+        truth = torch.tensor([[1.0, 0, 1, 0, 0], [0, 0, 0, 0, 0]])
+        pair, loss = (wanted, truth), torch.nn.functional.binary_cross_entropy_with_logits
+    else:
+        truth = torch.tensor([4, 1])
+        pair, loss = (wanted, truth), torch.nn.functional.cross_entropy
+    found = judge(clips.transpose(1, 2), labels=truth)
+    micro.close(found.logits.detach(), wanted, 1e-4)
+    micro.close(found.loss.detach(), loss(*pair), 1e-4)
+    weights, _ = micro.read(tmp_path / "hf")
+    micro.close(weights.build()(clips).detach(), wanted, 1e-4)
+    back = {"name": "regress", "mean": 0.0, "std": 1.0} if classes == 1 else task
+    assert weights.extra.get("task") == back
+
+
+@pytest.mark.parametrize(
+    "task", ["multi_label", {"name": "sort"}, {"name": "regress", "mean": "1"}]
+)
+def test_a_task_that_is_none_is_refused(micro, tmp_path, task):
+    from videohpm.errors import UserError
+
+    ours = micro.save(micro.make("VideoClassifier"), tmp_path / "ours", task=task)
+    with pytest.raises(UserError, match="task: config.json has"):
+        micro.convert(ours, tmp_path / "hf", "huggingface")

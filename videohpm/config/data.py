@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args, get_origin, get_type_hints
 
 from videohpm.config.checks import AUTO, Section, auto_or_at_least
-from videohpm.config.machine import cores_per_rank
+from videohpm.config.machine import reading_processes
 from videohpm.errors import ConfigError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -103,7 +103,7 @@ class DataConfig:
     @property
     def readers(self) -> int:
         """Reading processes of this rank."""
-        return cores_per_rank() if self.workers == AUTO else int(self.workers)
+        return reading_processes(self.workers)
 
 
 _CHOICES = {

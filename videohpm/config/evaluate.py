@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal
 
-from videohpm.config.checks import Section, choice, text_path
+from videohpm.config.checks import AUTO, Section, auto_or_at_least, choice, text_path
 from videohpm.config.data import KINDS, SAMPLINGS
 from videohpm.config.engine import PRECISIONS, check_device
 from videohpm.config.tasks import CLASSIFY, TASKS
@@ -56,20 +57,22 @@ class SamplesConfig:
         root: folder of a folder per class; also the base of a manifest's paths.
         manifest: file that lists the samples and their labels.
         kind: auto, video, image or frames (each folder of pictures is a video).
-        workers: reading processes for each rank; 0 reads in the main process.
+        workers: reading processes for each rank; 0 reads in the main process, auto takes one for
+            each core.
         decode_timeout: longest time that reading one file may take; 0 waits for ever.
     """
 
     root: str | None = None
     manifest: str | None = None
     kind: str = "auto"
-    workers: int = 4
+    workers: int | Literal["auto"] = AUTO
     decode_timeout: float = 120.0
 
     def __post_init__(self):
         check = Section(self, "data")
         check.choice("kind", KINDS)
-        check.at_least(0, "workers", "decode_timeout")
+        check.at_least(0, "decode_timeout")
+        auto_or_at_least(check, 0, "workers")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,7 +133,8 @@ class ProbeConfig:
         lr: its learning rate.
         weight_decay: its weight decay.
         seed: of the attentive probe, and of random weights.
-        workers: reading processes for each rank.
+        workers: reading processes for each rank; 0 reads in the main process, auto takes one for
+            each core.
         device: auto, cpu, cuda or cuda:N.
         timeout: seconds one process waits for another that gives no sign of life; then all end.
     """
@@ -153,7 +157,7 @@ class ProbeConfig:
     lr: float = 1e-3
     weight_decay: float = 0.05
     seed: int = 0
-    workers: int = 4
+    workers: int | Literal["auto"] = AUTO
     device: str = "auto"
     timeout: float = 600.0
 
@@ -169,6 +173,7 @@ class ProbeConfig:
         if not self.strength or min(self.strength) <= 0:
             raise ConfigError("strength: give numbers above 0")
         check.at_least(1, "k", "epochs", "batch")
-        check.at_least(0, "temperature", "lr", "weight_decay", "workers")
+        check.at_least(0, "temperature", "lr", "weight_decay")
+        auto_or_at_least(check, 0, "workers")
         check.above_zero("timeout", finite=False)
         check_device("device", self.device)

@@ -25,6 +25,11 @@ def local_world_size() -> int:
     return min(int(found or launched_world_size()), launched_world_size())
 
 
+def reading_processes(workers: int | str) -> int:
+    """As many as a configuration asks for; auto: one for each core of this process."""
+    return cores_per_rank() if workers == "auto" else int(workers)
+
+
 def cores_per_rank() -> int:
     """The CPU cores of each process of this machine.
 

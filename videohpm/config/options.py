@@ -118,7 +118,7 @@ def features(
     stride: int | None = None,
     shard: int = 512,
     batch: int = 16,
-    workers: int = 4,
+    workers: int | Literal["auto"] = "auto",
     device: str = "auto",
     timeout: float = 600.0,
 ) -> None:
@@ -141,7 +141,8 @@ def features(
         stride: of dense sampling; likewise.
         shard: samples in one file.
         batch: clips of one forward pass.
-        workers: reading processes for each rank; 0 reads in the main process.
+        workers: reading processes for each rank; 0 reads in the main process, auto takes one for
+            each core.
         device: auto, cpu, cuda or cuda:N.
         timeout: seconds one process waits for another that gives no sign of life; then all end.
     """
@@ -153,7 +154,8 @@ def features(
     sizes = {"clips": clips, "crops": crops, "stride": stride, "batch": batch}
     for name, value in sizes.items():
         at_least(name, value, 1)
-    at_least("workers", workers, 0)
+    if workers != "auto":
+        at_least("workers", workers, 0)
     check_device("device", device)
     above_zero("timeout", timeout, finite=False)
 

@@ -34,7 +34,7 @@ from videohpm.data.sample_files import ANY, files_in, kind_of, of_kind
 from videohpm.errors import UserError
 
 Labels = bool | Literal["optional"]
-METADATA = "metadata.csv"
+METADATA = ("metadata.csv", "metadata.jsonl")
 """What Hugging Face's videofolder calls the list of a folder."""
 _READERS = (None, *READERS)
 _log = logging.getLogger(__name__)
@@ -207,8 +207,9 @@ def find_samples(
     A manifest is a file with a header (``path`` and optionally ``label``, ``frames``, ``reader``,
     ``height``, ``width``, in any order; other columns of a CSV file are left alone), or lines of
     ``path label`` or ``path frames label`` separated by spaces (``path`` alone without labels).
-    Relative paths belong to ``root``, or else to the manifest's folder. A folder's metadata.csv
-    with a column ``label`` (Hugging Face's videofolder) goes before its folders as classes.
+    A file ``.jsonl`` holds an object with these names a line. Relative paths belong to ``root``, or
+    else to the manifest's folder. A folder's metadata.csv or metadata.jsonl with a column ``label``
+    (Hugging Face's videofolder) goes before its folders as classes.
 
     Labels are numbers from 0, or names. With ``classes`` (names in order, of a model or of the
     training data) names are looked up there, and numbers are positions there, unless names of
@@ -235,9 +236,11 @@ def find_samples(
         if not file.is_file():
             raise UserError(f"data.manifest: {file} does not exist; check the path")
         return _from_file(file, folder or file.parent, labels, kind, classes, numbered, task)
-    if folder is not None and labels and _has_labels(folder / METADATA):
-        _log.warning("data.root: labels are those of %s, not the folders", folder / METADATA)
-        return _from_file(folder / METADATA, folder, labels, kind, classes, numbered, task)
+    lists = [folder / name for name in METADATA] if folder is not None and labels else []
+    listed = next(filter(_has_labels, lists), None)
+    if folder is not None and listed is not None:
+        _log.warning("data.root: labels are those of %s, not the folders", listed)
+        return _from_file(listed, folder, labels, kind, classes, numbered, task)
     if folder is None:
         raise UserError("data.root: neither a folder nor a manifest is given; set one of them")
     if task != CLASSIFY and labels:

@@ -3,6 +3,7 @@
 import csv
 import difflib
 import io
+import json
 import logging
 import os
 import re
@@ -52,6 +53,8 @@ def read_rows(file: Path) -> dict[str, list]:
     numbered = [(number, line) for number, line in enumerate(lines, 1) if line.strip()]
     if not numbered:
         raise UserError(f"data.manifest: {file} is empty")
+    if file.suffix.lower() == ".jsonl":
+        return _json_rows(file, numbered)
     line, first = numbered[0]
     try:
         header = _named([field.strip().lower() for field in _fields(first)])
@@ -74,6 +77,34 @@ def _named(header: list[str]) -> list[str]:
     if "path" in header:
         return header
     return ["path" if name == "file_name" else name for name in header]
+
+
+def _json_rows(file: Path, numbered: list[tuple[int, str]]) -> dict[str, list]:
+    """Rows of a JSON object a line, as in Hugging Face's metadata.jsonl; a list is of labels."""
+    objects = []
+    for number, line in numbered:
+        try:
+            found = json.loads(line)
+        except (ValueError, RecursionError):
+            found = None
+        if not isinstance(found, dict):
+            raise UserError(f"data.manifest: {file} line {number}: this is not a JSON object")
+        names = _named([name.strip().lower() for name in found])
+        objects.append((number, dict(zip(names, map(_json_field, found.values()), strict=True))))
+    header = dict.fromkeys(name for _, fields in objects for name in fields)
+    if "path" not in header:
+        raise UserError(f"data.manifest: {file}: no line names a file as path or file_name")
+    records = [(number, [fields.get(name, "") for name in header]) for number, fields in objects]
+    return _by_column(file, tuple(header), records, "the header")
+
+
+def _json_field(value: object) -> str:
+    """A value as a CSV file would have it."""
+    if isinstance(value, list):
+        return ";".join(map(_json_field, value)) or "-"
+    if value is None:
+        return ""
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def _headed_rows(

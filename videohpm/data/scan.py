@@ -57,6 +57,12 @@ def scan(
         print(f"{journal.path}: {count} of {total} files; scan with --merge {of} in the end")
         return 0
     columns, base = list_samples(Path(manifest), root, labels)
+    if not any(os.path.exists(os.path.join(base, name)) for name in columns["path"]):
+        raise UserError(
+            f"root: of the {len(columns['path'])} files of {manifest} none is there (first: "
+            f"{os.path.join(base, columns['path'][0])}); give --root, the folder that their paths "
+            "start from"
+        )
     target.parent.mkdir(parents=True, exist_ok=True)
     names = list(dict.fromkeys(columns["path"]))
     paths = [os.path.join(base, name) for name in names]

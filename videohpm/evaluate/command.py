@@ -12,6 +12,7 @@ from videohpm.config import EvaluateConfig, SamplesConfig
 from videohpm.config.checks import choice
 from videohpm.config.dataset_info import read_dataset_info
 from videohpm.config.engine import PRECISIONS, check_device
+from videohpm.config.machine import reading_processes
 from videohpm.data import Manifest, find_samples
 from videohpm.engine import resolved_precision, torch_device
 from videohpm.errors import UserError
@@ -43,7 +44,7 @@ def evaluate(config: EvaluateConfig) -> int:
         processes=processes,
         device=device,
         batch=config.test.batch,
-        workers=config.data.workers,
+        workers=reading_processes(config.data.workers),
         decode_timeout=config.data.decode_timeout,
         bf16=bf16,
         task=loaded.task,

@@ -14,6 +14,7 @@ import torch
 from videohpm.checkpoint import check_writable
 from videohpm.config import ViewConfig
 from videohpm.config.checks import at_least
+from videohpm.config.machine import reading_processes
 from videohpm.config.tasks import REGRESS
 from videohpm.data import Manifest, find_samples
 from videohpm.data.frame_folders import is_frame_folder
@@ -220,7 +221,7 @@ def features_command(
     stride: int | None = None,
     shard: int = 512,
     batch: int = 16,
-    workers: int = 4,
+    workers: int | str = "auto",
     device: str = "auto",
     timeout: float = 600.0,
 ) -> int:
@@ -249,7 +250,7 @@ def features_command(
         device=found,
         bf16=bf16,
         batch=batch,
-        workers=workers,
+        workers=reading_processes(workers),
         progress="features",
     )
     if processes.is_main:

@@ -12,6 +12,7 @@ import torch
 
 from videohpm.checkpoint import check_writable
 from videohpm.config import ProbeConfig
+from videohpm.config.machine import reading_processes
 from videohpm.config.plain import as_plain
 from videohpm.config.tasks import REGRESS
 from videohpm.data import Manifest, find_samples
@@ -69,7 +70,7 @@ def probe(config: ProbeConfig) -> int:
             device=device,
             bf16=bf16,
             batch=config.test.batch,
-            workers=config.workers,
+            workers=reading_processes(config.workers),
             progress=f"{name} features",
         )
     if processes.is_main:

@@ -123,7 +123,7 @@ def _write(weights: Weights, folder: Path, to: str, report: ConversionReport) ->
     if weights.teacher is not None and to not in ("videohpm", "mae"):
         for name in weights.teacher:
             report.not_written[f"teacher: {name}"] = "the layout has no teacher"
-    if to != "videohpm" and weights.extra.get("task"):
+    if to not in ("videohpm", "huggingface") and weights.extra.get("task"):
         report.note(
             f"task: the layout does not say what the outputs mean ({weights.extra['task']}), and "
             "its programs will take them for one class a sample"

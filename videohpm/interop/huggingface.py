@@ -9,6 +9,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from videohpm.config.architecture import Architecture
+from videohpm.config.tasks import CLASSIFY, MULTI_LABEL, REGRESS
 from videohpm.errors import UserError
 from videohpm.interop.core import (
     ReadOptions,
@@ -52,6 +53,12 @@ DEFAULTS = {
     "intermediate_size": 3072, "decoder_num_attention_heads": 6, "decoder_hidden_size": 384,
     "decoder_num_hidden_layers": 4, "decoder_intermediate_size": 1536,
 }  # fmt: skip
+PROBLEMS = {
+    CLASSIFY: "single_label_classification",
+    MULTI_LABEL: "multi_label_classification",
+    REGRESS: "regression",
+}
+"""What transformers calls the tasks: it chooses the loss."""
 PATCHES = "embeddings.patch_embeddings.projection"
 
 
@@ -130,7 +137,8 @@ def read(source: Source, report: ConversionReport, options: ReadOptions) -> Weig
             is_table(tensors[name].flatten(0, -2), "sincos_1d", grid_of(config), name, report)
     rules = rules_for(kind, base)
     found = read_by(rules, tensors, expected_shapes(config), grid_of(config), report)
-    extra = _labels(source, classes) | read_processor(source, grid_of(config), report)
+    extra = _labels(source, classes) | _read_task(source, classes)
+    extra |= read_processor(source, grid_of(config), report)
     weights = Weights(config, found, extra=extra)
     weights.tensors = verify_all_accounted(weights, set(tensors), report, options)
     return weights
@@ -212,6 +220,16 @@ def _labels(source: Source, classes: int | None) -> dict:
     return {} if names == [f"LABEL_{i}" for i in range(classes)] else {"labels": names}
 
 
+def _read_task(source: Source, classes: int | None) -> dict:
+    """What the outputs mean, where it is not one class a sample; one number is in its own unit."""
+    problem = source.config.get("problem_type")
+    if classes and problem == PROBLEMS[MULTI_LABEL]:
+        return {"task": {"name": MULTI_LABEL}}
+    if classes == 1 and problem == PROBLEMS[REGRESS]:
+        return {"task": {"name": REGRESS, "mean": 0.0, "std": 1.0}}
+    return {}
+
+
 def write(weights: Weights, folder: Path, report: ConversionReport) -> None:
     """model.safetensors, config.json and preprocessor_config.json, as from_pretrained wants them.
 
@@ -225,6 +243,7 @@ def write(weights: Weights, folder: Path, report: ConversionReport) -> None:
     if "decoder_embed.bias" in tensors:
         report.not_written["decoder_embed.bias"] = "all zero, and the layout has none"
         del tensors["decoder_embed.bias"]
+    _to_unit(tensors, weights, report)
     written = write_by(rules_for(weights.kind, base), tensors, weights.grid, report)
     save_file(written, folder / "model.safetensors", {"format": "pt"})
     report.written = len(written)
@@ -232,6 +251,25 @@ def write(weights: Weights, folder: Path, report: ConversionReport) -> None:
     text = json.dumps(processor(weights, report), indent=2) + "\n"
     (folder / "preprocessor_config.json").write_text(text)
     _differences(weights, report)
+
+
+def _to_unit(tensors: dict[str, Tensor], weights: Weights, report: ConversionReport) -> None:
+    """Have the head of a regression give the number itself; here it gives standardised ones."""
+    task = _task(weights)
+    if task["name"] == REGRESS:
+        mean, std = float(task.get("mean", 0)), float(task.get("std", 1))
+        tensors["head.weight"] = tensors["head.weight"] * std
+        tensors["head.bias"] = tensors["head.bias"] * std + mean
+        report.note(f"the head gives the number itself: times {std:g} plus {mean:g} is in it")
+
+
+def _task(weights: Weights) -> dict:
+    """What config.json here says of the outputs. UserError for what it cannot say."""
+    task = weights.extra.get("task") or {"name": CLASSIFY}
+    numbers = [task.get(key, 1) for key in ("mean", "std")] if isinstance(task, dict) else [None]
+    if any(type(n) not in (int, float) for n in numbers) or task.get("name") not in PROBLEMS:
+        raise UserError(f"task: config.json has {task!r}, which is none of {', '.join(PROBLEMS)}")
+    return task
 
 
 def _refuse(weights: Weights) -> None:
@@ -284,6 +322,7 @@ def _config(weights: Weights) -> dict:
         names = weights.extra.get("labels") or [f"LABEL_{i}" for i in range(model.classes)]
         config["id2label"] = {str(i): name for i, name in enumerate(names)}
         config["label2id"] = {name: i for i, name in enumerate(names)}
+        config["problem_type"] = PROBLEMS[_task(weights)["name"]]
     return config
 
 

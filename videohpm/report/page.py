@@ -12,7 +12,7 @@ from videohpm.report.verdict import mining_verdict, verdict
 from videohpm.writing import complete
 
 CURVES = {
-    "loss": "reconstruction loss",
+    "loss": "training loss",
     "probe_loss": "loss of the clips that are looked at, under random masks",
     "mean_colour_loss": "the same of each clip's mean colour",
     "knn_top1": "classes by nearest neighbours (top-1, per cent)",
@@ -63,7 +63,8 @@ def report(runs: list[str], output: str = "report.html") -> None:
     with complete(file) as partial:
         partial.write_bytes(page(loaded).encode())
     missing = sum(len(run.missing) for run in loaded)
-    print(f"{output}: {len(loaded)} runs" + (f", {missing} things missing" if missing else ""))
+    lacking = f"; missing: {missing}, listed in it" if missing else ""
+    print(f"{output}: {', '.join(run.name for run in loaded)}{lacking}")
 
 
 def page(runs: list[Run], *, follow: bool = False) -> str:

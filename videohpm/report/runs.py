@@ -245,6 +245,11 @@ def _progress(run: Run) -> None:
         run.total_steps = int(run.config["run.steps"][:18])
 
 
+def _is_classifier(run: Run) -> bool:
+    """Whether it is a fine-tuning: nothing is reconstructed there, or mined."""
+    return any(name.startswith("augment.") for name in run.config)
+
+
 def _steps(folder: Path, suffix: str) -> dict[str, list[tuple[int, Path]]]:
     """Files called NAME_STEP.suffix, by name, in order of step, at most ``MOST_PICTURES``."""
     found: dict[str, list[tuple[int, Path]]] = {}
@@ -267,7 +272,7 @@ def _pictures(run: Run) -> None:
         for step, file in files:
             if uri := _picture(run, file):
                 run.pictures.setdefault(name, []).append((step, uri))
-    if not run.pictures:
+    if not run.pictures and not _is_classifier(run):
         run.missing.append("pictures: none there; there is no gallery")
 
 
@@ -313,7 +318,7 @@ def _diagnostics(run: Run) -> None:
             run.diagnostics.append((step, values))
         elif value:
             run.missing.append(f"{name}: not as it should be; left out")
-    if not run.diagnostics:
+    if not run.diagnostics and not _is_classifier(run):
         run.missing.append(
             "diagnostics: none there; calibration and the map of hard tubes are not shown"
         )
