@@ -4,12 +4,14 @@
     python benchmarks/loader.py --json loader.json                    # made videos
     python benchmarks/loader.py --root DATA --workers 8 --batches 40  # one's own
     python benchmarks/loader.py --quick                               # three rounds
+    python benchmarks/loader.py --root DATA --workers 4 --first_batch 256 --rounds 3
 
 The forms are the files as they are (``original``) and a copy of key frames alone that ``data
 transcode --group 1`` makes of them (``copy``). In one process, by processor time and in turns, so
 that what else the machine does hits all: every reader that is there and may read the form, four
 clips of each decode (``repeats``), and what others do (``loader_peers.py``). Then the whole loader
 with all workers on the copy beside reading and resizing alone, by processor time and by wall time.
+``--first_batch`` asks instead how long the first batch takes from the start of the workers.
 """
 
 from __future__ import annotations
@@ -41,6 +43,8 @@ from videohpm.data import (
     read_video_info,
 )
 from videohpm.data import bench as reading
+from videohpm.data.batches import collate
+from videohpm.data.loader import Loader
 from videohpm.data.sampling import dense_indices
 from videohpm.data.transcode import transcode
 
@@ -192,12 +196,7 @@ def measure(settings: argparse.Namespace, forms: dict[str, Manifest]) -> dict:
 
     return {
         "settings": {key: value for key, value in vars(settings).items() if key not in PLACES},
-        "machine": {
-            "processor": platform.processor() or platform.machine(),
-            "cores": os.cpu_count(),
-            "load": load_average(),
-            "torch": torch.__version__,
-        },
+        "machine": machine(),
         "videos": {form: described(one) for form, one in forms.items()},
         "one_core": [
             {"form": form, "reader": reader, "repeats": repeats}
@@ -213,6 +212,53 @@ def measure(settings: argparse.Namespace, forms: dict[str, Manifest]) -> dict:
             "repeats_over_one_copy": gain(("copy", REPEATS), ("copy", 1)),
         },
         "rounds": rounds,
+    }
+
+
+def machine() -> dict:
+    return {
+        "processor": platform.processor() or platform.machine(),
+        "cores": os.cpu_count(),
+        "load": load_average(),
+        "torch": torch.__version__,
+    }
+
+
+def first_batches(settings: argparse.Namespace, forms: dict[str, Manifest]) -> dict:
+    """Seconds of wall time until the first batch is there, with workers that have yet to start.
+
+    ``parts``: all workers make parts of it, as ``make_loader`` has them; ``whole``: each worker
+    makes a whole batch, the usual way.
+    """
+    config = DataConfig(stride=settings.stride, crop=settings.crop, short_videos="repeat")
+    shape = {"frames": settings.frames, "size": (settings.size,) * 2}
+    rounds = []
+    for _ in range(settings.rounds):
+        rounds.append({})
+        for form, manifest in forms.items():
+            data = VideoDataset(
+                manifest.read_by(reading.readers_of(manifest)[0]),
+                config,
+                **shape,
+                units=(settings.size // 16) ** 2,
+            )
+            sampler = GlobalBatchSampler(len(data), settings.first_batch, steps=settings.workers)
+            many = {"workers": settings.workers}
+            for way, loader in (
+                ("parts", make_loader(data, sampler, **many)),
+                ("whole", Loader(data, sampler, collate, prefetch=1, **many)),
+            ):
+                begun = time.perf_counter()
+                batches = iter(loader)
+                next(batches)
+                rounds[-1][f"{form}, {way}"] = round(time.perf_counter() - begun, 2)
+                batches.close()
+        print(f"seconds to a first batch of {settings.first_batch}: {rounds[-1]}", flush=True)
+    return {
+        "settings": {key: value for key, value in vars(settings).items() if key not in PLACES},
+        "machine": machine(),
+        "rounds": rounds,
+        "seconds": {name: statistics.median(one[name] for one in rounds) for name in rounds[0]},
     }
 
 
@@ -264,6 +310,7 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=340, help="of made videos")
     parser.add_argument("--length", type=int, default=300, help="frames of made videos")
     parser.add_argument("--clips", type=int, default=16, help="of each arm in a round, on one core")
+    parser.add_argument("--first_batch", type=int, help="clips; only its wait is timed")
     parser.add_argument("--quick", action="store_true", help="three rounds of eight clips")
     parser.add_argument("--json", type=Path, help="file for the results")
     settings = parser.parse_args()
@@ -280,8 +327,12 @@ def main() -> None:
         transcode(source, f"{folder}/copy", short_side=SIDE, group=1, **where)
         copy = find_samples(f"{folder}/copy/manifest.csv")
         original = reading.as_scanned(find_samples(root, settings.manifest))
-        found = measure(settings, {"original": original, "copy": copy})
-    print(report(found))
+        forms = {"original": original, "copy": copy}
+        if settings.first_batch:
+            found = first_batches(settings, forms)
+        else:
+            found = measure(settings, forms)
+            print(report(found))
     if settings.json:
         settings.json.write_text(json.dumps(found, indent=1, default=str) + "\n")
 

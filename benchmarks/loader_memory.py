@@ -4,7 +4,8 @@
     python benchmarks/loader_memory.py --root DATA --json memory.json
 
 Each reader that is here reads a copy of key frames alone of DATA, four frames a clip, through the
-whole loader: workers, shared memory, batches. Exit code 1 where memory grows.
+whole loader: workers, shared memory, batches. Judged is what the processes wrote themselves and the
+batches they share; exit code 1 where that grows.
 """
 
 from __future__ import annotations
@@ -21,30 +22,40 @@ from videohpm.data import DataConfig, GlobalBatchSampler, VideoDataset, find_sam
 from videohpm.data.bench import key_frame_copies, readers_of
 
 BATCH = 40
+TIMES = 20
+"""Looks at the memory, evenly over the reads."""
 GROWTH = 0.02
 """From the second quarter of the reads to the last: more is a leak."""
 
 
-def resident(pids: list[int]) -> float:
-    """MB of the processes together, shared pages counted once."""
-    total = 0
+def held(pids: list[int]) -> dict[str, float]:
+    """MB of the processes together by kind, what several of them share counted once.
+
+    ``own`` is what they wrote themselves, ``batches`` memory that they share, ``files`` pages of
+    libraries and files. Of the last each process is counted its part by how many on the whole
+    machine have the page, so that it rises when somebody else's program ends.
+    """
+    kinds = {"Pss_Anon:": "own", "Pss_Shmem:": "batches", "Pss_File:": "files"}
+    total = dict.fromkeys(kinds.values(), 0)
     for pid in pids:
         try:
             rows = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
         except OSError:
             continue
-        total += sum(int(row.split()[1]) for row in rows if row.startswith("Pss:"))
-    return round(total / 1024, 1)
+        for name, size, *_ in map(str.split, rows[1:]):
+            if name in kinds:
+                total[kinds[name]] += int(size)
+    return {kind: round(kb / 1024, 1) for kind, kb in total.items()}
 
 
-def memory_of(data: VideoDataset, reads: int, workers: int) -> list[float]:
-    """MB of all processes together, twenty times while so many samples are read."""
+def memory_of(data: VideoDataset, reads: int, workers: int) -> dict[str, list[float]]:
+    """MB of all processes together by kind, twenty times while so many samples are read."""
     steps, found = reads // BATCH, []
     loader = make_loader(data, GlobalBatchSampler(len(data), BATCH, steps=steps), workers=workers)
     for number, _ in enumerate(loader, 1):
-        if number % max(steps // 20, 1) == 0:
-            found.append(resident([os.getpid(), *data.worker_state.pids.tolist()]))
-    return found
+        if number % max(steps // TIMES, 1) == 0:
+            found.append(held([os.getpid(), *data.worker_state.pids.tolist()]))
+    return {kind: [one[kind] for one in found] for kind in found[0]}
 
 
 def growth(memory: list[float]) -> float:
@@ -54,9 +65,17 @@ def growth(memory: list[float]) -> float:
     return statistics.mean(late) / statistics.mean(early) - 1
 
 
+def bytes_a_read(memory: list[float], reads: int) -> float:
+    """The slope of a line through all but the first quarter."""
+    rest = memory[len(memory) // 4 :]
+    at = [number * reads / len(memory) for number in range(len(rest))]
+    return statistics.linear_regression(at, rest).slope * 2**20
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(
-        description=__doc__.split("\n\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
+        description=(__doc__ or "").split("\n\n")[0],
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument("--root", required=True, help="folder of videos")
     parser.add_argument("--reads", type=int, default=20000, help="of each reader")
@@ -75,15 +94,25 @@ def main() -> int:
                 size=(64, 64),
                 units=16,
             )
-            memory = memory_of(data, settings.reads, settings.workers)
-            results[reader] = {"reads": settings.reads, "mb": memory, "growth": growth(memory)}
+            kinds = memory_of(data, settings.reads, settings.workers)
+            mb = [
+                own + batches for own, batches in zip(kinds["own"], kinds["batches"], strict=True)
+            ]
+            results[reader] = {
+                "reads": settings.reads,
+                "mb": kinds,
+                "growth": round(growth(mb), 4),
+                "bytes_a_read": round(bytes_a_read(mb, settings.reads), 1),
+            }
+            if settings.json:
+                settings.json.write_text(json.dumps(results, indent=1) + "\n")
             print(
-                f"{reader}: {memory[0]:.0f} MB at first, {min(memory):.0f} to {max(memory):.0f}, "
-                f"{memory[-1]:.0f} after {settings.reads} reads; {growth(memory):+.2%}",
+                f"{reader}: {mb[0]:.1f} MB at first, {min(mb):.1f} to {max(mb):.1f}, {mb[-1]:.1f} "
+                f"after {settings.reads} reads; {growth(mb):+.2%}, "
+                f"{results[reader]['bytes_a_read']:+.0f} bytes a read; pages of files "
+                f"{min(kinds['files']):.1f} to {max(kinds['files']):.1f} MB",
                 flush=True,
             )
-    if settings.json:
-        settings.json.write_text(json.dumps(results, indent=1) + "\n")
     return int(any(each["growth"] > GROWTH for each in results.values()))
 
 

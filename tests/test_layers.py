@@ -54,7 +54,7 @@ ONLY_IMPORTERS = {
     "decord": ("data/readers/decord.py",),
     "torchcodec": ("data/readers/torchcodec.py",),
     "av": (
-        *("data/container.py", "data/readers/pyav.py", "data/readers/intra.py"),
+        *("data/container.py", "data/geometry.py", "data/readers/pyav.py", "data/readers/intra.py"),
         *("data/transcode.py", "visualize/files.py"),  # these two write
     ),
     "jsonargparse": ("cli.py",),

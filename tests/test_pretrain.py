@@ -236,6 +236,24 @@ def test_clips_a_second_count_repeats_and_neither_pictures_nor_checkpoints(
     assert [line["data_wait"] for line in metrics(folder)] == [0.25, 0.25, 0.25]
 
 
+@pytest.mark.parametrize("seconds, times", [(0.125, 1), (0.03125, 0)])  # .25 and .08 of the time
+def test_a_run_that_waits_for_its_data_says_so_once(
+    shapes, tmp_path, monkeypatch, capsys, seconds, times
+):
+    clock = HandClock()
+    clock.time_runs(monkeypatch)
+    slow = clock.takes(seconds, VideoDataset.__getitem__)
+    monkeypatch.setattr(VideoDataset, "__getitem__", slow)
+    slow = clock.takes(3.0, pretrain_module.train_step)
+    monkeypatch.setattr(pretrain_module, "train_step", slow)
+    data = DataConfig(root=str(shapes / "train"), workers=0, stride=2)
+    pretrain(settings(shapes, tmp_path / "run", steps=4, data=data))
+    text = "".join(capsys.readouterr())
+    assert text.count("waiting for data took 25% of the time") == times
+    assert text.count("waiting for data took") == times
+    assert text.count("videohpm data bench") == times
+
+
 def test_killed_and_restarted_gives_the_same_losses_bit_for_bit(shapes, tmp_path):
     config = {
         "run": {"steps": 11, "log_every": 1, "picture_every": 0, "save_every": 3},

@@ -2,6 +2,7 @@
 
 import csv
 import errno
+import gc
 import json
 import multiprocessing
 import os
@@ -36,13 +37,16 @@ from videohpm.data import (
     find_samples,
     loader,
     make_loader,
+    read_frames,
 )
+from videohpm.data.index import forget_indexes
 from videohpm.data.readers import READERS
 from videohpm.engine import EngineConfig
 from videohpm.errors import RunError, UserError
 from videohpm.pretrain import Pretraining, pretrain
 
 pytestmark = pytest.mark.usefixtures("deaths_noticed_soon")
+X264_INTRA = {"x264-params": "keyint=1:threads=1"}
 linux = pytest.mark.skipif(sys.platform != "linux", reason="needs Linux")
 
 
@@ -432,6 +436,28 @@ def test_memory_stays_flat(folder, reader, monkeypatch):
     manifest._readers[:] = ["", *READERS].index(reader)
     data = VideoDataset(manifest, DataConfig(stride=2), frames=4, size=(32, 32), units=196)
     assert growth(data, 800, first=300) < 0.05
+
+
+@pytest.mark.parametrize("rotation", [None, 90])
+@pytest.mark.parametrize("reader", ["intra", "torchcodec", "pyav"])
+def test_what_was_read_goes_at_once(tmp_path, reader, rotation):
+    """Without the garbage collector, which in a process as large as a worker seldom looks at all
+    there is: pictures in a ring of references would pile up meanwhile. (decord leaves types of
+    arrays that it makes anew for each call, and no pictures.)"""
+    if READERS[reader].available() is not None:
+        pytest.skip(f"{reader} is not here")
+    path = encode(tmp_path / "a.mp4", "libx264", 12, options=X264_INTRA, rotation=rotation)
+    forget_indexes()
+    read_frames(path, [0, 3, 4, 9], reader=reader)
+    gc.collect()
+    gc.disable()
+    try:
+        for first in range(3):
+            forget_indexes()
+            read_frames(path, [first, first + 1, first + 5], reader=reader)
+        assert gc.collect() == 0
+    finally:
+        gc.enable()
 
 
 @linux

@@ -12,7 +12,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 
@@ -42,7 +42,12 @@ def orientation(frame: Any) -> Orientation | None:
     The matrix (ISO 14496-12, 8.2.2: a b u c d v x y w) takes a stored pixel (p, q), column and row,
     to (a p + c q, b p + d q), up to a shift.
     """
-    data = next((one for one in frame.side_data if one.type.name == "DISPLAYMATRIX"), None)
+    # Not frame.side_data: that is kept with the frame and refers to it, and in such a ring every
+    # decoded picture waits for the garbage collector.
+    from av.sidedata.sidedata import SideDataContainer
+
+    sides = cast("Any", SideDataContainer)(frame)
+    data = next((one for one in sides if one.type.name == "DISPLAYMATRIX"), None)
     if data is None:
         return UPRIGHT
     matrix = np.frombuffer(bytes(data), np.int32).reshape(3, 3)[:2, :2].astype(float)
