@@ -71,8 +71,8 @@ def ignore_deaths() -> None:
 def exit_codes(processes: Iterable[BaseProcess]) -> dict[int, int]:
     """Of those that have ended, by process; waits a while for the first where none has.
 
-    The connections of a process that ends are closed before the system tells how it ended, so that
-    an error of theirs may come first.
+    The connections of a process that ends are closed before the system tells how it ended: an error
+    that follows from it may come first.
     """
     processes = list(processes)
     ending = wait([process.sentinel for process in processes], DYING_SECONDS)
