@@ -275,12 +275,14 @@ def report(found: dict) -> str:
     rows = [
         "| form | reader | clips of a decode | index | open | decode | convert | crop, resize |"
     ]
-    rows[0] += " hand over | whole, ms a clip | clips/s a core |"
-    rows.append("|---" * 11 + "|")
+    rows[0] += " hand over | whole, ms a clip | clips/s a core | frames/s |"
+    rows.append("|---" * 12 + "|")
+    frames = found["settings"]["frames"]
     for one in found["one_core"]:
         cells = [one["form"], one["reader"], str(one["repeats"])]
         names = ("index", "open", "decode", "convert", "crop", "hand_over", "whole")
-        cells += [f"{one[name]:.1f}" for name in names] + [f"{1000 / one['whole']:.1f}"]
+        rate = 1000 / one["whole"]
+        cells += [f"{one[name]:.1f}" for name in names] + [f"{rate:.1f}", f"{frames * rate:.0f}"]
         rows.append(f"| {' | '.join(cells)} |")
     rows += ["", "| peer, ms a clip | " + " | ".join(found["peers"]) + " |"]
     rows.append("|---" * (1 + len(found["peers"])) + "|")
