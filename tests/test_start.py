@@ -69,6 +69,47 @@ def test_a_signal_that_falls_into_an_import_is_said_in_one_line(tmp_path, number
     assert ("same command goes on" in said) == (code == 75)
 
 
+HEARD_LATE = """
+import os, sys, threading, time
+from videohpm import cli, stopping
+
+def work(**_):
+    os.kill(os.getpid(), {number})
+    time.sleep(60)
+
+def late(reading, read=os.read):  # the thread that listens gets its turn when the work has ended
+    heard = read(reading, 1)
+    time.sleep(0.5)
+    return heard
+
+def first_to_tell(ask=stopping.first_to_tell):
+    first = ask()
+    if threading.current_thread() is threading.main_thread():
+        time.sleep(1)  # before the program says why it ends
+    return first
+
+stopping.os = type("", (), dict(vars(os), read=lambda reading, _: late(reading)))
+stopping.first_to_tell, cli._target = first_to_tell, lambda _: work
+stopping.begin()
+sys.exit(cli.main(["report", "."]))
+"""
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "words"),
+    [(signal.SIGUSR1, 75, "stopped by SIGUSR1"), (signal.SIGINT, 130, "interrupted")],
+)
+def test_a_signal_that_ends_the_work_is_said_though_it_is_heard_late(number, code, words):
+    """The thread must not take a program that is clearing up for one that hangs."""
+    program = HEARD_LATE.format(number=int(number))
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=LIMIT,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )  # fmt: skip
+    assert (done.returncode, words in done.stderr) == (code, True), done.stderr
+    assert done.stderr.count("videohpm:") == 1
+
+
 @pytest.mark.parametrize("module", ["sitecustomize", "torch"])
 def test_the_launcher_loses_no_signal_while_its_ranks_start(tmp_path, module):
     """sitecustomize: Python itself is starting, and has not come to our first line."""

@@ -117,6 +117,9 @@ def handled_by(handler: Handler, clear_up: float | None) -> Iterator[None]:
     patience, _Program.clear_up = _Program.clear_up, clear_up
     try:
         yield
+    except (Preempted, KeyboardInterrupt):
+        patience = SECONDS_TO_CLEAR_UP  # the thread may hear of the signal after this
+        raise
     finally:
         _Program.clear_up = patience
         for number, old in before.items():

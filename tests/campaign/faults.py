@@ -19,6 +19,7 @@ KINDS = {"kill": 4, "term": 3, "usr1": 2, "int": 2, "full disk": 2, "damage": 2}
 """And how often each is chosen."""
 FORKED, REAL = "forked", ("program", "launcher", "torchrun")
 ENDS = {"term": 75, "usr1": 75, "int": 130}
+WHY = "another of the|videohpm: (interrupted|stopped by)"
 ROOM = "could not be written|Make room|[Nn]o room|No space|File too large"
 
 
@@ -102,8 +103,11 @@ def wrong_end(fault: Fault, how: str, codes: list, said: str, begun: bool) -> st
     others = [code for code in codes if code not in allowed]
     if others:
         return f"exit codes {codes}"
-    if how == FORKED and 1 in codes and fault.number is not None and "another of the" not in said:
+    if how == FORKED and 1 in codes and fault.number is not None and not re.search(WHY, said):
         return "code 1 without saying why"
+    told = how != FORKED or 0 not in fault.ranks or "videohpm:" in said
+    if not told and {*ENDS.values()} & {*codes}:
+        return f"exit codes {codes} without saying why"
     limit = int(fault.limits.get("FILE_LIMIT", 0))
     cut_off = len(said.encode()) >= limit - 300  # the log is on that disk too
     if fault.kind == "full disk" and 1 in codes and not cut_off and not re.search(ROOM, said):
