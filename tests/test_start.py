@@ -110,6 +110,31 @@ def test_a_signal_that_ends_the_work_is_said_though_it_is_heard_late(number, cod
     assert done.stderr.count("videohpm:") == 1
 
 
+SWALLOWED = """
+import os, sys
+from videohpm import cli, stopping
+
+class Kept:
+    def __del__(self):
+        os.kill(os.getpid(), {number})
+
+def work(**_):
+    Kept()  # what is raised there is lost, and the work ends before the thread would end it
+
+cli._target = lambda _: work
+stopping.begin()
+sys.exit(cli.main(["report", "."]))
+"""
+
+
+def test_a_signal_where_nothing_can_be_raised_prints_no_traceback():
+    program = SWALLOWED.format(number=int(signal.SIGTERM))
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=LIMIT
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 @pytest.mark.parametrize("module", ["sitecustomize", "torch"])
 def test_the_launcher_loses_no_signal_while_its_ranks_start(tmp_path, module):
     """sitecustomize: Python itself is starting, and has not come to our first line."""

@@ -25,6 +25,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
+from typing import Any
 
 from videohpm.errors import INTERRUPTED, Preempted, exit_code
 
@@ -61,6 +62,7 @@ def begin() -> None:
     """Handle signals to stop from here on, until the process ends. In the main thread, once."""
     for number in STOP_SIGNALS:
         signal.signal(number, _leave_unless_ending)
+    sys.unraisablehook = _without_stops(sys.unraisablehook)
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
     signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
@@ -144,6 +146,17 @@ def _message(number: int) -> str:
         f"stopped by {signal.Signals(number).name} while no step was being done; nothing is lost, "
         "the same command goes on"
     )
+
+
+def _without_stops(hook: Callable[[Any], object]) -> Callable[[Any], object]:
+    """Python prints what is raised where nothing can be, as in a ``__del__``: not a signal's error,
+    for the thread sees to that."""
+
+    def quiet(unraisable: Any) -> None:
+        if not isinstance(unraisable.exc_value, Preempted):
+            hook(unraisable)
+
+    return quiet
 
 
 def _leave_unless_ending(number: int, _frame: FrameType | None) -> None:

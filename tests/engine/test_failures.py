@@ -169,6 +169,7 @@ def test_a_first_rank_that_listens_later_is_found(monkeypatch):
     with socket.socket() as later:
         later.bind(("127.0.0.1", 0))
         monkeypatch.setenv("RANK", "1")
+        monkeypatch.setenv("WORLD_SIZE", "2")
         monkeypatch.setenv("MASTER_ADDR", "localhost")
         monkeypatch.setenv("MASTER_PORT", str(later.getsockname()[1]))
         monkeypatch.setattr(time, "sleep", lambda _: later.listen())
@@ -177,10 +178,12 @@ def test_a_first_rank_that_listens_later_is_found(monkeypatch):
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("MASTER_PORT", "70000"), ("MASTER_PORT", "x"), ("MASTER_ADDR", ""), ("RANK", "0")],
-)
+    [("MASTER_PORT", "70000"), ("MASTER_PORT", "x"), ("MASTER_ADDR", ""), ("RANK", "0"),
+     ("RANK", "2"), ("RANK", "-1"), ("RANK", "x")],
+)  # fmt: skip
 def test_settings_that_are_no_address_are_left_to_torch(monkeypatch, name, value):
     monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
     monkeypatch.setenv("MASTER_PORT", "1")
     monkeypatch.setenv(name, value)
@@ -193,6 +196,7 @@ def test_a_host_that_is_none_is_left_to_torch(monkeypatch):
         raise socket.gaierror("Name or service not known")
 
     monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("MASTER_ADDR", "nowhere")
     monkeypatch.setenv("MASTER_PORT", "1")
     monkeypatch.setattr(socket, "create_connection", unknown)

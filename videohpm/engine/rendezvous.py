@@ -34,8 +34,9 @@ def wait_for_first_rank(seconds: float) -> None:
     Raises RuntimeError where nobody listens after ``seconds``.
     """
     host, port = os.environ.get("MASTER_ADDR", ""), os.environ.get("MASTER_PORT", "")
-    is_address = bool(host) and port.isdigit() and 0 < int(port) < 2**16
-    if os.environ.get("RANK", "0") == "0" or not is_address:
+    rank = os.environ.get("RANK", "0")
+    known = rank.isdigit() and port.isdigit() and int(rank) < launched_world_size()
+    if not known or int(rank) == 0 or not host or not 0 < int(port) < 2**16:
         return
     deadline = time.monotonic() + seconds
     while True:
