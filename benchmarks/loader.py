@@ -194,9 +194,7 @@ def measure(settings: argparse.Namespace, forms: dict[str, Manifest]) -> dict:
     def gain(cheaper: tuple, than: tuple) -> float:
         return round(default[than].whole / default[cheaper].whole, 3)
 
-    return {
-        "settings": {key: value for key, value in vars(settings).items() if key not in PLACES},
-        "machine": machine(),
+    return conditions(settings) | {
         "videos": {form: described(one) for form, one in forms.items()},
         "one_core": [
             {"form": form, "reader": reader, "repeats": repeats}
@@ -215,12 +213,16 @@ def measure(settings: argparse.Namespace, forms: dict[str, Manifest]) -> dict:
     }
 
 
-def machine() -> dict:
+def conditions(settings: argparse.Namespace) -> dict:
+    """What was asked for, and of which machine; no places of files."""
     return {
-        "processor": platform.processor() or platform.machine(),
-        "cores": os.cpu_count(),
-        "load": load_average(),
-        "torch": torch.__version__,
+        "settings": {key: value for key, value in vars(settings).items() if key not in PLACES},
+        "machine": {
+            "processor": platform.processor() or platform.machine(),
+            "cores": os.cpu_count(),
+            "load": load_average(),
+            "torch": torch.__version__,
+        },
     }
 
 
@@ -254,9 +256,7 @@ def first_batches(settings: argparse.Namespace, forms: dict[str, Manifest]) -> d
                 rounds[-1][f"{form}, {way}"] = round(time.perf_counter() - begun, 2)
                 batches.close()
         print(f"seconds to a first batch of {settings.first_batch}: {rounds[-1]}", flush=True)
-    return {
-        "settings": {key: value for key, value in vars(settings).items() if key not in PLACES},
-        "machine": machine(),
+    return conditions(settings) | {
         "rounds": rounds,
         "seconds": {name: statistics.median(one[name] for one in rounds) for name in rounds[0]},
     }

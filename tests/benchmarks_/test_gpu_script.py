@@ -2,14 +2,12 @@
 
 import json
 import os
-import re
 import subprocess
 import sys
 
 import pytest
 
-PARTS = ("tests", "stages", "compile", "memory", "resume", "step-base")
-"""Of the three tables one: without a GPU they are the same."""
+PARTS = ("tests", "stages", "compile", "memory", "resume", "step-small", "step-base", "step-large")
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +29,7 @@ def run(root, tmp_path_factory):
 def test_all_parts_come_to_their_end_on_a_cpu_and_are_done_once(run):
     script, out = run
     (out / "compile.json").write_text("")  # one that was cut off
-    done = script(*PARTS)
+    done = script()
     assert done.returncode == 0, done.stdout + done.stderr
     found = {part: json.loads((out / f"{part}.json").read_text()) for part in PARTS}
     assert all(part["machine"]["tiny"] for part in found.values())
@@ -44,17 +42,10 @@ def test_all_parts_come_to_their_end_on_a_cpu_and_are_done_once(run):
     for word in ("| resume | passed", "| stages | passed", "clips/s", "of data sheet"):
         assert word in table
     times = {file: file.stat().st_mtime_ns for file in out.glob("*.json")}
-    again = script(*PARTS)
+    again = script()
     assert again.returncode == 0
     assert again.stdout.count("done before") == len(PARTS)
     assert times == {file: file.stat().st_mtime_ns for file in out.glob("*.json")}
-
-
-def test_without_parts_all_are_done(root, benchmarks_on_path):
-    import gpu
-
-    (listed,) = re.findall(r"^    parts=\((.+)\)$", (root / "benchmarks/gpu.sh").read_text(), re.M)
-    assert tuple(listed.split()) == tuple(gpu.PARTS) and set(PARTS) < set(gpu.PARTS)
 
 
 def test_a_part_that_fails_is_named_and_the_others_are_done(run):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+from videohpm.config.checks import AUTO
 from videohpm.errors import ConfigError
 
 
@@ -27,7 +28,7 @@ def local_world_size() -> int:
 
 def reading_processes(workers: int | str) -> int:
     """As many as a configuration asks for; auto: one for each core of this process."""
-    return cores_per_rank() if workers == "auto" else int(workers)
+    return cores_per_rank() if workers == AUTO else int(workers)
 
 
 def cores_per_rank() -> int:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from videohpm.config.checks import above_zero, at_least, choice, fraction, text_path
+from videohpm.config.checks import AUTO, above_zero, at_least, choice, fraction, text_path
 from videohpm.config.data import KINDS, SAMPLINGS
 from videohpm.config.engine import check_device
 from videohpm.errors import ConfigError
@@ -154,7 +154,7 @@ def features(
     sizes = {"clips": clips, "crops": crops, "stride": stride, "batch": batch}
     for name, value in sizes.items():
         at_least(name, value, 1)
-    if workers != "auto":
+    if workers != AUTO:
         at_least("workers", workers, 0)
     check_device("device", device)
     above_zero("timeout", timeout, finite=False)

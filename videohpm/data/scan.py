@@ -57,15 +57,11 @@ def scan(
         print(f"{journal.path}: {count} of {total} files; scan with --merge {of} in the end")
         return 0
     columns, base = list_samples(Path(manifest), root, labels)
-    if not any(os.path.exists(os.path.join(base, name)) for name in columns["path"]):
-        raise UserError(
-            f"root: of the {len(columns['path'])} files of {manifest} none is there (first: "
-            f"{os.path.join(base, columns['path'][0])}); give --root, the folder that their paths "
-            "start from"
-        )
-    target.parent.mkdir(parents=True, exist_ok=True)
     names = list(dict.fromkeys(columns["path"]))
     paths = [os.path.join(base, name) for name in names]
+    if not merge:  # which reads what shards found, perhaps where the files are not
+        _require_one(paths, manifest)
+    target.parent.mkdir(parents=True, exist_ok=True)
     if merge:
         results = _merged(paths, target, merge)
     else:
@@ -92,6 +88,15 @@ def scan(
     if bad:
         print(f"{bad}: the other {len(columns['path']) - len(kept)}, with reasons")
     return 0
+
+
+def _require_one(paths: list[str], manifest: str) -> None:
+    """UserError where no file of a list is there: its paths start from another folder."""
+    if not any(map(os.path.exists, paths)):
+        raise UserError(
+            f"root: of the {len(paths)} files of {manifest} none is there (first: {paths[0]}); "
+            "give --root, the folder that their paths start from"
+        )
 
 
 class Journal:

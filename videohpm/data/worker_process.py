@@ -14,6 +14,7 @@ import torch
 from videohpm.data.worker_state import WorkerState
 
 DYING_SECONDS = 10.0
+"""That a process may take to end once its connections have."""
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
