@@ -47,6 +47,7 @@ from videohpm.data.batches import collate
 from videohpm.data.loader import Loader
 from videohpm.data.sampling import dense_indices
 from videohpm.data.transcode import transcode
+from videohpm.data.worker_process import keep_memory
 
 PLACES = ("root", "manifest", "json")
 """Settings that say where files lie."""
@@ -79,6 +80,7 @@ def limit_alone(data: VideoDataset, keys: list[list], workers: int) -> dict[str,
 
 def _read_and_resize(data: VideoDataset, keys: list, start, ends, spent) -> None:
     torch.set_num_threads(1)
+    keep_memory()  # as workers do
 
     def read_and_resize() -> None:
         for epoch, index in keys:

@@ -25,7 +25,6 @@ from videohpm.data import (
     training_transform,
 )
 from videohpm.data.clips import needed_side
-from videohpm.data.timeout import call_with_timeout
 from videohpm.errors import UserError
 
 SHORT = ("refuse", "repeat")
@@ -177,15 +176,6 @@ def test_a_file_that_hangs_is_replaced(spoilt):
     threads = threading.active_count()
     assert "before" in data[1, 2]["bad"][0].reason  # and not tried a second time
     assert threading.active_count() == threads
-
-
-def test_the_deadline_passes_results_and_errors_on():
-    assert call_with_timeout(0, divmod, 7, 2) == call_with_timeout(5, divmod, 7, 2) == (3, 1)
-    for seconds in (0, 5):
-        with pytest.raises(ZeroDivisionError):
-            call_with_timeout(seconds, divmod, 7, 0)
-    with pytest.raises(TimeoutError):
-        call_with_timeout(0.05, threading.Event().wait)
 
 
 def test_reading_without_replacement(spoilt):

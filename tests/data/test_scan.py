@@ -188,6 +188,8 @@ def test_a_faster_reader_is_checked_against_pyav(good, tmp_path, monkeypatch):
             "root: of the 1 files of list.csv none is there (first: ./a.mp4); give --root",
         ),
         (["list.csv", "--root", "other"], "none is there (first: other/a.mp4)"),
+        (["list.csv", "--shard", "2/3"], "none is there (first: ./a.mp4)"),
+        (["list.csv", "--merge", "3"], "none is there (first: ./a.mp4)"),
     ],
 )
 def test_mistakes(tmp_path, monkeypatch, capsys, arguments, told):

@@ -27,6 +27,7 @@ from videohpm.data.readers import READERS
 from videohpm.data.readers.pyav import rgb
 from videohpm.data.shared_memory import PartMaker, Slots
 from videohpm.data.transcode import encode, recipe_of
+from videohpm.data.worker_process import keep_memory
 
 
 @dataclass(frozen=True)
@@ -62,8 +63,10 @@ class Cost:
 def measure(arms: dict[Any, ClipDataset], clips: int, rounds: int) -> dict[Any, Cost]:
     """The median over ``rounds`` of the mean of ``clips`` clips, for each arm.
 
-    In each round all arms read the same clips, one arm after the other. Raises DecodeError.
+    In each round all arms read the same clips, one arm after the other. From now on this process
+    keeps its memory, as workers do. Raises DecodeError.
     """
+    keep_memory()
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

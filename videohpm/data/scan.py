@@ -50,17 +50,15 @@ def scan(
         at, of = shard_of(shard)
         names, base = list_names(Path(manifest), root)
         part, total = every_nth(names, at, of)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        journal = Journal(shard_journal(target, at, of), retry)
         paths = [os.path.join(base, name) for name in part]
+        journal = Journal(shard_journal(target, at, of), retry)
+        target.parent.mkdir(parents=True, exist_ok=True)
         count = sum(1 for _ in _results(paths, journal, *limits))
         print(f"{journal.path}: {count} of {total} files; scan with --merge {of} in the end")
         return 0
     columns, base = list_samples(Path(manifest), root, labels)
     names = list(dict.fromkeys(columns["path"]))
     paths = [os.path.join(base, name) for name in names]
-    if not merge:  # which reads what shards found, perhaps where the files are not
-        _require_one(paths, manifest)
     target.parent.mkdir(parents=True, exist_ok=True)
     if merge:
         results = _merged(paths, target, merge)
@@ -88,15 +86,6 @@ def scan(
     if bad:
         print(f"{bad}: the other {len(columns['path']) - len(kept)}, with reasons")
     return 0
-
-
-def _require_one(paths: list[str], manifest: str) -> None:
-    """UserError where no file of a list is there: its paths start from another folder."""
-    if not any(map(os.path.exists, paths)):
-        raise UserError(
-            f"root: of the {len(paths)} files of {manifest} none is there (first: {paths[0]}); "
-            "give --root, the folder that their paths start from"
-        )
 
 
 class Journal:
@@ -282,11 +271,19 @@ def list_samples(
     manifest: Path, root: str | None, labels: bool, kind: str = ANY
 ) -> tuple[dict[str, list], str]:
     """The columns of the manifest, or of the listing of a folder (of one ``kind`` of files), and
-    where its paths start."""
+    where its paths start. UserError where none of the files that a manifest lists is there."""
     if not manifest.is_dir():
         if not manifest.is_file():
             raise UserError(f"manifest: {manifest} does not exist; name a file or a folder")
-        return read_columns(manifest), root or str(manifest.parent)
+        columns, base = read_columns(manifest), root or str(manifest.parent)
+        names = columns["path"]
+        if not any(os.path.exists(os.path.join(base, name)) for name in names):
+            raise UserError(
+                f"root: of the {len(names)} files of {manifest} none is there (first: "
+                f"{os.path.join(base, names[0])}); give --root, the folder that their paths start "
+                "from"
+            )
+        return columns, base
     if not labels:
         return {"path": list(files_in(manifest, kind))}, str(manifest)
     found = find_samples(manifest, labels=True, kind=kind)
