@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from videohpm import training
 from videohpm.tracking import Stopwatch
+from videohpm.training import run
 
 
 class HandClock:
@@ -28,4 +28,4 @@ class HandClock:
 
     def time_runs(self, monkeypatch) -> None:
         """Training runs measure their speed by this clock."""
-        monkeypatch.setattr(training, "Stopwatch", lambda clips: Stopwatch(clips, self))
+        monkeypatch.setattr(run, "Stopwatch", lambda clips: Stopwatch(clips, self))

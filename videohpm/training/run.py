@@ -29,11 +29,12 @@ from videohpm.data import (
 )
 from videohpm.data.advice import WaitingAdvice
 from videohpm.data.loader import Loader
-from videohpm.data.manifest import Manifest
 from videohpm.engine import StopRequest, TorchEngine, distributed, make_engine, seed_step
 from videohpm.engine.feed import Feed
-from videohpm.errors import Preempted, RunError, UserError
+from videohpm.errors import Preempted, RunError
 from videohpm.tracking import LoggedRun, Stopwatch, Tracker, describe_machine, make_loggers
+from videohpm.training.losses import RecentLosses
+from videohpm.training.resume import restore
 
 BAD_FILES = "bad_files.jsonl"
 NOTHING = torch.empty(0)
@@ -213,58 +214,6 @@ class TrainingRun(ABC):
         return metrics | {"epoch": self.done / self.steps_per_epoch}
 
 
-def restore(
-    config: Any, samples: int, model: nn.Module, ema_modules: dict[str, nn.Module]
-) -> checkpoint.Saved | None:
-    """Load the weights of the checkpoint that run.resume means, where there is one.
-
-    Args:
-        samples: of the data set; UserError where the checkpoint was trained on another number.
-        ema_modules: averages of the model's weights, by name.
-
-    Raises UserError where run.dir cannot be written to, too.
-    """
-    folder = choose_checkpoint(config)
-    saved = failure = None
-    try:
-        if folder is not None:
-            if not folder.is_dir():
-                raise UserError(
-                    f"run.dir: {folder} is not there on rank {distributed.rank()}; all machines "
-                    "must see the same run.dir and data.root"
-                )
-            saved = checkpoint.restore(folder, model, ema_modules)
-    except UserError as error:
-        failure = error
-    distributed.raise_on_all_ranks(failure)
-    if saved and saved.state["samples"] != samples:
-        raise UserError(
-            f"data.root: {samples} samples, but {folder} was trained on "
-            f"{saved.state['samples']}; a run goes on only with the data it began with"
-        )
-    return saved
-
-
-def choose_checkpoint(config: Any) -> Path | None:
-    """The checkpoint to go on from, as rank 0 finds it: the same on every rank.
-
-    UserError on every rank where there is none that can be used.
-    """
-    choice = failure = None
-    if distributed.rank() == 0:
-        run = Path(config.run.dir)
-        try:
-            checkpoint.check_writable(run, "run.dir")
-            checkpoint.tidy(run)
-            with distributed.working():  # it reads all of the checkpoint
-                choice = checkpoint.to_resume(run, config.run.resume, as_plain(config))
-        except UserError as error:
-            failure = error
-    distributed.raise_on_all_ranks(failure)  # and wait until that is done
-    choice = distributed.from_first_rank(None if choice is None else str(choice))
-    return None if choice is None else Path(choice)
-
-
 def training_batches(
     data: ClipDataset,
     config: Any,
@@ -332,37 +281,3 @@ def nothing_to_do(steps: int) -> str:
         f"all {steps} steps are done; for more give a larger --run.steps, to start anew another "
         "--run.dir"
     )
-
-
-class RecentLosses:
-    """Losses not checked yet, with the samples behind them.
-
-    They are read only when something is logged or saved, so that steps do not wait for the device.
-    """
-
-    def __init__(self, manifest: Manifest, config: Any):
-        self.manifest, self.config = manifest, config
-        self.kept: list[tuple[int, Tensor, list[Tensor]]] = []
-
-    def add(self, step: int, loss: Tensor, batches: list[Batch]) -> None:
-        """Remember the loss of a step and its batches."""
-        self.kept.append((step, loss, [batch.index for batch in batches]))
-
-    def check(self) -> None:
-        """RunError on every rank, naming the step and its samples, where a loss is not finite."""
-        failures = [self._failure(*kept) for kept in self.kept if not torch.isfinite(kept[1])]
-        try:
-            distributed.raise_on_all_ranks(failures[0] if failures else None)
-        except RunError as error:
-            if distributed.rank() == 0:
-                folder = Path(self.config.run.dir)
-                checkpoint.note_not_finite(folder, as_plain(self.config), str(error))
-            raise
-        self.kept.clear()
-
-    def _failure(self, step: int, loss: Tensor, indices: list[Tensor]) -> RunError:
-        names = [self.manifest[int(i)].path for index in indices for i in index]
-        return RunError(
-            f"step {step}: the loss is {float(loss)}; stopped, earlier checkpoints are "
-            f"kept. Samples of this step: {', '.join(dict.fromkeys(names))}"
-        )

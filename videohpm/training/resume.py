@@ -1,0 +1,63 @@
+"""Which checkpoint a run goes on from: found by the first rank, loaded by all."""
+
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from videohpm import checkpoint
+from videohpm.config import as_plain
+from videohpm.engine import distributed
+from videohpm.errors import UserError
+
+
+def restore(
+    config: Any, samples: int, model: nn.Module, ema_modules: dict[str, nn.Module]
+) -> checkpoint.Saved | None:
+    """Load the weights of the checkpoint that run.resume means, where there is one.
+
+    Args:
+        samples: of the data set; UserError where the checkpoint was trained on another number.
+        ema_modules: averages of the model's weights, by name.
+
+    Raises UserError where run.dir cannot be written to, too.
+    """
+    folder = choose_checkpoint(config)
+    saved = failure = None
+    try:
+        if folder is not None:
+            if not folder.is_dir():
+                raise UserError(
+                    f"run.dir: {folder} is not there on rank {distributed.rank()}; all machines "
+                    "must see the same run.dir and data.root"
+                )
+            saved = checkpoint.restore(folder, model, ema_modules)
+    except UserError as error:
+        failure = error
+    distributed.raise_on_all_ranks(failure)
+    if saved and saved.state["samples"] != samples:
+        raise UserError(
+            f"data.root: {samples} samples, but {folder} was trained on "
+            f"{saved.state['samples']}; a run goes on only with the data it began with"
+        )
+    return saved
+
+
+def choose_checkpoint(config: Any) -> Path | None:
+    """The checkpoint to go on from, as rank 0 finds it: the same on every rank.
+
+    UserError on every rank where there is none that can be used.
+    """
+    choice = failure = None
+    if distributed.rank() == 0:
+        run = Path(config.run.dir)
+        try:
+            checkpoint.check_writable(run, "run.dir")
+            checkpoint.tidy(run)
+            with distributed.working():  # it reads all of the checkpoint
+                choice = checkpoint.to_resume(run, config.run.resume, as_plain(config))
+        except UserError as error:
+            failure = error
+    distributed.raise_on_all_ranks(failure)  # and wait until that is done
+    choice = distributed.from_first_rank(None if choice is None else str(choice))
+    return None if choice is None else Path(choice)
