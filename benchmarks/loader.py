@@ -44,10 +44,10 @@ from videohpm.data import (
 )
 from videohpm.data import bench as reading
 from videohpm.data.batches import collate
+from videohpm.data.kept_memory import keep_memory
 from videohpm.data.loader import Loader
 from videohpm.data.sampling import dense_indices
 from videohpm.data.transcode import transcode
-from videohpm.data.worker_process import keep_memory
 
 PLACES = ("root", "manifest", "json")
 """Settings that say where files lie."""

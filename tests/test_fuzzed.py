@@ -76,6 +76,22 @@ def test_lines_of_a_scans_journal_that_are_none_are_left_out(tmp_path, line):
     assert not journal.is_current(journal.load()["b"], "b")
 
 
+@pytest.mark.parametrize("byte", [0, 1, 255])
+def test_the_end_of_a_zip_in_which_any_byte_is_wrong(tmp_path, byte):
+    """Where the archive's table of contents, and parts of it on other disks, are said to be."""
+    file = tmp_path / "weights.pth"
+    torch.save({"model": {"w": torch.arange(3.0)}}, file)
+    sound, refused = file.read_bytes(), 0
+    for place in range(len(sound) - 150, len(sound)):
+        file.write_bytes(sound[:place] + bytes([byte]) + sound[place + 1 :])
+        try:
+            load_pickled(file)
+        except UserError as error:
+            assert str(error).startswith(f"{file}: ")
+            refused += 1
+    assert refused > 20
+
+
 @pytest.mark.parametrize("opcode", [b"X", b"B", b"T"], ids=["text", "bytes", "string"])
 def test_a_pickle_that_says_it_is_long_takes_no_memory(tmp_path, monkeypatch, opcode):
     file = tmp_path / "a.pth"

@@ -7,13 +7,16 @@ import sys
 import threading
 import time
 import weakref
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from videohpm.data import worker_state
+from videohpm.data.kept_memory import GIVEN_BACK_AFTER, give_memory_back, keep_memory
 from videohpm.data.timeout import call_with_timeout
-from videohpm.data.worker_process import keep_memory
+from videohpm.data.worker_state import WorkerState
 
 
 def test_the_deadline_passes_results_and_errors_on():
@@ -82,26 +85,60 @@ def test_a_forked_process_reads_with_a_thread_of_its_own():
         assert pool.apply(call_with_timeout, (5, divmod, 9, 2)) == (4, 1)
 
 
-def _new_pages(keep: bool, answer) -> None:
+def in_a_new_process(function, *arguments):
+    """What ``function`` returns there; it must be a module's own."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(function, *arguments).result()
+
+
+def new_pages(keep: bool) -> int:
+    """Pages that the system had to find, for ten clips of three arrays each."""
     if keep:
         keep_memory()
+    before = 0
     for turn in range(12):
         if turn == 2:
             before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
         arrays = [np.ones(20 * 2**20, np.uint8) for _ in range(3)]
         del arrays
-    answer.put(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+
+def held() -> int:
+    """Bytes of this process that are in memory."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+
+def held_before_and_after_giving_back() -> tuple[int, int]:
+    """Beyond what is held at first, after 100 MB were used and freed."""
+    keep_memory()
+    first = held()
+    arrays = [np.ones(10 * 2**20, np.uint8) for _ in range(10)]
+    del arrays
+    kept = held()
+    give_memory_back()
+    return kept - first, held() - first
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="malloc's limits are those of glibc")
 def test_memory_that_is_freed_stays():
     """Clip after clip finds the pages of the one before it; glibc left alone gives them back."""
-    context = multiprocessing.get_context("spawn")
-    pages = {}
-    for keep in (False, True):
-        answer = context.SimpleQueue()
-        process = context.Process(target=_new_pages, args=(keep, answer))
-        process.start()
-        pages[keep] = answer.get()
-        process.join()
-    assert pages[True] < 100 < pages[False]
+    assert in_a_new_process(new_pages, True) < 100 < in_a_new_process(new_pages, False)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="malloc's limits are those of glibc")
+def test_memory_is_given_back():
+    kept, left = in_a_new_process(held_before_and_after_giving_back)
+    assert left < 20e6 < 90e6 < kept
+
+
+def test_a_worker_gives_memory_back_now_and_then(monkeypatch):
+    given = []
+    monkeypatch.setattr(worker_state, "give_memory_back", lambda: given.append(1))
+    state = WorkerState(samples=5)
+    for worker, times in ((None, 0), (0, 2)):  # None: in no worker
+        state.worker = worker
+        for number in range(2 * GIVEN_BACK_AFTER + 1):
+            with state.watched(number % 5, 0):
+                pass
+        assert len(given) == times

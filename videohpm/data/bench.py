@@ -22,12 +22,12 @@ from videohpm.data.container import DecodeError, decoded
 from videohpm.data.decode import read_frames, read_video_info
 from videohpm.data.geometry import UPRIGHT
 from videohpm.data.index import forget_indexes, video_index
+from videohpm.data.kept_memory import keep_memory
 from videohpm.data.manifest import Manifest
 from videohpm.data.readers import READERS
 from videohpm.data.readers.pyav import rgb
 from videohpm.data.shared_memory import PartMaker, Slots
 from videohpm.data.transcode import encode, recipe_of
-from videohpm.data.worker_process import keep_memory
 
 
 @dataclass(frozen=True)

@@ -11,14 +11,12 @@ from multiprocessing.process import BaseProcess
 
 import torch
 
+from videohpm.data.kept_memory import keep_memory
 from videohpm.data.worker_state import WorkerState
 
 DYING_SECONDS = 10.0
 """That a process may take to end once its connections have."""
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8  # malloc.h
-_LARGEST_MMAP_THRESHOLD = 32 * 2**20  # that glibc takes
-_KEPT = 256 * 2**20
 
 
 class StartWorker:
@@ -44,22 +42,6 @@ class StartWorker:
             threading.Thread(
                 target=_exit_on_signal_of, args=(stops, os.getppid()), daemon=True
             ).start()
-
-
-def keep_memory() -> None:
-    """On Linux with glibc, memory that is freed stays with this process, for its next clip.
-
-    A clip takes and frees the same few megabytes as the one before it. What goes back to the system
-    in between comes with new pages, found and cleared one by one: up to a fifth of what reading a
-    clip of key frames takes, and by chance, since glibc moves its own limits as a process goes on.
-    All threads share what is kept: decoders start some for each file, and places of their own would
-    each keep as much.
-    """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
-    if mallopt is not None:  # musl has none
-        mallopt(_M_MMAP_THRESHOLD, _LARGEST_MMAP_THRESHOLD)
-        mallopt(_M_TRIM_THRESHOLD, _KEPT)
-        mallopt(_M_ARENA_MAX, 1)
 
 
 def _die_with_parent() -> None:

@@ -6,6 +6,8 @@ from contextlib import contextmanager
 
 import torch
 
+from videohpm.data.kept_memory import GIVEN_BACK_AFTER, give_memory_back
+
 GOOD, SUSPECT, CRASHED, HUNG = range(4)
 _REASONS = {
     CRASHED: "two reading processes died while reading it",
@@ -31,6 +33,7 @@ class WorkerState:
         self.reading = torch.full((1,), NOTHING)
         self.pids = torch.zeros(1, dtype=torch.int64)
         self.worker: int | None = None  # which worker this process is
+        self.read = 0  # files, by this worker
 
     def share(self, workers: int) -> None:
         """Makes room for ``workers`` processes, in memory that they will share."""
@@ -81,3 +84,6 @@ class WorkerState:
             if alarm:
                 signal.setitimer(signal.ITIMER_REAL, 0)
             self.reading[self.worker] = NOTHING
+            self.read += 1
+            if self.read % GIVEN_BACK_AFTER == 0:
+                give_memory_back()

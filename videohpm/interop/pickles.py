@@ -26,9 +26,7 @@ MOST_HASHED = 10_000_000
 def load_pickled(path: Path) -> object:
     """What a ``.pth`` or ``.bin`` file holds, its pickle restricted to plain data and tensors."""
     size = path.stat().st_size
-    zipped = zipfile.is_zipfile(path)
-    if zipped:
-        _check_zip(path, size)
+    zipped = _is_sound_zip(path, size)
     _check_keys(path, zipped)
     try:
         allowed = torch.serialization.safe_globals([argparse.Namespace, *_numpy_scalars()])
@@ -53,9 +51,14 @@ def load_pickled(path: Path) -> object:
         raise UserError(f"{path}: not a checkpoint, or damaged ({one_line(error)})") from None
 
 
-def _check_zip(path: Path, size: int) -> None:
-    """torch stores tensors uncompressed, so what a file unpacks to can never exceed its size."""
+def _is_sound_zip(path: Path, size: int) -> bool:
+    """Whether it is a zip; UserError where it is a damaged one, or none that torch has written.
+
+    torch stores tensors uncompressed, so what a file unpacks to can never exceed its size.
+    """
     try:
+        if not zipfile.is_zipfile(path):  # which raises for some that are damaged
+            return False
         with zipfile.ZipFile(path) as archive:
             unpacked = sum(entry.file_size for entry in archive.infolist())
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
@@ -65,6 +68,7 @@ def _check_zip(path: Path, size: int) -> None:
             f"{path}: refused: {size} bytes that would unpack to {unpacked}; torch never "
             "compresses a checkpoint, so this is no checkpoint"
         )
+    return True
 
 
 def _numpy_scalars() -> list:
