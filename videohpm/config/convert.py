@@ -114,7 +114,7 @@ def convert(
     text_path("out", out)
     choice("what", what, ("all", "encoder"))
     if Path(out).suffix in (".pth", ".pt", ".safetensors"):
-        raise ConfigError(f"out: {out} is a file; give a folder, a model card is written beside")
+        raise ConfigError(f"out: {out} names a file; give a folder, a model card is written beside")
     if push is not None and not HUB_NAME.fullmatch(push):
         raise ConfigError(f"push: {push!r}; give org/name, or org/name@branch")
     if private and push is None:

@@ -90,7 +90,8 @@ def visualize(
     else:
         picture = (image_grid if still else animation)(seen, titles=titles, cell=cell)
     write(output, picture, fps)
-    print(f"{output}: {len(videos)} clips, {100 * seen.mask.mean():.0f}% of tokens hidden")
+    count = "1 clip" if len(videos) == 1 else f"{len(videos)} clips"
+    print(f"{output}: {count}, {100 * seen.mask.mean():.0f}% of tokens hidden")
 
 
 def inspect_videos(
