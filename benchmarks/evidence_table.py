@@ -5,16 +5,17 @@ from __future__ import annotations
 import json
 import math
 import statistics
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from evidence_arms import ARMS, KINDS
+from evidence_figure import CONFIDENCE, draw
 from scipy import stats
 
 from videohpm.errors import UserError
 
 ROWS = ("untrained", *ARMS)
-SURE, UNSURE = "#1d4e89", "#888888"
-CONFIDENCE = 0.95
 WANTED = {"images": 0.5, "clips": 1.0}
 """Half-widths that :func:`power` plans for, in points of top-1."""
 Runs = dict[str, dict[int, dict]]
@@ -76,28 +77,58 @@ def holm(p: list[float]) -> list[float]:
 
 
 def differences(folder: Path) -> list[dict]:
-    """Every arm less its controls, by every judge, on the test split.
+    """Every arm less its controls, by every judge, on the test split."""
+    rows: list[dict] = []
+    for kind in KINDS:
+        runs = load(folder, kind)
+        for judge in judges(runs):
+            for row in compared(runs, partial(paired, runs, judge=judge)):
+                rows.append({"data": kind, "judge": judge} | row)
+    return rows
 
-    p_holm is corrected for the arms that are compared with one control by one judge.
+
+def reconstructions(folder: Path) -> list[dict]:
+    """The same of the error of reconstruction under random masks, in % of the control's.
+
+    On validation; of arms that all reconstruct pixels.
     """
     rows: list[dict] = []
     for kind in KINDS:
         runs = load(folder, kind)
-        for control in ("random", "longer", "predict", "hpm"):
-            arms = [arm for arm in runs if _compares(arm, control)]
-            for judge in judges(runs):
-                family = []
-                for arm in arms:
-                    values = paired(runs, arm, control, judge)
-                    if len(values) > 1:
-                        mean, half, p = interval(values)
-                        family.append({
-                            "data": kind, "arm": arm, "control": control, "judge": judge,
-                            "mean": mean, "half_width": half, "seeds": len(values), "p": p,
-                        })  # fmt: skip
-                corrected = holm([row["p"] for row in family])
-                for row, p in zip(family, corrected, strict=True):
-                    rows.append(row | {"p_holm": p})
+        runs = {arm: found for arm, found in runs.items() if arm in ARMS and not ARMS[arm].model}
+        rows += [{"data": kind} | row for row in compared(runs, partial(fewer_errors, runs))]
+    return rows
+
+
+def fewer_errors(runs: Runs, arm: str, control: str) -> list[float]:
+    """By how many % of the control's the validation loss differs, for each seed of both."""
+    ours, theirs = (
+        {s: r["diagnostics"].get("validation loss") for s, r in runs.get(name, {}).items()}
+        for name in (arm, control)
+    )
+    return [
+        100 * (ours[seed] / theirs[seed] - 1)
+        for seed in sorted(ours.keys() & theirs.keys())
+        if ours[seed] and theirs[seed]
+    ]
+
+
+def compared(runs: Runs, values: Callable[[str, str], list[float]]) -> list[dict]:
+    """Mean, interval and p of ``values(arm, control)`` for every arm and its controls.
+
+    p_holm is corrected for the arms that are compared with one control.
+    """
+    rows: list[dict] = []
+    for control in ("random", "longer", "predict", "hpm"):
+        family = []
+        for arm in runs:
+            each = values(arm, control) if _compares(arm, control) else []
+            if len(each) > 1:
+                mean, half, p = interval(each)
+                family.append({"arm": arm, "control": control, "mean": mean, "half_width": half,
+                               "seeds": len(each), "p": p})  # fmt: skip
+        corrected = holm([row["p"] for row in family])
+        rows += [row | {"p_holm": p} for row, p in zip(family, corrected, strict=True)]
     return rows
 
 
@@ -161,7 +192,11 @@ def seeds_needed(spread: float, half_width: float) -> int:
 def write_tables(folder: Path) -> str:
     """README.md, summary.json and differences.png in the folder of the results; the first back."""
     rows = differences(folder)
-    summary = {"differences": rows, "runs": {kind: _facts(load(folder, kind)) for kind in KINDS}}
+    summary = {
+        "differences": rows,
+        "reconstructions": reconstructions(folder),
+        "runs": {kind: _facts(load(folder, kind)) for kind in KINDS},
+    }
     (folder / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
     text = tables(folder, rows)
     (folder / "README.md").write_text(text)
@@ -201,6 +236,9 @@ def tables(folder: Path, rows: list[dict]) -> str:
             "Arm less control, seed by seed, in points: mean ± half of the 95 % confidence "
             "interval (p of the paired t-test, corrected for the arms of a column after Holm).",
             _differences([row for row in rows if row["data"] == kind], judges(runs)),
+            "Error of reconstruction under random masks, on validation: the same, in % of the "
+            "control's; less is better.",
+            _reconstructions([row for row in reconstructions(folder) if row["data"] == kind]),
             "Diagnostics on validation, mean over seeds.",
             _diagnostics(runs),
         ]
@@ -242,6 +280,12 @@ def _differences(rows: list[dict], names: list[str]) -> str:
     return "\n".join(lines)
 
 
+def _reconstructions(rows: list[dict]) -> str:
+    lines = [_row(["arm", "control", "seeds", "error, %"]), _row(["---"] * 4)]
+    lines += [_row([row["arm"], row["control"], str(row["seeds"]), told(row)]) for row in rows]
+    return "\n".join(lines)
+
+
 def told(row: dict) -> str:
     """``mean ± half width (p)``."""
     p = f"{row['p_holm']:.2f}" if row["p_holm"] >= 0.005 else "<.01"
@@ -271,38 +315,3 @@ def _spread(values: list[float]) -> str:
 
 def _row(cells: list[str]) -> str:
     return f"| {' | '.join(cells)} |"
-
-
-def draw(rows: list[dict], path: Path) -> None:
-    """Differences: a panel a kind of data and judge, a line a pair of arms with its interval."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    shown = [row for row in rows if "tuned" not in row["judge"]]
-    panels = list(dict.fromkeys((row["data"], row["judge"]) for row in shown))
-    named = {(row["arm"], row["control"]): f"{row['arm']} − {row['control']}" for row in shown}
-    pairs = sorted(named, key=lambda pair: (pair[1] != "random", list(ARMS).index(pair[0])))
-    figure, axes = pyplot.subplots(
-        1, len(panels), figsize=(2.4 + 2.4 * len(panels), 1.3 + 0.3 * len(pairs)),
-        sharey=True, squeeze=False, layout="constrained",
-    )  # fmt: skip
-    for axis, (kind, judge) in zip(axes[0], panels, strict=True):
-        for row in shown:
-            if (row["data"], row["judge"]) == (kind, judge):
-                sure = row["p_holm"] < 1 - CONFIDENCE
-                axis.errorbar(
-                    row["mean"], pairs.index((row["arm"], row["control"])),
-                    xerr=row["half_width"], fmt="o", color=SURE if sure else UNSURE, capsize=3,
-                )  # fmt: skip
-        axis.axvline(0, color="black", linewidth=0.8)
-        axis.set(title=f"{kind}: {judge.replace('knn', 'k-NN')}", ylim=(len(pairs) - 0.4, -0.6))
-        axis.set_yticks(range(len(pairs)), [named[pair] for pair in pairs])
-        axis.grid(axis="x", alpha=0.3)
-    figure.supxlabel(
-        f"points of top-1, with {CONFIDENCE:.0%} intervals; grey: no difference is shown",
-        fontsize="medium",
-    )
-    figure.savefig(path, dpi=110)
-    pyplot.close(figure)

@@ -400,7 +400,8 @@ def write(folder, arm, seed, value, kind="images", **settings):
         "data": kind, "arm": arm, "seed": seed, "curve": [],
         "settings": {"steps": 5, "batch": 8} | settings,
         "top1": {"validation": top1, "test": {k: v + 1 for k, v in top1.items()}},
-        "diagnostics": {"truth: position share": 0.1, "teacher: beyond position": None},
+        "diagnostics": {"truth: position share": 0.1, "teacher: beyond position": None,
+                        "validation loss": 1 / value},
         "processor_seconds": {"training": 3000.0, "judging": 600.0},
         "machine": {"device": "abacus", "threads": 1, "torch": "2"},
     }  # fmt: skip
@@ -436,6 +437,20 @@ def test_differences_are_paired_t_tests_with_their_intervals(tools, written):
     assert min(r["p_holm"] for key, r in found.items() if key[1] == "random") == pytest.approx(
         3 * family[0]
     )
+
+
+def test_errors_of_reconstruction_are_told_in_percent_of_the_controls(tools, written):
+    write(written, "ema-features", 0, 40)  # of features, which compare with no error of pixels
+    write(written, "ema-features", 1, 40)
+    rows = tools["table"].reconstructions(written)
+    found = {(r["arm"], r["control"]): r for r in rows}
+    assert len(found) == 5
+    for (arm, control), row in found.items():
+        pairs = zip(VALUES[arm], VALUES[control], strict=True)
+        each = [100 * (theirs / ours - 1) for ours, theirs in pairs]
+        low, high = stats.ttest_1samp(each, 0).confidence_interval(0.95)
+        assert row["mean"] == pytest.approx((low + high) / 2)
+        assert row["half_width"] == pytest.approx((high - low) / 2)
 
 
 def test_holm_is_the_literal_procedure(tools):
