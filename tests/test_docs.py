@@ -36,7 +36,13 @@ def test_every_configuration_is_one_that_there_is(page):
         assert name in fields, name
 
 
-MEASURED = {"mask.scorer: none": "predict", "mask.scorer: loss_teacher": "hpm"}
+MEASURED = {
+    "`mask.scorer: none`": "predict",
+    "`mask.scorer: loss_teacher`": "hpm",
+    "`hpm.teacher_samples_per_tube: 0`": "published",
+    "`hpm.center_scores: true`": "centred",
+    "`hpm.hard_ratio_start: 0.5`": "constant",
+}
 """What a row of the page configures, and the arm of the experiment that is it."""
 
 
@@ -48,12 +54,12 @@ def test_what_was_measured_is_what_the_experiment_found(page, root):
         for row in json.loads((folder / "summary.json").read_text())["differences"]
         if (row["data"], row["control"], row["judge"]) == ("images", "random", "linear class")
     }
-    rows = [re.split(r" \| ", line.strip("| ")) for line in page.splitlines() if "`" in line]
-    measured = {row[2]: row[-1] for row in rows if re.match(r"[+-]\d", row[-1])}
-    asked = {next(name for name in MEASURED if name in row): row for row in measured}
-    assert set(asked) == {name for name, arm in MEASURED.items() if arm in found}
-    for name, row in asked.items():
-        assert measured[row] == found[MEASURED[name]], name
+    rows = [line.strip("| ").split(" | ") for line in page.splitlines() if line.startswith("| ")]
+    for name, arm in MEASURED.items():
+        (row,) = (row for row in rows if any(name in cell for cell in row))
+        assert row[-1] == found.get(arm, "not measured yet"), name
+    measured = [row for row in rows if re.match(r"[+-]\d", row[-1])]
+    assert len(measured) == len(found.keys() & set(MEASURED.values()))
 
 
 def test_what_the_page_links_to_is_there(page, root):
