@@ -55,6 +55,10 @@ ARMS = {
         "random masks, as many more steps as HPM costs", OFF, longer={"images": 5 / 3, "clips": 1.2}
     ),
     "constant": Arm("HPM, hard share .5 from the start", {"hard_ratio_start": 0.5}, control="hpm"),
+    "level": Arm(
+        "HPM, hard share .25 throughout: over the run as much as hpm",
+        {"hard_ratio_start": 0.25, "hard_ratio_end": 0.25}, control="hpm",
+    ),
     "quarter": Arm("HPM, hard share 0 to .25", {"hard_ratio_end": 0.25}, control="hpm"),
     "all": Arm("HPM, hard share 0 to 1", {"hard_ratio_end": 1.0}, control="hpm"),
     "change": Arm("tubes that change between time steps", OFF, {"scorer": "change"}),
