@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from dataclasses import fields, is_dataclass
+from functools import cache
 from typing import get_type_hints
 
 import pytest
@@ -122,10 +123,12 @@ def test_every_layout_that_can_be_written_is_declared():
 CONFIG_COMMANDS = [name for name, command in cli.COMMANDS.items() if is_dataclass(command.options)]
 
 
+@cache  # a parser takes a tenth of a second
 def known_fields(name: str) -> set[str]:
     return {action.dest for action in cli.parser_of(name)._actions}
 
 
+@cache
 def renamed_fields() -> list[tuple[str, str, str]]:
     """(command, old, new) wherever the new name is an option of the command."""
     return [
