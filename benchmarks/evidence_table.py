@@ -87,17 +87,13 @@ def differences(folder: Path) -> list[dict]:
     return rows
 
 
-def reconstructions(folder: Path) -> list[dict]:
+def reconstructions(runs: Runs) -> list[dict]:
     """The same of the error of reconstruction under random masks, in % of the control's.
 
     On validation; of arms that all reconstruct pixels.
     """
-    rows: list[dict] = []
-    for kind in KINDS:
-        runs = load(folder, kind)
-        runs = {arm: found for arm, found in runs.items() if arm in ARMS and not ARMS[arm].model}
-        rows += [{"data": kind} | row for row in compared(runs, partial(fewer_errors, runs))]
-    return rows
+    pixels = {arm: found for arm, found in runs.items() if arm in ARMS and not ARMS[arm].model}
+    return compared(pixels, partial(fewer_errors, pixels))
 
 
 def fewer_errors(runs: Runs, arm: str, control: str) -> list[float]:
@@ -191,11 +187,13 @@ def seeds_needed(spread: float, half_width: float) -> int:
 
 def write_tables(folder: Path) -> str:
     """README.md, summary.json and differences.png in the folder of the results; the first back."""
-    rows = differences(folder)
+    rows, runs = differences(folder), {kind: load(folder, kind) for kind in KINDS}
     summary = {
         "differences": rows,
-        "reconstructions": reconstructions(folder),
-        "runs": {kind: _facts(load(folder, kind)) for kind in KINDS},
+        "reconstructions": [
+            {"data": kind} | row for kind in KINDS for row in reconstructions(runs[kind])
+        ],
+        "runs": {kind: _facts(runs[kind]) for kind in KINDS},
     }
     (folder / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
     text = tables(folder, rows)
@@ -238,7 +236,7 @@ def tables(folder: Path, rows: list[dict]) -> str:
             _differences([row for row in rows if row["data"] == kind], judges(runs)),
             "Error of reconstruction under random masks, on validation: the same, in % of the "
             "control's; less is better.",
-            _reconstructions([row for row in reconstructions(folder) if row["data"] == kind]),
+            _reconstructions(reconstructions(runs)),
             "Diagnostics on validation, mean over seeds.",
             _diagnostics(runs),
         ]

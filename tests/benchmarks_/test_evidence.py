@@ -442,7 +442,7 @@ def test_differences_are_paired_t_tests_with_their_intervals(tools, written):
 def test_errors_of_reconstruction_are_told_in_percent_of_the_controls(tools, written):
     write(written, "ema-features", 0, 40)  # of features, which compare with no error of pixels
     write(written, "ema-features", 1, 40)
-    rows = tools["table"].reconstructions(written)
+    rows = tools["table"].reconstructions(tools["table"].load(written, "images"))
     found = {(r["arm"], r["control"]): r for r in rows}
     assert len(found) == 5
     for (arm, control), row in found.items():
