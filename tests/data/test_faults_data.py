@@ -395,7 +395,8 @@ def test_training_without_a_scan_ends_among_damaged_files(tmp_path):
     root = fill(tmp_path, 66, copies=2)
     check_run(root, tmp_path / "run", copies=2, steps=11)
     with pytest.raises(UserError, match="max_bad_fraction"):
-        pretrain(settings(root, tmp_path / "strict", 11, workers=0))
+        # Ten of the 86 files are unreadable by any FFmpeg; of the other damage it varies.
+        pretrain(settings(root, tmp_path / "strict", 11, workers=0, max_bad_fraction=0.1))
 
 
 @pytest.mark.slow
