@@ -34,6 +34,10 @@ class Arm:
         """Optimiser steps of this arm, where plain ones have ``steps``."""
         return round(steps * self.longer.get(kind, 1.0))
 
+    def plain_steps(self, steps: int, kind: str) -> int:
+        """Optimiser steps of plain arms, where this one has ``steps``."""
+        return round(steps / self.longer.get(kind, 1.0))
+
 
 OFF = {"enabled": False}
 NO_TEACHER = {"scorer": "none"}
@@ -52,7 +56,7 @@ ARMS = {
         control="hpm",
     ),
     "longer": Arm(
-        "random masks, as many more steps as HPM costs", OFF, longer={"images": 5 / 3, "clips": 1.2}
+        "random masks, as many more steps as HPM costs", OFF, longer={"images": 5 / 3, "clips": 1.3}
     ),
     "constant": Arm("HPM, hard share .5 from the start", {"hard_ratio_start": 0.5}, control="hpm"),
     "level": Arm(

@@ -243,7 +243,9 @@ def test_every_arm_is_a_valid_configuration_and_trains(tools, images, clips, kin
 def test_equal_compute_is_as_many_more_steps(tools):
     arms = tools["arms"].ARMS
     assert arms["longer"].steps(300, "images") == 500
-    assert arms["longer"].steps(300, "clips") == 360
+    assert arms["longer"].steps(300, "clips") == 390
+    for steps in range(1, 100):
+        assert arms["longer"].plain_steps(arms["longer"].steps(steps, "images"), "images") == steps
     assert arms["hpm"].steps(300, "images") == 300
 
 
@@ -499,15 +501,18 @@ def test_tables_summary_and_figure_are_those_of_the_files(tools, written):
 
 
 def test_other_settings_are_not_mixed(tools, written, capsys):
-    write(written, "noise", 0, 50, batch=16)
-    assert tools["run"].main(["table", "--out", str(written)]) == 2
-    assert "made with other settings than" in capsys.readouterr().err
-    write(written, "noise", 0, 50, steps=9)  # as many more steps are an arm's own
+    for other in ({"batch": 16}, {"steps": 9}):
+        write(written, "noise", 0, 50, **other)
+        assert tools["run"].main(["table", "--out", str(written)]) == 2
+        assert "made with other settings than" in capsys.readouterr().err
+    (written / "images/noise-0.json").unlink()
+    write(written, "longer", 0, 50, steps=8)  # 5/3 of the others', the arm's own
     assert tools["run"].main(["table", "--out", str(written)]) == 0
 
 
-def test_the_kept_tables_are_those_of_the_kept_files(tools):
-    place = tools["run"].RESULTS
+@pytest.mark.parametrize("name", ["evidence", "evidence-1000-steps"])
+def test_the_kept_tables_are_those_of_the_kept_files(tools, name):
+    place = tools["run"].RESULTS.with_name(name)
     rows = tools["table"].differences(place)
     kept = json.loads((place / "summary.json").read_text())["differences"]
     assert [(r["arm"], r["control"], r["seeds"]) for r in kept] == [
