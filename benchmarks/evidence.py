@@ -43,7 +43,7 @@ from videohpm.errors import UserError
 
 RESULTS = Path(__file__).parent / "results/evidence"
 STEPS = 2000
-"""With half of them the features of moving pictures still depend on the seed by chance."""
+"""With half of them, whether clips' features hold motion still depends on the seed."""
 BATCH = {"images": 128, "clips": 32}
 JUDGED = {"images": 20_000, "clips": 4096}
 TUNE_STEPS = 150

@@ -31,7 +31,9 @@ def load(folder: Path, kind: str) -> Runs:
     common: tuple[str, dict] | None = None
     for file in sorted((folder / kind).glob("*.json")):
         result = json.loads(file.read_text())
-        settings = result["settings"] | {"steps": _plain_steps(result)}
+        arm = ARMS.get(result["arm"], ARMS["random"])  # what is untrained is not longer either
+        steps = arm.plain_steps(result["settings"]["steps"], kind)
+        settings = result["settings"] | {"steps": steps}
         common = common or (file.name, settings)
         if settings != common[1]:
             raise UserError(
@@ -40,13 +42,6 @@ def load(folder: Path, kind: str) -> Runs:
             )
         found.setdefault(result["arm"], {})[result["seed"]] = result
     return {arm: found[arm] for arm in ROWS if arm in found}
-
-
-def _plain_steps(result: dict) -> int:
-    """Steps of the arms that are no longer than others, in the run of this result."""
-    steps = result["settings"]["steps"]
-    arm = ARMS.get(result["arm"])  # None of what is not trained
-    return steps if arm is None else arm.plain_steps(steps, result["data"])
 
 
 # --- differences --------------------------------------------------------------------------------
