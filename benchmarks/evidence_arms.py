@@ -58,6 +58,10 @@ ARMS = {
     "longer": Arm(
         "random masks, as many more steps as HPM costs", OFF, longer={"images": 5 / 3, "clips": 1.3}
     ),
+    "absolute": Arm(
+        "predict, but how large each loss is instead of which of two is larger",
+        {"objective": "absolute"}, NO_TEACHER, control="predict",
+    ),
     "constant": Arm("HPM, hard share .5 from the start", {"hard_ratio_start": 0.5}, control="hpm"),
     "level": Arm(
         "HPM, hard share .25 throughout: over the run as much as hpm",

@@ -127,12 +127,58 @@ sys.exit(cli.main(["report", "."]))
 """
 
 
-def test_a_signal_where_nothing_can_be_raised_prints_no_traceback():
-    program = SWALLOWED.format(number=int(signal.SIGTERM))
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_where_nothing_can_be_raised_prints_no_traceback(number):
+    program = SWALLOWED.format(number=int(number))
     done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, timeout=LIMIT
-    )
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=LIMIT,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )  # fmt: skip
     assert (done.returncode, done.stderr) == (0, "")
+
+
+ABANDONED = """
+import atexit, os, signal, sys, threading, torch
+from videohpm import __main__, cli
+from videohpm.data.timeout import call_with_timeout
+
+begun = threading.Event()
+
+def read(picture=torch.rand(1, 3, 256, 256)):
+    while True:
+        torch.nn.functional.interpolate(picture, (300, 300), mode="bilinear")
+        begun.set()
+
+def work(**_):
+    atexit.register(print, "registered")
+    if {number}:
+        stop = lambda: (begun.wait(), os.kill(os.getpid(), {number}))
+        threading.Thread(target=stop).start()
+    try:
+        call_with_timeout(60 if {number} else 0.5, read)
+    except TimeoutError:
+        print("gone on")  # as a loader does, with another file
+
+cli._target = lambda _: work
+sys.argv[1:] = ["report", "."]
+sys.exit(__main__.main())
+"""
+"""A reader that is left alone inside native code."""
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(0, 0), (signal.SIGTERM, 75), (signal.SIGINT, 130)], ids=str
+)
+def test_a_reader_that_is_left_alone_does_not_change_the_exit_code(number, code):
+    """The interpreter ends threads as it ends itself, and native code answers with SIGABRT."""
+    done = subprocess.run(
+        [sys.executable, "-c", ABANDONED.format(number=int(number))],
+        capture_output=True, text=True, timeout=LIMIT,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )  # fmt: skip
+    said = "" if number else "gone on\n"
+    assert (done.returncode, done.stdout) == (code, f"{said}registered\n"), done.stderr
+    assert "terminate" not in done.stderr and done.stderr.count("\n") == (1 if number else 0)
 
 
 @pytest.mark.parametrize("module", ["sitecustomize", "torch"])

@@ -15,7 +15,7 @@ def main() -> int:
         code = stopping.INTERRUPTED
     else:
         code = cli.main()
-    stopping.end()
+    stopping.end(code)
     return code
 
 

@@ -17,6 +17,7 @@ Nothing here imports torch: :func:`begin` is called before anything that takes t
 
 from __future__ import annotations
 
+import atexit
 import os
 import signal
 import sys
@@ -50,6 +51,8 @@ class _Program:
     """Seconds it gets to end by itself after a signal; None where the signal is only noted."""
     received: str | None = None
     """The stop signal that came, which an exception handler somewhere may have swallowed."""
+    ended: int | None = None
+    """The exit code, once nothing changes it any more."""
     leaving = threading.Lock()
     """Taken by the thread, or the handler, that ends the process."""
     told = False
@@ -73,12 +76,28 @@ def begin() -> None:
     if hasattr(signal, "pthread_sigmask"):
         signal.pthread_sigmask(signal.SIG_UNBLOCK, HELD)
     _stop_with_launcher()
+    atexit.register(_exit)  # the first to be registered is the last to be called
 
 
-def end() -> None:
-    """The exit code is known: a signal no longer changes it."""
+def end(code: int) -> None:
+    """The exit code is known: neither a signal nor a thread changes it any more."""
     for number in HELD:
         signal.signal(number, signal.SIG_IGN)
+    _Program.ended = code
+
+
+def _exit() -> None:
+    """End a process that has done all but take its modules down, without doing that.
+
+    A reader that hangs, or that a signal interrupted, may still be inside native code. Python ends
+    its thread there, and C++ takes that for an error: SIGABRT instead of the exit code.
+    """
+    if _Program.ended is None:
+        return
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError, AttributeError):  # closed, or nobody reads it
+            stream.flush()
+    os._exit(_Program.ended)
 
 
 def before_leaving(action: Callable[[int, str | None], None]) -> None:
@@ -153,7 +172,7 @@ def _without_stops(hook: Callable[[Any], object]) -> Callable[[Any], object]:
     for the thread sees to that."""
 
     def quiet(unraisable: Any) -> None:
-        if not isinstance(unraisable.exc_value, Preempted):
+        if not isinstance(unraisable.exc_value, (Preempted, KeyboardInterrupt)):
             hook(unraisable)
 
     return quiet
