@@ -133,8 +133,11 @@ def random_stream(*key: int) -> torch.Generator:
 
 def with_statistics(config: PretrainConfig, train: Split) -> PretrainConfig:
     """Normalised by the mean and deviation of each channel of the training split."""
-    some = train.frames[:2048].double() / 255
-    mean, std = some.mean((0, 2, 3, 4)), some.std((0, 2, 3, 4))
+    channels = train.frames[:2048].transpose(0, 1).flatten(1)
+    often = torch.stack([channel.bincount(minlength=256) for channel in channels]).double()
+    levels, count = torch.arange(256).double() / 255, channels.shape[1]
+    mean = (often @ levels) / count
+    std = ((often * (levels - mean[:, None]).square()).sum(1) / (count - 1)).sqrt()
     data = replace(config.data, mean=tuple(mean.tolist()), std=tuple(std.tolist()))
     return replace(config, data=data)
 

@@ -159,6 +159,7 @@ def main() -> None:
             reply = _wait(request["wait"])
         else:
             reply = []
+            importlib.import_module(request["target"].partition(":")[0])  # once, for all ranks
             for log, environment in zip(request["logs"], request["environments"], strict=True):
                 pid = os.fork()
                 if pid == 0:

@@ -234,9 +234,10 @@ def alone(starter, words, tmp_path):
     return alone
 
 
-@pytest.mark.parametrize("rank", ["0", "1"])
-def test_a_process_that_never_comes_is_a_failed_run(alone, rank):
-    job, _ = alone(RANK=rank)
+@pytest.mark.parametrize(("rank", "local_rank"), ["00", "10", "11"])
+def test_a_process_that_never_comes_is_a_failed_run(alone, rank, local_rank):
+    """On the machine of rank 0 its neighbour says so, on others their first process."""
+    job, _ = alone(RANK=rank, LOCAL_RANK=local_rank)
     assert job.wait() == [1], job.said()
     (line,) = [line for line in job.said().splitlines() if line.startswith("videohpm: ")]
     assert "another of the 2 processes of this run died, or did not answer for" in line

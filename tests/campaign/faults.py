@@ -95,10 +95,11 @@ def wrong_end(fault: Fault, how: str, codes: list, said: str, begun: bool) -> st
     """
     if HANG in codes:
         return None  # counted apart
-    if "Traceback (most recent call last)" in _ours(said, how):
+    before_us = fault.number is not None and not begun  # then Python says what it says
+    if "Traceback (most recent call last)" in _ours(said, how) and not before_us:
         return "a traceback"
     allowed = _allowed(fault, how)
-    if fault.number is not None and not begun:
+    if before_us:
         allowed |= {-fault.number}
     others = [code for code in codes if code not in allowed]
     if others:

@@ -58,6 +58,8 @@ class _Group:
     """Where ranks wait for each other as long as they work."""
     watch: PeerWatch | None = None
     """Ends this process when another one has ended."""
+    reporter = 0
+    """The local rank that reports why the run ends, before the processes have joined."""
     first: bool | None = None
     """Whether this process reports why the run ends, once it has asked."""
 
@@ -100,8 +102,7 @@ def init_process_group(device: torch.device, seconds: float, field: str = "engin
     store = None
     try:
         if launched_world_size() > 1:
-            wait_for_first_rank(limit.total_seconds())
-            store, number, total = next(dist.rendezvous("env://", timeout=limit))
+            store, number, total = _find_first_rank(limit)
         else:
             store, number, total = dist.HashStore(), 0, 1
         store.set_timeout(limit)
@@ -119,6 +120,17 @@ def init_process_group(device: torch.device, seconds: float, field: str = "engin
             stopping.before_leaving(_leave_all)
     except (ValueError, RuntimeError) as error:
         raise unreached(error, store, seconds, lambda: lost_process(rank())) from error
+
+
+def _find_first_rank(limit: timedelta) -> tuple[dist.Store, int, int]:
+    """The store that rank 0 holds, the number of this process, and the number of all."""
+    try:
+        wait_for_first_rank(limit.total_seconds())
+        return next(dist.rendezvous("env://", timeout=limit))
+    except RuntimeError:
+        # On rank 0's machine, whose first process is the one that is missing, the second reports.
+        _Group.reporter = int(rank() == local_rank() > 0)
+        raise
 
 
 def destroy_process_group() -> None:
@@ -279,11 +291,11 @@ def timeout() -> float:
 def first_to_report() -> bool:
     """Whether this process should print why the run ends: true once over all ranks.
 
-    Before they have joined, the first process of each machine prints.
+    Before they have joined, one process of each machine prints.
     """
     store = _Group.store
     if store is None:
-        return local_rank() == 0
+        return local_rank() == _Group.reporter
     with _REPORTING:
         if _Group.first is None:
             # A store that is gone, or does not answer: better twice than never.
