@@ -73,7 +73,7 @@ HEARD_LATE = """
 import os, sys, threading, time
 from videohpm import cli, stopping
 
-def work(**_):
+def work(*_, **__):
     os.kill(os.getpid(), {number})
     time.sleep(60)
 
@@ -89,7 +89,7 @@ def first_to_tell(ask=stopping.first_to_tell):
     return first
 
 stopping.os = type("", (), dict(vars(os), read=lambda reading, _: late(reading)))
-stopping.first_to_tell, cli._target = first_to_tell, lambda _: work
+stopping.first_to_tell, cli._target = first_to_tell, {target}
 stopping.begin()
 sys.exit(cli.main(["report", "."]))
 """
@@ -99,9 +99,10 @@ sys.exit(cli.main(["report", "."]))
     ("number", "code", "words"),
     [(signal.SIGUSR1, 75, "stopped by SIGUSR1"), (signal.SIGINT, 130, "interrupted")],
 )
-def test_a_signal_that_ends_the_work_is_said_though_it_is_heard_late(number, code, words):
+@pytest.mark.parametrize("target", ["lambda _: work", "work"], ids=["in the work", "before it"])
+def test_a_signal_that_ends_the_work_is_said_though_it_is_heard_late(number, code, words, target):
     """The thread must not take a program that is clearing up for one that hangs."""
-    program = HEARD_LATE.format(number=int(number))
+    program = HEARD_LATE.format(number=int(number), target=target)
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, timeout=LIMIT,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),

@@ -11,7 +11,8 @@ def main() -> int:
     try:
         from videohpm import cli
     except KeyboardInterrupt:
-        print("videohpm: interrupted", file=sys.stderr)
+        if stopping.first_to_tell():
+            print("videohpm: interrupted", file=sys.stderr)
         code = stopping.INTERRUPTED
     else:
         code = cli.main()

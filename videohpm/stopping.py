@@ -55,8 +55,8 @@ class _Program:
     """The exit code, once nothing changes it any more."""
     leaving = threading.Lock()
     """Taken by the thread, or the handler, that ends the process."""
-    told = False
-    """Whether it was told that a signal ends this process."""
+    telling = threading.Lock()
+    """Taken by who tells that a signal ends this process."""
     last_words: list[Callable[[int, str | None], None]] = []
     """Called with exit code and message before the thread ends the process, instead of printing."""
 
@@ -149,8 +149,7 @@ def handled_by(handler: Handler, clear_up: float | None) -> Iterator[None]:
 
 def first_to_tell() -> bool:
     """Whether to say that a signal ends this process: the program and the thread may both do so."""
-    told, _Program.told = _Program.told, _Program.listening
-    return not told
+    return not _Program.listening or _Program.telling.acquire(blocking=False)
 
 
 def swallowed() -> str | None:
@@ -190,6 +189,8 @@ def _leave(number: int) -> None:
     message = _message(number)
     code = INTERRUPTED if number == signal.SIGINT else exit_code(Preempted())
     first = first_to_tell()
+    if not first and threading.current_thread() is not threading.main_thread():
+        time.sleep(SECONDS_TO_CLEAR_UP)  # the program is about to say it, and ends by itself
     with suppress(Exception):
         for action in _Program.last_words:
             action(code, message if first else None)
