@@ -111,6 +111,37 @@ def test_a_signal_that_ends_the_work_is_said_though_it_is_heard_late(number, cod
     assert done.stderr.count("videohpm:") == 1
 
 
+HALF_IMPORTED = """
+import sys
+from videohpm import cli
+
+class Broken:
+    def find_spec(self, name, *_):
+        if name.partition(".")[0] in ("torch", "numpy"):
+            raise SystemError("bad call flags")
+
+def interrupted(_):
+    sys.meta_path.insert(0, Broken())
+    raise {error}
+
+cli._target = interrupted
+sys.exit(cli.main(["report", "."]))
+"""
+
+
+@pytest.mark.parametrize(("error", "code"), [("KeyboardInterrupt", 130), ("cli.UserError('x')", 2)])
+@pytest.mark.parametrize("rank", [0, 1])
+def test_why_a_rank_ends_is_said_without_what_was_being_imported(error, code, rank):
+    """A signal that falls into torch's import leaves it unusable."""
+    env = os.environ | {"WORLD_SIZE": "2", "RANK": str(rank), "LOCAL_RANK": str(rank)}
+    done = subprocess.run(
+        [sys.executable, "-c", HALF_IMPORTED.format(error=error)],
+        capture_output=True, text=True, timeout=LIMIT, env=env,
+    )  # fmt: skip
+    assert done.returncode == code, done.stderr
+    assert done.stderr == ("" if rank else f"videohpm: {'interrupted' if code == 130 else 'x'}\n")
+
+
 SWALLOWED = """
 import os, sys
 from videohpm import cli, stopping

@@ -219,12 +219,14 @@ def _failed(error: BaseException) -> int:
     message = "interrupted" if isinstance(error, KeyboardInterrupt) else one_line(error)
     by_signal = isinstance(error, (KeyboardInterrupt, Preempted))
     silent = by_signal and not stopping.first_to_tell()
-    if not os.environ.get("WORLD_SIZE", "1").isdigit() or launched_world_size() == 1:
+    alone = not os.environ.get("WORLD_SIZE", "1").isdigit() or launched_world_size() == 1
+    # Not imported here: a signal that fell into torch's import leaves it unusable.
+    distributed = None if alone else sys.modules.get("videohpm.engine.distributed")
+    if distributed is None:  # they have not joined: the first of each machine says why
+        silent |= not alone and os.environ.get("LOCAL_RANK", "0") != "0"
         with suppress(OSError):  # its disk may be the one that is full
             sys.stderr.write("" if silent else f"videohpm: {message}\n")
         return exit_code(error)
-    from videohpm.engine import distributed
-
     distributed.announce_failure(exit_code(error))
     if not silent:
         distributed.report_once(message)
