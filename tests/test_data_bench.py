@@ -85,6 +85,27 @@ def test_a_copy_of_key_frames_is_not_copied_again(videos, tmp_path, capsys):
     assert "data transcode" not in text and "--data.repeats" not in text
 
 
+@pytest.mark.parametrize("repeats", [1, 2])
+def test_a_list_of_halves_gives_each_gain_to_its_own_line(videos, tmp_path, capsys, repeats):
+    files = Manifest([str(videos / "a.mp4"), str(videos / "b.mp4")])
+    copies, _ = reading.key_frame_copies(files, tmp_path, 48)
+    rows = [f"{copies[0].path},intra,{copies[0].frames}", f"{videos / 'a.mp4'},pyav,20"]
+    (tmp_path / "list.csv").write_text("\n".join(["path,reader,frames", *rows]))
+    arguments = ["--data.manifest", tmp_path / "list.csv", "--data.repeats", repeats]
+    text = run(capsys, *SMALL, *arguments).partition("what helps:")[2]
+    assert " times the clips of a core" not in re.sub(r"-.*(transcode|repeats).*", "", text)
+    assert ("(4: " in text) == (repeats == 1) and text.count("(here ") == text.count("transcode")
+
+
+def test_folders_of_frames(tmp_path, capsys):
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        for i in range(20):
+            Image.new("RGB", (40, 30), (i, 0, 0)).save(tmp_path / name / f"{i:03}.png")
+    text = run(capsys, *SMALL, "--data.root", tmp_path, "--data.kind", "frames")
+    assert "2 of 2 files" in text and "transcode" not in text
+
+
 def test_images(tmp_path, capsys):
     for i in range(3):
         Image.new("RGB", (40, 30), (i, 0, 0)).save(tmp_path / f"{i}.png")

@@ -61,6 +61,14 @@ def literal_segment_views(length, segments):
     return [merged[0::2], merged[1::2]]
 
 
+@pytest.mark.parametrize("length", [*range(1, 100), 4321])
+def test_one_view_is_the_middle_of_each_part(length):
+    """As far from its first frame as from its last, where parts have whole lengths."""
+    (found,) = segment_views(length, 16, 1).tolist()
+    middles = [int((part + 0.5) * length / 16) for part in range(16)]
+    assert found == (middles if length >= 16 else [int(part * length / 16) for part in range(16)])
+
+
 def literal_dense_views(length, frames, stride, views):
     """The published windows over the thinned video."""
     thinned = list(range(0, length, stride))

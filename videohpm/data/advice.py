@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
+import os
+
 from videohpm.config import DataConfig
 from videohpm.config.machine import cores_per_rank
 from videohpm.data.clips import ClipDataset
 from videohpm.data.manifest import Manifest
 
+COPY, REPEAT = "videohpm data transcode", "--data.repeats"
+"""Marks of two pieces of advice, to which a measured gain can be added."""
 MUCH = 0.1
 """Share of the time spent waiting for data from which a run says so."""
+
+
+def copy_helps(manifest: Manifest) -> bool:
+    """Whether most of the samples are files of videos that are not key frames alone."""
+    files = manifest.kind == "video" and len(manifest) and not os.path.isdir(manifest[0].path)
+    return bool(files) and manifest.share("intra") < 0.5
 
 
 def advice(manifest: Manifest, config: DataConfig) -> list[str]:
     """What makes reading ``manifest`` cheaper or gives it more cores, the most useful first."""
     cores, lines = cores_per_rank(), []
-    if manifest.kind == "video" and manifest.share("intra") < 0.5:
+    if copy_helps(manifest):
         lines.append(
-            "copy the videos as key frames alone (videohpm data transcode LIST OUT --short_side "
+            f"copy the videos as key frames alone ({COPY} LIST OUT --short_side "
             "256 --group 1): only the frames of a clip are then read"
         )
         if manifest.share(None) > 0.5:
@@ -25,7 +35,7 @@ def advice(manifest: Manifest, config: DataConfig) -> list[str]:
                 "found out at every clip"
             )
     if config.repeats == 1:
-        lines.append("cut several clips from each decode (--data.repeats 2 or 4, fewer epochs)")
+        lines.append(f"cut several clips from each decode ({REPEAT} 2 or 4, fewer epochs)")
     if config.readers < cores:
         lines.append(f"read with all {cores} cores of a rank (--data.workers auto)")
     return lines

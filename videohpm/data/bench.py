@@ -7,6 +7,7 @@ are remembered.
 
 from __future__ import annotations
 
+import os
 import statistics
 import time
 from collections.abc import Callable
@@ -116,7 +117,7 @@ def _one_clip(
     crop = sum(_timed(data.transform, frames, rng)[0] for _ in range(data.config.repeats))
     whole = before if whole_first else make()
     spent = {"crop": crop, "hand_over": whole - read - crop, "whole": whole}
-    if data.manifest.kind == "image":
+    if data.manifest.kind == "image" or os.path.isdir(sample.path):
         return spent | {"decode": read}
     index = 0.0
     if sample.reader in (None, "pyav") or sample.frames is None:
@@ -139,7 +140,12 @@ def _timed(function: Callable[..., Any], *arguments: Any) -> tuple[float, Any]:
 
 
 def readers_of(manifest: Manifest) -> list[str]:
-    """The readers that are here and may read every file, in the order in which they are asked."""
+    """The readers that are here and may read every file, in the order in which they are asked.
+
+    None where a sample is a picture, or a folder of frames.
+    """
+    if manifest.kind == "image" or any(os.path.isdir(sample.path) for sample in manifest):
+        return []
     indexes = [video_index(sample.path) for sample in manifest]
     return [
         name

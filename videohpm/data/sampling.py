@@ -36,9 +36,10 @@ def dense_indices(
 def segment_indices(length: int, frames: int, rng: np.random.Generator | None = None) -> np.ndarray:
     """One position from each of ``frames`` equal parts of the video (TSN): (frames,) int64.
 
-    With ``rng`` uniform within each part of length // frames positions, as VideoMAE trains on
-    SSv2; without it the middle of each part, as it validates. A video with fewer frames than parts
-    is spread evenly, repeating frames (VideoMAE repeats its first frame for all of the clip).
+    With ``rng`` uniform within each part of length // frames positions, as VideoMAE trains and
+    validates on SSv2; without it the middle of each part, as TSN validates. A video with fewer
+    frames than parts is spread evenly, repeating frames (VideoMAE repeats its first frame for all
+    of the clip).
 
     >>> segment_indices(16, frames=4).tolist()
     [2, 6, 10, 14]
@@ -81,12 +82,14 @@ def segment_views(length: int, frames: int, views: int) -> np.ndarray:
     """Test clips of segment sampling: (views, frames) int64.
 
     Each of ``frames`` equal parts gives ``views`` evenly spaced positions; all of them, sorted, are
-    dealt out in turn: the published SSv2 test.
+    dealt out in turn: the published SSv2 test. One view is the middle of each part instead.
 
     >>> segment_views(16, frames=4, views=2).tolist()
     [[0, 4, 8, 12], [2, 6, 10, 14]]
     """
     _check(length, frames, 1, views)
+    if views == 1:  # the published rule would take the first frame of each part
+        return segment_indices(length, frames)[None]
     part = length / frames
     offsets = part * np.arange(views) / views
     positions = (part * np.arange(frames)[:, None] + offsets).astype(np.int64)

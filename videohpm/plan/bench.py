@@ -13,7 +13,7 @@ from videohpm.config.machine import cores_per_rank
 from videohpm.config.mask import unit_count
 from videohpm.data import ClipDataset, DecodeError, Manifest
 from videohpm.data import bench as reading
-from videohpm.data.advice import advice
+from videohpm.data.advice import COPY, REPEAT, advice, copy_helps
 from videohpm.data.clips import dataset_of
 from videohpm.data.manifest import find_samples
 from videohpm.errors import RunError, UserError
@@ -56,7 +56,7 @@ def _forms(
     config: BenchConfig, some: Manifest, folder: Path
 ) -> tuple[dict[str, Manifest], tuple[float, float] | None]:
     """The files by form, and what copying took: (processor seconds, bytes over bytes)."""
-    if some.kind == "image" or some.share("intra") > 0.5:
+    if not copy_helps(some) or any(os.path.isdir(sample.path) for sample in some):
         return {"listed": some}, None
     copies, seconds = reading.key_frame_copies(some, folder, config.short_side)
     before, after = (
@@ -70,7 +70,7 @@ def _arms(config: BenchConfig, forms: dict[str, Manifest]) -> dict[tuple[str, st
     arms = {}
     for form, files in forms.items():
         arms[form, AS_LISTED] = _data_set(config, files)
-        for reader in reading.readers_of(files) if files.kind == "video" else ():
+        for reader in reading.readers_of(files):
             known = reading.as_scanned(files).read_by(reader)
             arms[form, reader] = _data_set(config, known)
     return arms
@@ -155,14 +155,14 @@ def _advice(config: BenchConfig, manifest: Manifest, costs: dict) -> list[str]:
     gain = {form: _fastest(costs, form)[1] for form in {form for form, _ in costs}}
     if "copy" in gain:
         times = costs["listed", AS_LISTED].whole / gain["copy"].whole
-        lines[0] += f" (here {times:.1f} times the clips of a core)"
-    best = min(gain.values(), key=lambda cost: cost.whole)
-    if config.data.repeats == 1:
-        four = best.whole / (best.read / 4 + best.whole - best.read)
         lines = [
-            line + f" (4: {four:.1f} times the clips of a core)"
-            if "--data.repeats" in line
-            else line
+            line + f" (here {times:.1f} times the clips of a core)" if COPY in line else line
             for line in lines
         ]
+    best = min(gain.values(), key=lambda cost: cost.whole)
+    four = best.whole / (best.read / 4 + best.whole - best.read)
+    lines = [
+        line + f" (4: {four:.1f} times the clips of a core)" if REPEAT in line else line
+        for line in lines
+    ]
     return lines or ["nothing more is known: give each rank more cores"]
