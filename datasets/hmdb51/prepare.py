@@ -8,7 +8,7 @@ import re
 import sys
 from pathlib import Path
 
-from videohpm.data.prepare import Annotations, Entry, by_stem, run_script
+from videohpm.data.prepare import Annotations, Entry, by_stem, read_text, run_script
 from videohpm.errors import UserError
 
 FOLDER = "testTrainMulti_7030_splits"
@@ -28,7 +28,7 @@ def read(root: Path, lists: Path) -> Annotations:
     }
     unused: dict[str, None] = {}
     for file, label, fold in named:
-        for line in file.read_text().splitlines():
+        for line in read_text(file).splitlines():
             name, _, use = line.strip().rpartition(" ")
             if line.strip() and use not in ("0", "1", "2"):
                 raise UserError(f"{file}: {line.strip()!r} does not end with 0, 1 or 2")

@@ -23,6 +23,8 @@ def read(root: Path, lists: Path) -> Annotations:
             splits[name] = read_split(root, folder)
     if "train" not in splits:
         raise UserError(f"--root: {root} has no folder train with a folder for each class")
+    if not splits["train"]:
+        raise UserError(f"--root: {root}/train has no images in the folders of its classes")
     classes = sorted({entry.label for entry in splits["train"]})
     return Annotations(splits, classes, str, kind="image")
 

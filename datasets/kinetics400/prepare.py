@@ -5,10 +5,11 @@ README.md beside this file says what is expected on disk and what is written.
 """
 
 import csv
+import io
 import sys
 from pathlib import Path
 
-from videohpm.data.prepare import Annotations, Entry, by_stem, run_script
+from videohpm.data.prepare import Annotations, Entry, by_stem, read_text, run_script
 from videohpm.errors import UserError
 
 # Releases differ in how they name the files.
@@ -41,21 +42,26 @@ def is_official(file: Path) -> bool:
     """Whether this is an annotation file, and not a manifest of the same name."""
     if not file.is_file():
         return False
-    with file.open(newline="", encoding="utf-8-sig") as text:
-        return set(next(csv.reader(text), [])) >= COLUMNS
+    try:
+        return set(next(csv.reader([read_text(file, first_line=True)]), [])) >= COLUMNS
+    except csv.Error:
+        return False
 
 
 def read_split(file: Path) -> list[Entry]:
     """A clip's file is named by its video, first and last second: ``id_000001_000011.mp4``."""
     entries = []
-    with file.open(newline="", encoding="utf-8-sig") as text:
-        for line, row in enumerate(csv.DictReader(text), 2):
+    rows = csv.DictReader(io.StringIO(read_text(file), newline=""))
+    try:
+        for line, row in enumerate(rows, 2):
             try:
                 start, end = int(float(row["time_start"])), int(float(row["time_end"]))
-            except (TypeError, ValueError):
+            except (TypeError, ValueError, OverflowError):  # the last is of "inf"
                 raise UserError(f"{file} line {line}: the times are not numbers") from None
             label = (row.get("label") or "").strip().replace("_", " ")
             entries.append(Entry(f"{row['youtube_id']}_{start:06d}_{end:06d}", label or None))
+    except csv.Error as error:
+        raise UserError(f"{file}: not a CSV file ({error})") from None
     return entries
 
 

@@ -286,8 +286,11 @@ def prepare(
     if is_ready(out, settings, force):
         print(f"shapes: {out} is complete already")
         return out
-    out.absolute().parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.absolute().parent))
+    try:
+        out.absolute().parent.mkdir(parents=True, exist_ok=True)
+        work = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.absolute().parent))
+    except (FileExistsError, NotADirectoryError, PermissionError) as error:
+        refuse(f"{out}: cannot be made ({error.strerror}); name another folder with --out")
     try:
         folder = work / "new"
         folder.mkdir()
@@ -310,6 +313,7 @@ def main(arguments: list[str] | None = None) -> int:
     from videohpm.errors import UserError
 
     parser = argparse.ArgumentParser(
+        prog="videohpm data prepare shapes",
         description="Write the shapes data set: small videos of moving objects, in seconds.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )

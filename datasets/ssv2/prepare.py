@@ -8,7 +8,7 @@ import json
 import sys
 from pathlib import Path
 
-from videohpm.data.prepare import Annotations, Entry, by_stem, run_script
+from videohpm.data.prepare import Annotations, Entry, by_stem, read_text, run_script
 from videohpm.errors import UserError
 
 # With the prefix that the files of some releases carry.
@@ -18,22 +18,25 @@ PREFIX = "something-something-v2-"
 
 def read(root: Path, lists: Path) -> Annotations:
     """Labels are the templates without their brackets; the test split has none."""
-    numbers = load(lists, "labels.json")
+    named = find(lists, "labels.json")
+    if named is None:
+        raise UserError(f"--annotations: {lists} has no labels.json; name the folder that has")
+    numbers = load(named)
     if not isinstance(numbers, dict) or (
         {str(number) for number in numbers.values()} != {str(i) for i in range(len(numbers))}
     ):
         raise UserError("labels.json: not an object of class names with the numbers from 0")
-    splits = {name: read_split(lists, file) for name, file in SPLITS.items()}
-    splits = {name: entries for name, entries in splits.items() if entries}
+    files = {name: find(lists, file) for name, file in SPLITS.items()}
+    splits = {name: read_split(file) for name, file in files.items() if file}
     if not splits:
         raise UserError(f"--annotations: {lists} has none of {', '.join(SPLITS.values())}")
     classes = sorted(numbers, key=lambda name: int(numbers[name]))
     return Annotations(splits, [plain(name) for name in classes], by_stem)
 
 
-def read_split(lists: Path, file: str) -> list[Entry]:
-    """Entries of a split; none where the file is not there."""
-    rows = load(lists, file, needed=False)
+def read_split(file: Path) -> list[Entry]:
+    """Entries of a split."""
+    rows = load(file)
     try:
         return [
             Entry(str(row["id"]), plain(row["template"]) if row.get("template") else None)
@@ -43,17 +46,17 @@ def read_split(lists: Path, file: str) -> list[Entry]:
         raise UserError(f"{file}: not a list of objects that have an id") from None
 
 
-def load(lists: Path, file: str, needed: bool = True):
-    """The content of ``file`` or of its prefixed name."""
-    for path in (lists / file, lists / (PREFIX + file)):
-        if path.is_file():
-            try:
-                return json.loads(path.read_text(encoding="utf-8"))
-            except ValueError as error:
-                raise UserError(f"{path}: not valid JSON ({error})") from None
-    if needed:
-        raise UserError(f"--annotations: {lists} has no {file}; name the folder that has")
-    return []
+def find(lists: Path, file: str) -> Path | None:
+    """``file`` or its prefixed name, whichever is there."""
+    return next((p for p in (lists / file, lists / (PREFIX + file)) if p.is_file()), None)
+
+
+def load(file: Path):
+    """The content of a JSON file."""
+    try:
+        return json.loads(read_text(file))
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{file}: not valid JSON ({error})") from None
 
 
 def plain(template: str) -> str:

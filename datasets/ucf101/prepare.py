@@ -7,7 +7,7 @@ README.md beside this file says what is expected on disk and what is written.
 import sys
 from pathlib import Path
 
-from videohpm.data.prepare import Annotations, Entry, by_stem, run_script
+from videohpm.data.prepare import Annotations, Entry, by_stem, read_text, run_script
 from videohpm.errors import UserError
 
 
@@ -36,7 +36,7 @@ def read(root: Path, lists: Path) -> Annotations:
 
 def lines(file: Path) -> list[str]:
     """Lines that hold something."""
-    return [line.strip() for line in file.read_text().splitlines() if line.strip()]
+    return [line.strip() for line in read_text(file).splitlines() if line.strip()]
 
 
 def entry(line: str, spelled: dict[str, str]) -> Entry:

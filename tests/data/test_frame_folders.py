@@ -9,6 +9,7 @@ from PIL import Image
 from videohpm.config import DataConfig
 from videohpm.data import VideoDataset, find_samples, read_frames, read_video_info
 from videohpm.data.container import DecodeError
+from videohpm.data.manifest_parser import IMAGE_SUFFIXES
 from videohpm.data.scan import scan
 from videohpm.errors import UserError
 
@@ -99,6 +100,21 @@ def test_a_folder_of_clips_is_searched_for_folders(clips):
     (clips / "none").mkdir()
     with pytest.raises(UserError, match="no folders of pictures under"):
         find_samples(clips / "none", kind="frames")
+
+
+@pytest.mark.parametrize("suffix", sorted(IMAGE_SUFFIXES))
+def test_what_is_listed_as_a_folder_of_frames_is_read_as_one(tmp_path, suffix):
+    folder = tmp_path / "clips/walk"
+    folder.mkdir(parents=True)
+    for number in range(3):
+        mode = "L" if suffix == ".pgm" else "RGB"
+        Image.new(mode, (20, 16)).save(folder / f"{number}{suffix}")
+    if suffix == ".gif":  # an animation: no frame, and not in the way of those beside it
+        with pytest.raises(UserError, match=r"no folders of pictures .* a \.gif is no frame"):
+            find_samples(tmp_path / "clips", kind="frames")
+        write_frames(folder, 3)
+    found = find_samples(tmp_path / "clips", kind="frames")
+    assert read_frames(found[0].path, [0, 2]).shape == (2, 16, 20, 3)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 
 import pytest
 
@@ -9,6 +10,8 @@ from videohpm import cli
 from videohpm.data import find_samples
 from videohpm.data.prepare import Annotations, Entry, by_stem, write_splits
 from videohpm.errors import UserError
+
+KINETICS = "label,youtube_id,time_start,time_end,split\n"
 
 
 @pytest.fixture
@@ -79,6 +82,60 @@ def test_mistakes(root):
         write_splits(root, root, said(train=[("gone", "run")]))
     with pytest.raises(UserError, match="train: class 'swim'"):
         write_splits(root, root, said(train=[("one", "swim")]))
+    for nothing in (said(train=[], test=[("one", None)]), said()):
+        with pytest.raises(UserError, match="no sample of train is listed"):
+            write_splits(root, root, nothing)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("train.csv", "youtube_id,time_start,time_end\nx,1,2\n"),
+        ("test.csv", "path;label\nx;1\n"),
+        ("report.json", '{"mine": 1}'),
+        ("classes.txt", "walk\nrun\n"),
+        ("train.csv", None),
+    ],
+)
+def test_what_others_wrote_is_not_replaced(root, name, text):
+    """Not in the folder of the videos either, which is where manifests go by default."""
+    (root / name).mkdir() if text is None else (root / name).write_text(text)
+    before = sorted(root.rglob("*"))
+    with pytest.raises(UserError, match=f"--out: would replace .*{name}.*name another folder"):
+        write_splits(root, root, said(train=[("one", "run")], test=[("two", None)]))
+    assert sorted(root.rglob("*")) == before
+    assert text is None or (root / name).read_text() == text
+
+
+def test_what_was_written_before_is_replaced(root):
+    write_splits(root, root, said(train=[("one", "run")]))
+    (root / "train.csv").write_text("\ufeffpath,label,frames\r\na/one.mp4,0,9\r\n")  # a scan's
+    swim = Annotations({"train": [Entry("two", "swim")]}, ["swim"], by_stem)
+    write_splits(root, root, swim)
+    assert (root / "train.csv").read_text() == "path,label\na/two.mp4,0\n"
+    assert (root / "classes.txt").read_text() == "swim\n"
+    (root / "report.json").unlink()  # as if stopped before it
+    write_splits(root, root, swim)
+
+
+@pytest.mark.parametrize("out", ["notes.txt", "notes.txt/out"])
+def test_a_file_is_no_folder_to_write_to(root, out):
+    with pytest.raises(UserError, match="--out: .*notes.txt is not a folder; name another folder"):
+        write_splits(root, root / out, said(train=[("one", "run")]))
+
+
+def test_a_folder_that_is_read_only_is_none_to_write_to(root, monkeypatch):
+    monkeypatch.setattr(os, "access", lambda path, mode: False)  # root may write everywhere
+    with pytest.raises(UserError, match="--out: .* cannot be written to; name another folder"):
+        write_splits(root, root / "out", said(train=[("one", "run")]))
+
+
+def test_a_split_without_classes_is_told(root):
+    train, test = [("one", None), ("two", None)], [("three", "run")]
+    report = write_splits(root, root / "out", said(train=train, test=test))
+    told = [line for line in report.lines() if "no class" in line]
+    assert len(told) == 1 and "train.csv is without labels" in told[0]
+    assert json.loads((root / "out/report.json").read_text())["splits"]["train"]["without_classes"]
 
 
 @pytest.mark.parametrize(
@@ -106,3 +163,47 @@ def test_installed_without_the_checkout(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(prepare, "DATASETS", tmp_path / "datasets")
     assert cli.main(["data", "prepare", "ssv2"]) == 2
     assert "install videohpm again" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "lists", "told"),
+    [
+        ("kinetics400", {"train.csv": KINETICS}, "no sample of train is listed"),
+        (
+            "kinetics400",
+            {"train.csv": KINETICS + "caf\u00e9,a,1,11,train\n"},
+            "train.csv line 2: not UTF",
+        ),
+        (
+            "kinetics400",
+            {"train.csv": KINETICS + "run,a,inf,11,train\n"},
+            "line 2: the times are not",
+        ),
+        ("kinetics400", {"train.csv": KINETICS + "r" * 200_000 + ",a,1,2,t"}, "not a CSV file"),
+        ("ucf101", {"classInd.txt": "1 Caf\u00e9\n"}, "classInd.txt line 1: not UTF-8"),
+        ("hmdb51", {"caf_test_split1.txt": "caf\u00e9.avi 1\n"}, "split1.txt line 1: not UTF-8"),
+        ("ssv2", {"labels.json": '{"caf\u00e9": 0}'}, "labels.json line 1: not UTF-8"),
+        ("ssv2", {"labels.json": "{}", "train.json": "[" * 100_000}, "train.json: not valid JSON"),
+        ("ssv2", {"labels.json": "{}", "train.json": "[]"}, "no sample of train is listed"),
+        ("imagenet1k", {"train/n01/readme.txt": "no image"}, "train has no images"),
+    ],
+)
+def test_lists_that_cannot_be_used_are_named(tmp_path, capsys, name, lists, told):
+    for file, text in lists.items():
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / file).write_text(text, encoding="latin-1")
+    (tmp_path / "trainlist01.txt").write_text("")
+    out = str(tmp_path / "out")
+    assert cli.main(["data", "prepare", name, "--root", str(tmp_path), "--out", out]) == 2
+    said = capsys.readouterr().err
+    assert told in said and said.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "name", ["ssv2", "kinetics400", "ucf101", "hmdb51", "imagenet1k", "shapes"]
+)
+def test_the_usage_line_says_what_was_typed(capsys, name):
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["data", "prepare", name, "--no-such-option"])
+    assert ended.value.code == 2
+    assert capsys.readouterr().err.startswith(f"usage: videohpm data prepare {name} ")

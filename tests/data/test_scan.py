@@ -190,14 +190,48 @@ def test_a_faster_reader_is_checked_against_pyav(good, tmp_path, monkeypatch):
         (["list.csv", "--root", "other"], "none is there (first: other/a.mp4)"),
         (["list.csv", "--shard", "2/3"], "none is there (first: ./a.mp4)"),
         (["list.csv", "--merge", "3"], "none is there (first: ./a.mp4)"),
+        (["v", "--out", "list.csv/x.csv"], "out: list.csv is not a folder"),
+        (["v", "--out", "list.csv/y/x.csv"], "out: list.csv is not a folder"),
+        (["v", "--out", "list.csv/x.csv", "--shard", "1/2"], "out: list.csv is not a folder"),
+        (["v", "--out", "v"], "out: v is a folder; name a file, as v/scanned.csv"),
+        (["v", "--out", "v", "--shard", "1/2"], "out: v is a folder"),
+        (["v", "--out", "v", "--merge", "2"], "out: v is a folder"),
+        (["v", "--root", "nowhere"], "root: nowhere is not a folder"),
+        (["v", "--root", "v/w"], "root: v does not lie in v/w; name a folder that holds it"),
+        (["v", "--root", "v/w", "--labels", "true"], "root: v does not lie in v/w"),
+        (["v", "--root", "v/w", "--shard", "1/2"], "root: v does not lie in v/w"),
     ],
 )
 def test_mistakes(tmp_path, monkeypatch, capsys, arguments, told):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "list.csv").write_text("path\na.mp4\n")
+    if arguments[0] == "v":
+        (tmp_path / "v/w").mkdir(parents=True)
+        (tmp_path / "v/w/a.mp4").write_bytes(b"no video")
+    monkeypatch.setattr(scanning, "run_killable", None)  # told before anything is read
     assert cli.main(["data", "scan", *arguments]) == 2
     said = capsys.readouterr().err
     assert told in said and said.count("\n") == 1
+
+
+@pytest.mark.parametrize("labels", ["false", "true"])
+def test_the_paths_of_a_folder_start_from_a_root_that_holds_it(tmp_path, labels):
+    for name in ("data/videos/walk/a.png", "data/videos/run/b.png"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        Image.new("RGB", (30, 20)).save(tmp_path / name)
+    folder, out = tmp_path / "data/videos", tmp_path / "lists/scanned.csv"
+    given = [folder, "--out", out, "--labels", labels, "--workers", 1]
+    run(*given, "--root", tmp_path / "data")
+    whole = out.read_bytes()
+    assert [row["path"] for row in read_table(out)] == ["videos/run/b.png", "videos/walk/a.png"]
+    found = find_samples(tmp_path / "data", out)
+    assert all(os.path.exists(sample.path) for sample in found)
+    for part in ("1/2", "2/2"):
+        run(*given, "--root", tmp_path / "data", "--shard", part)
+    run(*given, "--root", tmp_path / "data", "--merge", 2)
+    assert out.read_bytes() == whole
+    run(*given, "--root", folder)
+    assert [row["path"] for row in read_table(out)] == ["run/b.png", "walk/a.png"]
 
 
 def test_what_is_written_is_plain_json(good, tmp_path):

@@ -158,6 +158,27 @@ def test_mistakes(videos, tmp_path, capsys, options, told):
     assert told in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("shard", [[], ["--shard", "1/2"]])
+def test_folders_that_are_none(videos, tmp_path, capsys, shard):
+    (tmp_path / "file").write_text("")
+    for out in ("file", "file/deeper"):
+        assert cli.main(["data", "transcode", str(videos), str(tmp_path / out), *shard]) == 2
+        said = capsys.readouterr().err
+        assert "out: " in said and "file is not a folder" in said and said.count("\n") == 1
+    for root, told in (("nowhere", "is not a folder"), (".", "does not lie in")):
+        given = [str(videos), str(tmp_path / "out"), "--root", str(tmp_path / root)]
+        assert cli.main(["data", "transcode", *given, *shard]) == 2
+        said = capsys.readouterr().err
+        assert "root: " in said and told in said and said.count("\n") == 1
+
+
+def test_copies_of_a_folder_keep_the_path_from_the_root(videos, tmp_path):
+    run(videos / "deep", tmp_path / "out", "--root", videos)
+    assert [row["path"] for row in table(tmp_path / "out/manifest.csv")] == [
+        "deep/full_range.mp4", "deep/turned.mp4"
+    ]  # fmt: skip
+
+
 def test_folders_that_must_not_be_mixed(videos, tmp_path, capsys):
     out = tmp_path / "out"
     out.mkdir()

@@ -22,13 +22,13 @@ flip: {allowed: true, why: pets have no sides}
 SCRIPT = """
 from pathlib import Path
 
-from videohpm.data.prepare import Annotations, Entry, by_stem, run_script
+from videohpm.data.prepare import Annotations, Entry, by_stem, read_text, run_script
 
 
 def read(root: Path, lists: Path) -> Annotations:
     splits = {}
     for split in ("train", "validation"):
-        rows = [line.split() for line in (lists / f"{split}.txt").read_text().splitlines()]
+        rows = [line.split() for line in read_text(lists / f"{split}.txt").splitlines()]
         splits[split] = [Entry(by_stem(path), name) for path, name in rows]
     return Annotations(splits, ["cat", "dog"], by_stem)
 

@@ -94,6 +94,36 @@ def test_ssv2(tmp_path, put, prepare):
     ):
         assert told in said
     assert sorted(one_batch(tmp_path, "train").labels.tolist()) == [0, 1]
+    put("train.json", json.dumps([{"id": "7", "label": "holding a cup"}]))
+    assert "train.csv is without labels" in prepare("ssv2")
+    assert table(tmp_path, "train") == [(f"{folder}/7.webm",)]
+
+
+def test_official_lists_are_never_replaced(tmp_path, put, capsys):
+    """They lie where manifests of the same names are written by default."""
+    text = "label,youtube_id,time_start,time_end,split\nzumba,abc,1,11,train\n"
+    put("train.csv", text)
+    put("abc_000001_000011.mp4")
+    root = str(tmp_path / "root")
+    for _ in range(2):
+        assert cli.main(["data", "prepare", "kinetics400", "--root", root]) == 2
+        assert "--out: would replace" in capsys.readouterr().err
+        assert (tmp_path / "root/train.csv").read_text() == text
+        assert not (tmp_path / "root/classes.txt").exists()
+
+
+def test_a_byte_order_mark_is_no_text(put, prepare):
+    put("classInd.txt", "\ufeff1 Archery\n")
+    put("trainlist01.txt", "\ufeffArchery/v_Archery_g08_c01.avi 1\n")
+    put("v_Archery_g08_c01.avi")
+    assert "train-1: 1 of 1" in prepare("ucf101")
+    put("labels.json", '\ufeff{"Holding something": 0}')
+    put("train.json", '\ufeff[{"id": 7, "template": "Holding [something]"}]')
+    put("7.webm")
+    assert "train: 1 of 1" in prepare("ssv2")
+    put("wave_test_split1.txt", "\ufeffa_wave.avi 1\n")
+    put("a_wave.avi")
+    assert "train-1: 1 of 1" in prepare("hmdb51")
 
 
 def test_kinetics400(tmp_path, put, prepare):

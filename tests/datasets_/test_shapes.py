@@ -422,6 +422,13 @@ def test_wrong_numbers_name_their_field(shapes_module, tmp_path, wrong, said):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("out", ["notes.txt/set", "notes.txt/deeper/set"])
+def test_a_file_is_no_folder_to_write_to(shapes_module, tmp_path, out):
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(UserError, match="cannot be made .* name another folder with --out"):
+        shapes_module.prepare(tmp_path / out)
+
+
 def test_the_command_says_one_line_and_exits_with_2(root, tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
     script = root / "datasets/shapes/prepare.py"

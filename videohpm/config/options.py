@@ -220,7 +220,8 @@ def scan(
 
     Args:
         manifest: manifest file, or a folder that is searched.
-        root: folder that the manifest's paths start from; by default the manifest's own.
+        root: folder that the manifest's paths start from, by default its own; of a folder, the
+            folder itself or one that holds it.
         out: manifest to write.
         labels: of a folder, take its first-level folders as labels.
         damaged: files that decode in part; keep them as far as they decode, or drop them.
@@ -282,7 +283,8 @@ def transcode(
     Args:
         manifest: manifest file, or a folder that is searched.
         out: folder to write to; files keep their relative paths, with the suffix .mp4.
-        root: folder that the manifest's paths start from; by default the manifest's own.
+        root: folder that the manifest's paths start from, by default its own; of a folder, the
+            folder itself or one that holds it.
         short_side: pixels of the shorter side; smaller videos keep their size.
         group: frames from one key frame to the next: fewer are faster to read and larger. With 1,
             the form for training, only the frames of a clip are decoded, and they are stored so

@@ -17,7 +17,11 @@ import numpy as np
 from videohpm.data.container import DecodeError, file_identity
 from videohpm.data.images import read_image, read_image_and_format
 
-FRAME_SUFFIXES = frozenset([".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".ppm"])
+FRAME_SUFFIXES = frozenset(
+    [".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm"]
+)
+"""Of pictures that may be frames. Not .gif: it may hold a whole animation, such as a preview of the
+frames that it lies beside."""
 _LAST_NUMBER = re.compile(r"(\d+)\D*$")
 
 
@@ -25,7 +29,7 @@ def is_frame_folder(path: str | os.PathLike[str]) -> bool:
     """Whether a path is a folder that holds a picture."""
     try:
         with os.scandir(path) as entries:
-            return any(_is_frame(entry.name) for entry in entries)
+            return any(is_frame(entry.name) for entry in entries)
     except OSError:
         return False
 
@@ -61,7 +65,7 @@ def first_frame(path: str) -> tuple[int, int, str]:
 @lru_cache(maxsize=1024)
 def _listed(path: str, _size: int, _changed: int) -> tuple[str, ...]:
     try:
-        names = sorted(name for name in os.listdir(path) if _is_frame(name))
+        names = sorted(name for name in os.listdir(path) if is_frame(name))
     except OSError as error:
         raise DecodeError(path, f"cannot be listed ({error.strerror})") from None
     if not names:
@@ -87,5 +91,6 @@ def _listed(path: str, _size: int, _changed: int) -> tuple[str, ...]:
     return tuple(numbered[number] for number in order)
 
 
-def _is_frame(name: str) -> bool:
+def is_frame(name: str) -> bool:
+    """Whether a file of this name, in a folder of frames, is one."""
     return os.path.splitext(name)[1].lower() in FRAME_SUFFIXES and not name.startswith(".")

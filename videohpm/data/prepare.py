@@ -8,6 +8,7 @@ the manifests and counts what is missing, extra or there twice. Nothing is dropp
 import argparse
 import json
 import os
+import re
 import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -17,14 +18,17 @@ from typing import NamedTuple
 
 import yaml
 
+from videohpm.config.places import HOME
 from videohpm.data.class_labels import whole_number
 from videohpm.data.manifest_parser import IMAGE_SUFFIXES, VIDEO_SUFFIXES
-from videohpm.data.sample_files import walk
+from videohpm.data.sample_files import make_folder, walk
 from videohpm.data.tables import write_table
-from videohpm.errors import UserError
+from videohpm.errors import UserError, one_line
 from videohpm.writing import complete
 
 SUFFIXES = {"video": VIDEO_SUFFIXES, "image": IMAGE_SUFFIXES}
+REPORT_BEGINS = '{\n "splits"'
+"""By which report.json is known to be written here."""
 SHOWN = 3  # examples of a problem in the printed report; report.json has all
 
 
@@ -46,6 +50,7 @@ class Split:
     contradicted: list[str] = field(default_factory=list)  # annotated again, with another class
     in_other_splits: list[str] = field(default_factory=list)  # also in a split that came before
     unlabelled: list[str] = field(default_factory=list)  # without a class, where others have one
+    without_classes: bool = False  # no sample on disk has one: the manifest is without labels
 
 
 @dataclass
@@ -70,6 +75,11 @@ class Report:
                 "annotated without a class, their label is left blank": split.unlabelled,
             }
             lines += [f"  {_examples(what, keys)}" for what, keys in headings.items() if keys]
+            if split.without_classes:
+                lines.append(
+                    f"  the annotations give no class: {name}.csv is without labels, enough for "
+                    "pre-training and not for fine-tuning"
+                )
         for what, keys in {
             "files in no split": self.extra,
             "files of the same sample, the first is used": self.same_key,
@@ -89,7 +99,8 @@ def run_script(
     ``read(root, annotations folder)`` returns the contents of the official files; ``dataset`` is
     the folder of the script, with the data set's dataset.yaml.
     """
-    parser = argparse.ArgumentParser(description=description)
+    name = dataset.name if dataset.parent == HOME / "datasets" else dataset
+    parser = argparse.ArgumentParser(prog=f"videohpm data prepare {name}", description=description)
     parser.add_argument("--root", required=True, help="folder of the videos or images")
     parser.add_argument("--annotations", help="folder of the official lists (default: --root)")
     parser.add_argument("--out", help="folder to write manifests to (default: --root)")
@@ -98,13 +109,13 @@ def run_script(
         root = Path(options.root)
         lists = Path(options.annotations or options.root)
         for option, folder in (("--root", root), ("--annotations", lists)):
-            if not folder.is_dir():
+            if not os.path.isdir(folder):
                 raise UserError(f"{option}: {folder} is not a folder; check the path")
         out = Path(options.out or options.root)
         annotations = read(root, lists)
         report = write_splits(root, out, annotations)
     except UserError as error:
-        print(f"prepare: {error}", file=sys.stderr)
+        print(f"prepare: {one_line(error)}", file=sys.stderr)
         return 2
     report.notes = compare(dataset, annotations, report)
     print("\n".join(report.lines()))
@@ -131,6 +142,23 @@ class Annotations:
     unused: frozenset[str] = frozenset()
 
 
+def read_text(file: Path, first_line: bool = False) -> str:
+    """The text of an official file, or its first line alone, without a byte order mark.
+
+    Line ends stay as they are. Raises UserError where it cannot be read or is not UTF-8.
+    """
+    try:
+        with file.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as opened:
+            text = opened.readline() if first_line else opened.read()
+    except OSError as error:
+        raise UserError(f"{file}: cannot be read ({error.strerror}); check the file") from None
+    odd = re.search("[\udc80-\udcff]", text)  # what bytes that are not UTF-8 become
+    if odd:
+        line = text.count("\n", 0, odd.start()) + 1
+        raise UserError(f"{file} line {line}: not UTF-8; save the file in that encoding")
+    return text
+
+
 def by_stem(path: str) -> str:
     """The file's name without folders and suffix: how most data sets name their samples."""
     return os.path.splitext(os.path.basename(path))[0]
@@ -140,8 +168,15 @@ def write_splits(root: Path, out: Path, annotations: Annotations) -> Report:
     """SPLIT.csv for each split, classes.txt and report.json in the folder ``out``.
 
     Manifests hold the samples that are on disk, with paths relative to ``root`` and class numbers.
-    Raises UserError where no annotated sample is on disk, or a class is unknown.
+    Raises UserError where no sample is annotated or none of them on disk, where a class is unknown,
+    and, before anything is written, where ``out`` holds other files of these names.
     """
+    first, annotated = next(iter(annotations.splits.items()), ("train", []))
+    if not annotated:
+        raise UserError(f"--annotations: no sample of {first} is listed there; get the lists again")
+    make_folder(out, "--out")
+    class_names = "".join(f"{name}\n" for name in annotations.classes)
+    _refuse_to_replace(out, annotations.splits, class_names)
     files, same_key = _find_files(root, annotations)
     report = Report({}, [], same_key)
     numbered = all(whole_number(name) is None for name in annotations.classes)
@@ -164,17 +199,15 @@ def write_splits(root: Path, out: Path, annotations: Annotations) -> Report:
             for entry in found
         ]
     if not any(rows.values()):
-        wanted = next(entry.key for entries in annotations.splits.values() for entry in entries)
         raise UserError(
             f"--root: none of the annotated samples is under {root} ({len(files)} files there; the "
-            f"first one looked for is {wanted!r})"
+            f"first one looked for is {annotated[0].key!r})"
         )
     known = annotations.unused.union(*used.values())
     report.extra = [path for key, path in files.items() if key not in known]
-    out.mkdir(parents=True, exist_ok=True)
     for name, found in rows.items():
         _write_manifest(out / f"{name}.csv", found)
-    _write(out / "classes.txt", "".join(f"{name}\n" for name in annotations.classes))
+    _write(out / "classes.txt", class_names)
     full = {"splits": {name: vars(split) for name, split in report.splits.items()}}
     full |= {"extra": report.extra, "same_key": report.same_key}
     _write(out / "report.json", json.dumps(full, indent=1) + "\n")
@@ -201,6 +234,37 @@ def compare(folder: Path, annotations: Annotations, report: Report) -> list[str]
                 f"{name}: {split.annotated} annotated samples; the published split has {samples}"
             )
     return notes
+
+
+def _refuse_to_replace(out: Path, splits: Iterable[str], class_names: str) -> None:
+    """UserError where a file is in the way that was not written here: official lists are often
+    called train.csv, too, and lie in the folder that is ``out`` by default."""
+    foreign = []
+    for file in (out / f"{name}.csv" for name in splits):
+        columns = _beginning(file).split("\n")[0].replace('"', "").split(",")
+        if columns != [""] and columns[0].strip() != "path":
+            foreign.append(file)
+    report = _beginning(out / "report.json")
+    if report and not report.startswith(REPORT_BEGINS):
+        foreign.append(out / "report.json")
+    there = "" if report else _beginning(out / "classes.txt", len(class_names) + 1)
+    if there and there != class_names:
+        foreign.append(out / "classes.txt")
+    if foreign:
+        raise UserError(
+            f"--out: would replace {foreign[0]}, which is not of data prepare; name another folder"
+        )
+
+
+def _beginning(file: Path, characters: int = 200) -> str:
+    """The first characters of a file; "" where there is none, "?" where it is no file."""
+    try:
+        with file.open(encoding="utf-8-sig", errors="surrogateescape") as opened:
+            return opened.read(characters)
+    except FileNotFoundError:
+        return ""
+    except OSError:
+        return "?"
 
 
 def _find_files(root: Path, annotations: Annotations) -> tuple[dict[str, str], list[str]]:
@@ -234,6 +298,8 @@ def _match(
     split.found = len(found)
     if any(entry.label is not None for entry in found):
         split.unlabelled = [entry.key for entry in found if entry.label is None]
+    else:
+        split.without_classes = bool(found)
     return found, split
 
 

@@ -1,4 +1,7 @@
-"""Files and folders of samples: what lies below a folder, and of which kind it is."""
+"""Files and folders of samples: what lies below a folder, and of which kind it is.
+
+And the folders that lists and copies of them are written to.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +11,10 @@ from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
 from videohpm.config.data import FRAMES
+from videohpm.data.frame_folders import is_frame
 from videohpm.data.manifest_parser import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 from videohpm.errors import UserError
+from videohpm.writing import full_disk
 
 ANY = "any"
 """A kind for those who look at each file: videos and images together."""
@@ -33,9 +38,8 @@ def files_in(root: Path, kind: str) -> Iterable[str]:
         what = {"video": "videos", "image": "images", FRAMES: "folders of pictures"}.get(
             kind, "videos or images"
         )
-        raise UserError(
-            f"data.root: no {what} under {root} (recognised by suffix, such as .mp4 or .jpg)"
-        )
+        such = ".jpg or .png; a .gif is no frame" if kind == FRAMES else ".mp4 or .jpg"
+        raise UserError(f"data.root: no {what} under {root} (recognised by suffix, such as {such})")
 
 
 def _with_suffix(root: Path, suffixes: Collection[str]) -> Iterable[str]:
@@ -44,7 +48,7 @@ def _with_suffix(root: Path, suffixes: Collection[str]) -> Iterable[str]:
 
 def frame_folders(root: Path) -> list[str]:
     """The folders below ``root`` that hold pictures, relative, in sorted order."""
-    pictures = [path for path in walk(root) if are_images([path])[0]]
+    pictures = [path for path in walk(root) if is_frame(os.path.basename(path))]
     stray = next((path for path in pictures if os.sep not in path), None)
     if stray is not None:
         raise UserError(
@@ -97,3 +101,39 @@ def kind_of(paths: Sequence[str], kind: str, where: str) -> str:
             return "video"
         raise UserError(f"{where} holds images and videos; choose with kind: video or kind: image")
     return "image" if images else "video"
+
+
+def start_of(folder: Path, root: str | None) -> tuple[str, str]:
+    """Where the paths of a folder's files start, and what stands before their names below it.
+
+    Without ``root`` they start from the folder. Raises UserError where ``root`` does not hold it.
+    """
+    if root is None:
+        return str(folder), ""
+    if not os.path.isdir(root):
+        raise UserError(f"root: {root} is not a folder; check the path")
+    inside = os.path.relpath(folder, root)
+    if inside.split(os.sep)[0] == os.pardir:
+        raise UserError(
+            f"root: {folder} does not lie in {root}; name a folder that holds it, or leave root out"
+        )
+    return root, "" if inside == os.curdir else inside
+
+
+def make_folder(folder: Path, option: str) -> None:
+    """Make a folder to write to. Raises UserError, which begins with ``option``, where one cannot.
+
+    A full disk stays an OSError: that is told otherwise, and another name does not mend it.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        if full_disk(error) is not None:
+            raise
+        there = next((each for each in (folder, *folder.parents) if os.path.lexists(each)), folder)
+        what = f"{folder} cannot be made ({error.strerror})"
+        if os.path.lexists(there) and not os.path.isdir(there):
+            what = f"{there} is not a folder"
+        raise UserError(f"{option}: {what}; name another folder") from None
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise UserError(f"{option}: {folder} cannot be written to; name another folder")

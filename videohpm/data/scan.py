@@ -20,7 +20,7 @@ from videohpm.data.killable_pool import Failed, run_killable
 from videohpm.data.manifest import find_samples
 from videohpm.data.manifest_parser import IMAGE_SUFFIXES, read_columns
 from videohpm.data.readers import FALLBACK
-from videohpm.data.sample_files import ANY, files_in
+from videohpm.data.sample_files import ANY, files_in, make_folder, start_of
 from videohpm.data.tables import write_table
 from videohpm.errors import UserError
 from videohpm.progress import make_screen
@@ -45,6 +45,8 @@ def scan(
 ) -> int:
     """``videohpm data scan``; the arguments are those of :func:`videohpm.config.options.scan`."""
     target = Path(out)
+    if os.path.isdir(target):  # else it is told when all files have been read
+        raise UserError(f"out: {target} is a folder; name a file, as {target / 'scanned.csv'}")
     limits = workers or os.cpu_count() or 1, decode_timeout, memory
     if shard is not None:
         at, of = shard_of(shard)
@@ -52,14 +54,14 @@ def scan(
         part, total = every_nth(names, at, of)
         paths = [os.path.join(base, name) for name in part]
         journal = Journal(shard_journal(target, at, of), retry)
-        target.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(target.parent, "out")
         count = sum(1 for _ in _results(paths, journal, *limits))
         print(f"{journal.path}: {count} of {total} files; scan with --merge {of} in the end")
         return 0
     columns, base = list_samples(Path(manifest), root, labels)
     names = list(dict.fromkeys(columns["path"]))
     paths = [os.path.join(base, name) for name in names]
-    target.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(target.parent, "out")
     if merge:
         results = _merged(paths, target, merge)
     else:
@@ -271,9 +273,10 @@ def list_samples(
     manifest: Path, root: str | None, labels: bool, kind: str = ANY
 ) -> tuple[dict[str, list], str]:
     """The columns of the manifest, or of the listing of a folder (of one ``kind`` of files), and
-    where its paths start. UserError where none of the files that a manifest lists is there."""
-    if not manifest.is_dir():
-        if not manifest.is_file():
+    where its paths start: those of a folder at itself, or at a ``root`` that holds it. UserError
+    where none of the files that a manifest lists is there, or ``root`` does not hold the folder."""
+    if not os.path.isdir(manifest):
+        if not os.path.isfile(manifest):
             raise UserError(f"manifest: {manifest} does not exist; name a file or a folder")
         columns, base = read_columns(manifest), root or str(manifest.parent)
         names = columns["path"]
@@ -285,17 +288,20 @@ def list_samples(
             )
         return columns, base
     if not labels:
-        return {"path": list(files_in(manifest, kind))}, str(manifest)
+        names, base = list_names(manifest, root, kind)
+        return {"path": list(names)}, base
+    base, inside = start_of(manifest, root)
     found = find_samples(manifest, labels=True, kind=kind)
     classes = found.classes or []
-    columns = {"path": [found.name(i) for i in range(len(found))]}
-    return columns | {"label": [classes[label] for label in found.labels]}, str(manifest)
+    columns = {"path": [os.path.join(inside, found.name(i)) for i in range(len(found))]}
+    return columns | {"label": [classes[label] for label in found.labels]}, base
 
 
 def list_names(manifest: Path, root: str | None, kind: str = ANY) -> tuple[Iterator[str], str]:
     """The distinct paths that ``list_samples`` gives, one by one: a folder's are never all held."""
-    if manifest.is_dir():
-        return iter(files_in(manifest, kind)), str(manifest)
+    if os.path.isdir(manifest):
+        base, inside = start_of(manifest, root)
+        return (os.path.join(inside, name) for name in files_in(manifest, kind)), base
     columns, base = list_samples(manifest, root, labels=False)
     return iter(dict.fromkeys(columns["path"])), base
 

@@ -25,6 +25,7 @@ from videohpm.data.geometry import UPRIGHT, geometry
 from videohpm.data.index import VideoIndex, video_index
 from videohpm.data.killable_pool import Failed, run_killable
 from videohpm.data.manifest_parser import VIDEO_SUFFIXES
+from videohpm.data.sample_files import make_folder
 from videohpm.data.scan import FOUND, Progress, every_nth, list_names, list_samples
 from videohpm.data.tables import write_table
 from videohpm.errors import RunError, UserError
@@ -232,6 +233,7 @@ def _targets(names: list[str], base: str, folder: Path) -> dict[str, tuple[str, 
 def _claim(folder: Path, recipe: Recipe) -> None:
     """Notes the recipe in the folder. UserError where it holds files of another one."""
     note = folder / SETTINGS
+    make_folder(folder, "out")
     if note.exists():
         try:
             found = json.loads(note.read_text())
@@ -240,7 +242,6 @@ def _claim(folder: Path, recipe: Recipe) -> None:
         if not isinstance(found, dict) or {"square_pixels": False} | found != asdict(recipe):
             raise UserError(f"{note}: made with other settings ({found}); name another folder")
         return
-    folder.mkdir(parents=True, exist_ok=True)
     # Shards that start together all write the same note; it appears complete, before any video.
     others = [one for one in folder.iterdir() if not one.name.startswith(f".{SETTINGS}")]
     if others and not note.exists():
