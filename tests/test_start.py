@@ -159,6 +159,43 @@ sys.exit(cli.main(["report", "."]))
 """
 
 
+TURNED = """
+import os, sys, time
+from videohpm import cli, stopping
+from videohpm.errors import UserError
+
+def work(**_):
+    try:
+        os.kill(os.getpid(), {number})
+        time.sleep(1)
+    except BaseException:
+        pass
+    raise {error}
+
+cli._target = lambda _: work
+stopping.begin()
+sys.exit(cli.main(["report", "."]))
+"""
+"""As a library of native code does, whose callback the signal falls into."""
+
+
+@pytest.mark.parametrize(
+    "error", ["UserError('not a checkpoint')", "SystemError('bad call flags')"]
+)
+@pytest.mark.parametrize(
+    ("number", "code", "words"),
+    [(signal.SIGUSR1, 75, "stopped by SIGUSR1"), (signal.SIGINT, 130, "interrupted")],
+)
+def test_a_signal_that_becomes_another_error_is_still_the_signal(number, code, words, error):
+    done = subprocess.run(
+        [sys.executable, "-c", TURNED.format(number=int(number), error=error)],
+        capture_output=True, text=True, timeout=LIMIT,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )  # fmt: skip
+    assert done.returncode == code, done.stderr
+    assert done.stderr.startswith(f"videohpm: {words}") and done.stderr.count("\n") == 1
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_where_nothing_can_be_raised_prints_no_traceback(number):
     program = SWALLOWED.format(number=int(number))

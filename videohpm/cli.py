@@ -84,10 +84,13 @@ def _answer(arguments: list[str]) -> int:
         if name not in COMMANDS:
             raise UserError(f"{name}: no such command{_nearest(name, COMMANDS)}")
         return _run(name, rest)
-    except (UserError, RunError, Preempted, KeyboardInterrupt) as error:
+    except (Preempted, KeyboardInterrupt) as error:
         return _failed(error)
     except Exception as error:
-        return _unexpected(error)
+        told = stopping.lost() or error
+        if told is error and not isinstance(error, (UserError, RunError)):
+            return _unexpected(error)
+        return _failed(told)
 
 
 def parser_of(name: str) -> ArgumentParser:

@@ -51,6 +51,8 @@ class _Program:
     """Seconds it gets to end by itself after a signal; None where the signal is only noted."""
     received: str | None = None
     """The stop signal that came, which an exception handler somewhere may have swallowed."""
+    interrupted = False
+    """Whether SIGINT came."""
     ended: int | None = None
     """The exit code, once nothing changes it any more."""
     leaving = threading.Lock()
@@ -65,6 +67,8 @@ def begin() -> None:
     """Handle signals to stop from here on, until the process ends. In the main thread, once."""
     for number in STOP_SIGNALS:
         signal.signal(number, _leave_unless_ending)
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # else it is ignored
+        signal.signal(signal.SIGINT, _interrupt)
     sys.unraisablehook = _without_stops(sys.unraisablehook)
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
@@ -157,6 +161,18 @@ def swallowed() -> str | None:
     return _Program.received if _Program.listening else None
 
 
+def lost() -> BaseException | None:
+    """What a signal raised in this process, where the work ended with another error: a library of
+    native code gives the exception that falls into its callback another name."""
+    if not _Program.listening:
+        return None
+    if _Program.interrupted:
+        return KeyboardInterrupt()
+    if _Program.received is not None:
+        return Preempted(_message(signal.Signals[_Program.received]))
+    return None
+
+
 def _message(number: int) -> str:
     if number == signal.SIGINT:
         return "interrupted"
@@ -175,6 +191,11 @@ def _without_stops(hook: Callable[[Any], object]) -> Callable[[Any], object]:
             hook(unraisable)
 
     return quiet
+
+
+def _interrupt(_number: int, _frame: FrameType | None) -> None:
+    _Program.interrupted = True
+    raise KeyboardInterrupt
 
 
 def _leave_unless_ending(number: int, _frame: FrameType | None) -> None:
