@@ -159,6 +159,35 @@ sys.exit(cli.main(["report", "."]))
 """
 
 
+AT_ONCE = """
+import os, sys, threading
+from videohpm import __main__, stopping
+
+class Signalled(threading.Thread):
+    def start(self):
+        os.kill(os.getpid(), {number})
+        super().start()
+
+stopping.threading = type("", (), dict(vars(threading), Thread=Signalled))
+sys.argv[1:] = ["--help"]
+sys.exit(__main__.main())
+"""
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "words"),
+    [(signal.SIGTERM, 75, "stopped by SIGTERM"), (signal.SIGINT, 130, "interrupted")],
+)
+def test_a_signal_while_signals_are_prepared_for_is_one_line(number, code, words):
+    done = subprocess.run(
+        [sys.executable, "-c", AT_ONCE.format(number=int(number))],
+        capture_output=True, text=True, timeout=LIMIT,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (code, ""), done.stderr
+    assert done.stderr.startswith(f"videohpm: {words}") and done.stderr.count("\n") == 1
+
+
 TURNED = """
 import os, sys, time
 from videohpm import cli, stopping

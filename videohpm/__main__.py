@@ -7,8 +7,8 @@ from videohpm import stopping
 
 def main() -> int:
     """The command line from its first moment: signals to stop are handled before it is imported."""
-    stopping.begin()
     try:
+        stopping.begin()
         from videohpm import cli
     except KeyboardInterrupt:
         if stopping.first_to_tell():

@@ -64,7 +64,12 @@ class _Program:
 
 
 def begin() -> None:
-    """Handle signals to stop from here on, until the process ends. In the main thread, once."""
+    """Handle signals to stop from here on, until the process ends. In the main thread, once.
+
+    Those that come meanwhile are handled as it returns; SIGINT then is a KeyboardInterrupt here.
+    """
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_BLOCK, HELD)
     for number in STOP_SIGNALS:
         signal.signal(number, _leave_unless_ending)
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # else it is ignored
@@ -77,10 +82,10 @@ def begin() -> None:
     _Program.listening = True
     if hasattr(os, "register_at_fork"):
         os.register_at_fork(after_in_child=_forget)
-    if hasattr(signal, "pthread_sigmask"):
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, HELD)
     _stop_with_launcher()
     atexit.register(_exit)  # the first to be registered is the last to be called
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, HELD)
 
 
 def end(code: int) -> None:
