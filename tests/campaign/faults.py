@@ -100,7 +100,7 @@ def wrong_end(fault: Fault, how: str, codes: list, said: str, begun: bool) -> st
         return "a traceback"
     allowed = _allowed(fault, how)
     if before_us:
-        allowed |= {-fault.number}
+        allowed |= {-fault.number, 1}  # 1: of Python, where Ctrl-C falls into its own start
     others = [code for code in codes if code not in allowed]
     if others:
         return f"exit codes {codes}"

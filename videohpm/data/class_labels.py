@@ -15,6 +15,8 @@ LINE = "\0line"
 """The line numbers of the rows, beside the columns of a manifest: no header has this name."""
 MAX_LABEL = 2**31
 _NUMBER = re.compile(r"\d+(\.0*)?")  # tables of floats write 3 as 3.0
+_NEGATIVE = re.compile(r"-\d+(\.0*)?")
+_MISSING = re.compile(r"na|n/a|<na>|nan|none|null", re.IGNORECASE)  # as tables write a gap
 _SEVERAL = re.compile(r"[\[({]?\s*\d+(\s*[;|,/\s]\s*\d+)+\s*[\])}]?")
 _log = logging.getLogger(__name__)
 
@@ -35,9 +37,12 @@ def number_labels(
     """The class number of each row, and the names of the classes where labels are names.
 
     A blank label is an error that names the row where labels are ``required``; else its row is
-    unlabelled (None), which is reported once. Without any label both results are None.
+    unlabelled (None), which is reported once, and so is one of -1, and among numbers one of NA, nan
+    or the like. Without any label both results are None.
     ``classes`` and ``numbered`` are as in :func:`videohpm.data.find_samples`.
     """
+    if not required:
+        rows = rows | {"label": _without_missing(rows["label"], classes or [])}
     lines, fields = rows[LINE], rows["label"]
     blank = [row for row, field in enumerate(fields) if not field]
     if blank and required:
@@ -61,14 +66,47 @@ def number_classes(
     lines: list[int],
     *,
     numbered: bool = False,
+    mend: str = "leave it blank for unlabelled, or remove the row",
 ) -> tuple[list[int], list[str] | None]:
     """The class number of each name, and the names of the classes where names are no numbers.
 
-    ``lines`` are those of the names; the rest is as in :func:`videohpm.data.find_samples`.
+    ``lines`` are those of the names, ``mend`` says how a sample without a class is written; the
+    rest is as in :func:`videohpm.data.find_samples`. Raises UserError, which names the line.
     """
     if numbered:
         return number_only(names, where, lines), None
+    if classes is None:
+        _refuse_missing(names, where, lines, mend)
     return _by_name_or_position(names, classes, where, lines)
+
+
+def _missing(names: list[str]) -> set[str]:
+    """Those of the labels that stand for none: -1, and where all others are numbers NA or nan.
+
+    Among names, "none" may be the name of a class; -1 is what many lists write for no class.
+    """
+    seen = set(names)
+    negative = {name for name in seen if _NEGATIVE.fullmatch(name)}
+    gaps = {name for name in seen if _MISSING.fullmatch(name)}
+    others = seen - negative - gaps
+    among_numbers = bool(others) and all(whole_number(name) is not None for name in others)
+    return negative | gaps if among_numbers else negative
+
+
+def _without_missing(fields: list[str], classes: list[str]) -> list[str]:
+    """The labels with blanks for those that stand for none and are not the name of a class."""
+    missing = _missing([field for field in fields if field]).difference(classes)
+    return ["" if field in missing else field for field in fields]
+
+
+def _refuse_missing(names: list[str], where: str, lines: list[int], mend: str) -> None:
+    missing = _missing(names)
+    rows = [row for row, name in enumerate(names) if name in missing]
+    if rows:
+        raise UserError(
+            f"{where} line {lines[rows[0]]}: label {names[rows[0]]!r} is neither a whole number "
+            f"from 0 nor the name of a class{_others(rows)}; {mend}"
+        )
 
 
 def _by_name_or_position(
@@ -103,6 +141,13 @@ def _check_new_names(
         raise UserError(
             f"{where} line {lines[odd]}: label {names[odd]!r} is not a whole number from 0, as "
             "most others are"
+        )
+    number = next((i for i, number in enumerate(numbers) if number is not None), None)
+    if number is not None:
+        _log.warning(
+            "%s: labels are taken for names of classes: some are numbers (line %d: %s), others are "
+            "not (line %d: %s)",
+            *(where, lines[number], names[number], lines[odd], names[odd]),
         )
 
 

@@ -1,33 +1,28 @@
 """Manifest files: from their text to checked columns."""
 
 import csv
-import difflib
 import io
 import json
 import logging
 import os
 import re
-from itertools import takewhile
 from pathlib import Path
 
 from videohpm.data.class_labels import LINE
 from videohpm.data.frame_folders import is_frame_folder
 from videohpm.data.readers import READERS
+from videohpm.data.spaced_lines import COLUMNS, SLIPS, cut_lines, has_media_suffix
+from videohpm.data.spaced_lines import IMAGE_SUFFIXES as IMAGE_SUFFIXES
+from videohpm.data.spaced_lines import VIDEO_SUFFIXES as VIDEO_SUFFIXES
 from videohpm.data.tables import plain_field
 from videohpm.errors import UserError
 
-VIDEO_SUFFIXES = frozenset(
-    [".mp4", ".avi", ".mkv", ".webm", ".mov", ".m4v", ".mpg", ".mpeg", ".flv", ".wmv", ".ts"]
-    + [".3gp", ".ogv", ".mts", ".m2ts", ".vob"]
-)
-IMAGE_SUFFIXES = frozenset(
-    [".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm"]
-)
-_COLUMNS = ("path", "label", "frames", "reader", "height", "width")
 MOST_CHARACTERS = 4096
 """No path, number or name of a class is longer."""
 FEW_FRAMES = 16
 """Where all videos of a list without a header seem to be shorter, this is reported."""
+MOST_LOOKED_AT = 1000
+"""So many files of a list are looked for before none counts as found."""
 _log = logging.getLogger(__name__)
 
 
@@ -60,16 +55,21 @@ def read_rows(file: Path) -> dict[str, list]:
         header = _named([field.strip().lower() for field in _fields(first)])
     except csv.Error as error:
         raise UserError(f"data.manifest: {file} line {line}: {error}") from None
-    if "path" in header:
+    if _is_header(header):
         return _comma_rows(file, header, _records(file, text))
     spaced = _named(first.lower().split())
-    if "path" in spaced and set(spaced) <= set(_COLUMNS):
+    if "path" in spaced and set(spaced) <= set(COLUMNS):
         return _headed_rows(file, spaced, numbered[1:], "\t" if "\t" in first else None)
+    tabbed = _named([field.strip() for field in first.strip().lower().split("\t")])
+    if _is_header(tabbed):
+        return _headed_rows(file, tabbed, numbered[1:], "\t")
     if _is_plain_list(first):
         return _listed_rows(file, [(number, fields) for number, fields in _records(file, text)])
-    if "," in first and not re.split(r"[ \t]+", first.rstrip())[-1].isdigit():
+    before_tab, tab, _ = first.strip().partition("\t")
+    comma = "," in first and not (tab and has_media_suffix(before_tab))
+    if comma and not re.split(r"[ \t]+", first.rstrip())[-1].isdigit():
         return _comma_rows(file, header, _records(file, text))
-    return _space_rows(file, numbered)
+    return _listed_rows(file, cut_lines(file, numbered))
 
 
 def _named(header: list[str]) -> list[str]:
@@ -77,6 +77,11 @@ def _named(header: list[str]) -> list[str]:
     if "path" in header:
         return header
     return ["path" if name == "file_name" else name for name in header]
+
+
+def _is_header(fields: list[str]) -> bool:
+    """Whether these are names of columns, and not a file and its class, which may be "path"."""
+    return "path" in fields and not any(map(has_media_suffix, fields))
 
 
 def _json_rows(file: Path, numbered: list[tuple[int, str]]) -> dict[str, list]:
@@ -90,7 +95,15 @@ def _json_rows(file: Path, numbered: list[tuple[int, str]]) -> dict[str, list]:
         if not isinstance(found, dict):
             raise UserError(f"data.manifest: {file} line {number}: this is not a JSON object")
         names = _named([name.strip().lower() for name in found])
-        objects.append((number, dict(zip(names, map(_json_field, found.values()), strict=True))))
+        fields = dict(zip(names, found.values(), strict=True))
+        labels = fields.get("label")
+        for label in labels if isinstance(labels, list) else ():
+            if isinstance(label, str) and (";" in label or "|" in label):
+                raise UserError(
+                    f"data.manifest: {file} line {number}: class {label[:60]!r}: the names of a "
+                    "list of labels cannot hold ; or |; rename it"
+                )
+        objects.append((number, {name: _json_field(value) for name, value in fields.items()}))
     header = dict.fromkeys(name for _, fields in objects for name in fields)
     if "path" not in header:
         raise UserError(f"data.manifest: {file}: no line names a file as path or file_name")
@@ -141,7 +154,7 @@ def _is_plain_list(line: str) -> bool:
     """Whether a line is of the form ``path, label``, in a file without a header."""
     path, *more = _fields(line)
     numbers = all(re.fullmatch(r"-?\d+(\.0*)?", field.strip()) for field in more)
-    media = _has_media_suffix(path) and not any(_has_media_suffix(field) for field in more)
+    media = has_media_suffix(path) and not any(has_media_suffix(field) for field in more)
     return bool(more) and bool(path.strip()) and (numbers or media)
 
 
@@ -154,9 +167,8 @@ def _comma_rows(file: Path, header: list[str], records: list) -> dict[str, list]
     for name in header:
         if header.count(name) > 1:
             raise UserError(f"data.manifest: {file}: column {name!r} is there more than once")
-        near = difflib.get_close_matches(name, _COLUMNS, 1, cutoff=0.75)
-        if near and name not in _COLUMNS:
-            raise UserError(f"data.manifest: {file}: column {name!r}; rename it to {near[0]!r}")
+        if SLIPS.get(name, name) not in header:
+            raise UserError(f"data.manifest: {file}: column {name!r}; rename it to {SLIPS[name]!r}")
     rows = _by_column(file, tuple(header), records[1:], "the header")
     for name in rows.keys() - {LINE}:
         rows[name] = [plain_field(name, field) for field in rows[name]]
@@ -202,7 +214,7 @@ def _by_column(file: Path, names: tuple[str, ...], records: list, model: str) ->
                 f"{len(names)} ({separator.join(names)})"
             )
         for name, field in zip(names, fields, strict=True):
-            if name in _COLUMNS and (len(field) > MOST_CHARACTERS or "\0" in field):
+            if name in COLUMNS and (len(field) > MOST_CHARACTERS or "\0" in field):
                 what = "a NUL character" if "\0" in field else f"{len(field)} characters"
                 raise UserError(
                     f"data.manifest: {file} line {number}: {name} has {what}; correct or remove "
@@ -213,45 +225,6 @@ def _by_column(file: Path, names: tuple[str, ...], records: list, model: str) ->
     if not rows[LINE]:
         raise UserError(f"data.manifest: {file} has a header and no rows")
     return rows
-
-
-def _space_rows(file: Path, numbered: list) -> dict[str, list]:
-    """As :func:`_listed_rows`, separated by spaces; a path may hold spaces itself."""
-    first = _words(numbered[0][1], -1)
-    values = 0
-    if len(first) > 1 and not _has_media_suffix(numbered[0][1]):
-        numbers = list(takewhile(re.compile(r"-?\d+").fullmatch, reversed(first[1:])))
-        suffixed = _has_media_suffix(" ".join(first[: len(first) - len(numbers)]))
-        # A path of several words without a suffix may end in a number itself.
-        values = len(numbers) if suffixed else min(len(numbers), 2)
-        values = max(values, 1)
-    if values == 0:
-        for number, line in numbered:
-            _refuse_label(file, number, line)
-        return _by_column(file, ("path",), [(n, [line.strip(" \t")]) for n, line in numbered],
-                          "the first line")  # fmt: skip
-    return _listed_rows(file, [(number, _words(line, values)) for number, line in numbered])
-
-
-def _words(line: str, most: int) -> list[str]:
-    """A line cut at ``most`` of its last spaces (-1: all); other white space belongs to a path."""
-    words = re.split(r"([ \t]+)", line.strip(" \t"))
-    cut = max(len(words) - 2 * most, 1) if most >= 0 else 1
-    return ["".join(words[:cut]), *words[cut + 1 :: 2]]
-
-
-def _refuse_label(file: Path, number: int, line: str) -> None:
-    """A line with a label in a list whose first line has none: it would be taken for a path."""
-    path, *label = line.strip().rsplit(maxsplit=1)
-    if label and _has_media_suffix(path) and not _has_media_suffix(line):
-        raise UserError(
-            f"data.manifest: {file} line {number}: a path and a label ({label[0]}), the first line "
-            "has a path only; label all lines or none"
-        )
-
-
-def _has_media_suffix(path: str) -> bool:
-    return os.path.splitext(path.strip())[1].lower() in VIDEO_SUFFIXES | IMAGE_SUFFIXES
 
 
 def check_rows(where: str, base: Path, rows: dict[str, list]) -> None:
@@ -286,9 +259,17 @@ def check_rows(where: str, base: Path, rows: dict[str, list]) -> None:
                 "the frames of one video each"
             )
     if not any(os.path.exists(base / path) for path in some):
+        _look_further(where, base, rows["path"])
+
+
+def _look_further(where: str, base: Path, paths: list[str]) -> None:
+    """UserError where none of many files is there: a few that are missing say little of a list."""
+    some = paths[:: -(-len(paths) // MOST_LOOKED_AT)]
+    if not any(os.path.exists(base / path) for path in some):
+        which = "its files" if len(some) == len(paths) else f"{len(some)} of its {len(paths)} files"
         raise UserError(
-            f"{where}: none of its files is found, such as {base / some[0]}; set root to the "
-            f"folder that the paths start from"
+            f"{where}: none of {which} is found, such as {base / some[0]}; set root to the folder "
+            "that the paths start from"
         )
 
 
