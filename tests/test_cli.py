@@ -154,6 +154,28 @@ def test_an_old_option_is_refused_with_its_new_name(name, old, new, capsys):
     assert line == f"videohpm: {old}: was renamed to {new}; use that name"
 
 
+@pytest.mark.parametrize("print_config", [[], ["--print_config"]], ids=["run", "print"])
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("pretrain", "hpm: false", "hpm: False is not a section"),
+        ("pretrain", "optim: []", "optim: [] is not a section"),
+        ("pretrain", "data:", "data: None is not a section"),
+        ("pretrain", "mask:\n  ratio:", "mask.ratio is empty"),
+        ("finetune", "probe: off\nmask: .9\nmodel: vit_base", "model: 'vit_base' is not a section"),
+        ("plan", "optim:\n  global_batch_size:", "optim.global_batch_size is empty"),
+        ("evaluate", "test: 5", "test: 5 is not a section"),
+    ],
+)
+def test_a_section_that_is_none_and_an_empty_field_are_named(
+    name, text, said, print_config, tmp_path, capsys
+):
+    file = tmp_path / "config.yaml"
+    file.write_text(text)
+    line = refuse([name, "--config", str(file), *print_config], capsys)
+    assert line.startswith(f"videohpm: {file}: {said}")
+
+
 @pytest.mark.parametrize(
     ("name", "old", "new"), [row for row in renamed_fields() if row[0] in CONFIG_COMMANDS]
 )

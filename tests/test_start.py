@@ -16,6 +16,8 @@ import pytest
 import yaml
 from made_runs import write_settings
 
+from videohpm import launch
+
 LIMIT = 120
 SLOW = """
 import os, pathlib, time
@@ -451,3 +453,19 @@ def test_a_rank_that_works_for_longer_than_the_timeout_is_waited_for(starter, ev
     job = starter.start(2, "facts:reads_slowly", evaluating, 1, 1.0, logs=tmp_path / "logs")
     assert job.wait() == [0, 0], job.said()
     assert "16 of 16 scored" in job.said()
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        ([], 2, "usage: python -m videohpm.launch N COMMAND"),
+        (["--help"], 0, "usage: python -m videohpm.launch N COMMAND"),
+        (["pretrain", "--config", "x"], 2, "videohpm.launch: N: 'pretrain'; give the number"),
+        (["0", "pretrain"], 2, "videohpm.launch: N: '0'; give the number"),
+        (["2"], 2, "videohpm.launch: N: '2'; give the number of processes, at least 1, and then"),
+    ],
+)
+def test_the_launcher_says_how_it_is_called(words, code, said, capsys):
+    assert launch.main(words) == code
+    out = capsys.readouterr()
+    assert (out.out + out.err).startswith(said) and "Traceback" not in out.err

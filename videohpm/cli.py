@@ -129,7 +129,7 @@ def _run(name: str, arguments: list[str]) -> int:
             return function(*arguments)  # a script of its own parses them
     parser = parser_of(name)
     for file in _config_files(arguments):
-        check_yaml(file)
+        check_yaml(file, declared)
     try:
         values = vars(parser.instantiate(_parse(parser, command, arguments)))
         values.pop("config", None)

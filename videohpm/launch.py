@@ -93,5 +93,19 @@ def _unused_port() -> int:
         return unused.getsockname()[1]
 
 
+def main(arguments: list[str]) -> int:
+    """``N COMMAND …``: start N processes and return the exit code of the first that fails."""
+    usage = "usage: python -m videohpm.launch N COMMAND [options]"
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(f"{usage}\n\nStarts COMMAND on N GPUs of this machine, one process each.")
+        return 0 if arguments else 2
+    count, *command = arguments
+    if not count.isdecimal() or int(count) < 1 or not command:
+        what = f"N: {count!r}; give the number of processes, at least 1, and then the command"
+        print(f"videohpm.launch: {what}\n{usage}", file=sys.stderr)
+        return 2
+    return Ranks(int(count), command).wait()
+
+
 if __name__ == "__main__":
-    sys.exit(Ranks(int(sys.argv[1]), sys.argv[2:]).wait())
+    sys.exit(main(sys.argv[1:]))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import MISSING, asdict, fields, is_dataclass
 from types import UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -98,18 +98,38 @@ def _lists(value: Any) -> Any:
     return value
 
 
-def check_yaml(file: str) -> None:
-    """UserError where a YAML file holds what its parser cannot take and does not tell.
+def check_yaml(file: str, kind: Callable[..., Any]) -> None:
+    """UserError where a YAML file holds what its parser, or who builds ``kind``, does not tell.
 
-    What the parser does tell is left to whoever reads the file, and so is a file that is not there.
+    That is odd YAML, a section that is none, and a field that is left empty. What they do tell is
+    left to them, and so is a file that is not there.
     """
     import yaml
 
     try:
         with open(file, encoding="utf-8") as opened:
-            yaml.safe_load(opened)
+            values = yaml.safe_load(opened)
     except (OSError, yaml.YAMLError):
         return
     except ODD_YAML as error:
         reason = f"{type(error).__name__}: {one_line(error)}"
         raise UserError(f"{file}: cannot be read as YAML ({reason})") from None
+    if isinstance(values, dict):
+        _check_sections(kind, values, file, "")
+
+
+def _check_sections(kind: Callable[..., Any], values: dict, file: str, prefix: str) -> None:
+    hints = get_type_hints(kind)
+    for name, value in values.items():
+        hint = hints.get(name) if isinstance(name, str) else None
+        field = f"{prefix}{name}"
+        if is_dataclass(hint) and isinstance(hint, type):
+            if not isinstance(value, dict):
+                first = fields(hint)[0].name
+                raise UserError(
+                    f"{file}: {field}: {value!r} is not a section; write its fields below it, such "
+                    f"as {first}, or leave it out"
+                )
+            _check_sections(hint, value, file, f"{field}.")
+        elif value is None and hint not in (None, Any) and type(None) not in get_args(hint):
+            raise UserError(f"{file}: {field} is empty; give a value, or leave the line out")
