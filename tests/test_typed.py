@@ -30,6 +30,7 @@ NOT_RUN = {
     "torchrun": "needs several GPUs",
     "deepspeed": "needs several machines",
     "srun": "needs Slurm",
+    "scontrol": "needs Slurm",
     "timm:": "needs weights of the Hub; tests/interop/test_frozen_targets.py makes such",
 }
 """What commands have in them that are not run, and why not."""
@@ -59,7 +60,6 @@ GIVEN = {
     "README.md": {
         **dict.fromkeys(("runs/demo", "runs/plain", "runs/motion"), "demo"),
         "runs/old": "run",
-        "runs/ssv2": "classes",
     },
     "docs/arms.md": {f"runs/{name}": "demo" for name in ("teacher", "motion", "noise", "plain")},
 }
