@@ -209,12 +209,11 @@ def _unexpected(error: Exception) -> int:
         return _failed(RunError(make_room(full)))
     told = told_between_processes(error)
     if told is not None:
-        return _failed(RunError(told))
+        return _failed(told)
     if distributed.world_size() == 1:
         raise error
     traceback.print_exception(error)
-    distributed.announce_failure(1)
-    return distributed.leave(1)
+    return distributed.leave(distributed.announce_failure(error))
 
 
 def _failed(error: BaseException) -> int:
@@ -230,10 +229,10 @@ def _failed(error: BaseException) -> int:
         with suppress(OSError):  # its disk may be the one that is full
             sys.stderr.write("" if silent else f"videohpm: {message}\n")
         return exit_code(error)
-    distributed.announce_failure(exit_code(error))
+    code = distributed.announce_failure(error)
     if not silent:
         distributed.report_once(message)
-    return distributed.leave(exit_code(error))
+    return distributed.leave(code)
 
 
 def _lists(function: Callable) -> dict[str, bool]:

@@ -30,6 +30,13 @@ class RunError(Exception):
     """
 
 
+class LostProcess(RunError):
+    """Another process of the run has ended, or does not answer.
+
+    The command line exits with that one's code where it is known, else with 1.
+    """
+
+
 class Preempted(BaseException):
     """A run received SIGTERM or SIGUSR1, has saved a checkpoint, and can continue from it.
 

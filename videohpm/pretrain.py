@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from videohpm import checkpoint, evaluate, hpm, training, visualize
 from videohpm.config import PretrainConfig
 from videohpm.data import Batch, batches_ahead, make_dataset, normalise
-from videohpm.engine import TorchEngine, distributed, process_group, seed_step
+from videohpm.engine import TorchEngine, collectives, distributed, process_group, seed_step
 from videohpm.errors import UserError
 from videohpm.hpm import LossTeacher, Scorer, Target
 from videohpm.interop.frozen import encoders_of
@@ -138,7 +138,7 @@ class Pretraining(TrainingRun):
         self.teacher = self.scorer if isinstance(self.scorer, LossTeacher) else None
         if config.hpm.center_scores and self.scorer is not None:
             self.scorer = hpm.CenteredScorer(
-                self.scorer, config.hpm.center_momentum, distributed.all_reduce_device
+                self.scorer, config.hpm.center_momentum, collectives.all_reduce_device
             )
         self.evaluate_every = config.run.picture_every
         self.units = hpm.unit_count(grid, config.mask.unit)
@@ -147,7 +147,7 @@ class Pretraining(TrainingRun):
         self.sampling = None
         if (sampling := hpm.CLIP_SAMPLINGS.get(config.mask.use)) is not None:
             batch = check_read_ahead(config, len(data))
-            self.sampling = sampling(len(data), batch, self._share, distributed.all_gather)
+            self.sampling = sampling(len(data), batch, self._share, collectives.all_gather)
         ema_modules: dict[str, nn.Module] = {"teacher": self.teacher} if self.teacher else {}
         super().__init__(config, data, self.model, ema_modules)
         if isinstance(self.scorer, hpm.CenteredScorer) and self.restored.get("score_center"):
@@ -223,7 +223,7 @@ class Pretraining(TrainingRun):
     def step_metrics(self, step: int) -> dict[str, float | None]:
         """The schedules, whether the teacher mines, and how far it is from the student."""
         metrics: dict[str, float | None] = dict(self.schedule(step))
-        metrics |= hpm.mining_metrics(distributed.all_reduce_tensor(self.mining.sums().cpu()))
+        metrics |= hpm.mining_metrics(collectives.all_reduce_tensor(self.mining.sums().cpu()))
         self.mining.reset()
         if self.scorer is None:
             metrics["hard_ratio"] = 0.0

@@ -71,8 +71,10 @@ class Program:
         self.how = how
 
     def begun(self, ranks: list[int]) -> bool:
-        """Whether what was started has come to that line; torchrun is not ours."""
-        return self.how == "torchrun" or _handles_signals(self.process.pid)
+        """Whether what was started has come to that line; torchrun, which is not ours, to ranks."""
+        if self.how == "torchrun":
+            return bool(self._ranks())
+        return _handles_signals(self.process.pid)
 
     def send(self, number: int, ranks: list[int]) -> None:
         """To the process that was started; SIGKILL of several to those that it started."""

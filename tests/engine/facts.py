@@ -32,9 +32,9 @@ from videohpm.config import (
     RunConfig,
 )
 from videohpm.data import DataConfig
-from videohpm.engine import EngineConfig, distributed, process_group
+from videohpm.engine import EngineConfig, collectives, distributed, process_group
 from videohpm.engine.settings import UNSHARDED_BELOW
-from videohpm.errors import UserError
+from videohpm.errors import Preempted, UserError
 from videohpm.evaluate import views
 from videohpm.pretrain import train_step
 
@@ -236,6 +236,27 @@ def fails_on_the_last_rank(arguments: list[str], kind: str, text: str) -> int:
     return main(arguments)
 
 
+def ends_while_others_step(arguments: list[str], kind: str) -> int:
+    """The command line, where the last rank ends in the second step and the others exchange theirs.
+
+    They notice by the connection that it broke, before they hear why.
+    """
+    errors = {
+        "signal": Preempted("stopped by SIGTERM"),
+        "interrupt": KeyboardInterrupt(),
+        "user": UserError("data.root: made up"),
+    }
+    done = itertools.count(1)
+
+    def step(engine, *rest, **options):
+        if next(done) == 2 and engine.rank == engine.world - 1:
+            raise errors[kind]
+        return train_step(engine, *rest, **options)
+
+    pretrain.train_step = step
+    return main(arguments)
+
+
 def train_each(runs: list[dict]) -> None:
     """Train as each of ``runs`` says, one after another in the same processes."""
     configs = [read(plain) for plain in runs]
@@ -275,16 +296,16 @@ def on_pretended_gpus(out: str) -> None:
     processes = evaluate.init_eval_processes(torch.device("cuda", rank), 60.0)
     gathered = processes.gather(f"results of {rank}")
     flags = np.array([rank == 0])
-    distributed.raise_on_all_ranks(None)
-    distributed.from_first_rank("checkpoint")
-    distributed.all_gather([rank])
-    distributed.assert_equal_across_ranks("step", 1)
-    distributed.all_reduce_sum(rank)
-    distributed.all_reduce_min(rank)
-    distributed.all_reduce_tensor(torch.ones(2))
-    distributed.all_reduce_any(flags)
-    distributed.all_reduce_mean({"loss": torch.ones(())})
-    work, _ = distributed.any_rank_async(False)
+    collectives.raise_on_all_ranks(None)
+    collectives.from_first_rank("checkpoint")
+    collectives.all_gather([rank])
+    collectives.assert_equal_across_ranks("step", 1)
+    collectives.all_reduce_sum(rank)
+    collectives.all_reduce_min(rank)
+    collectives.all_reduce_tensor(torch.ones(2))
+    collectives.all_reduce_any(flags)
+    collectives.all_reduce_mean({"loss": torch.ones(())})
+    work, _ = collectives.any_rank_async(False)
     work.wait()
     facts = {"backends": backends, "current": [str(d) for d in gpus.current]}
     facts |= {"gathered": gathered} | over

@@ -24,7 +24,7 @@ from torch.utils._pytree import tree_leaves
 
 from videohpm import hpm
 from videohpm.config import ModelConfig, OptimConfig, PretrainConfig
-from videohpm.engine import EngineConfig, distributed, make_engine
+from videohpm.engine import EngineConfig, collectives, make_engine
 from videohpm.pretrain import train_step
 
 CLIPS = 2
@@ -75,7 +75,7 @@ def steps_of(config: PretrainConfig, heard: Counter) -> dict:
         engine = make_engine(model, config.engine, config.optim)
         move(scorer, engine.device)
         engine.attach_ema(scorer)
-        centered = hpm.CenteredScorer(scorer, all_reduce=distributed.all_reduce_device)
+        centered = hpm.CenteredScorer(scorer, all_reduce=collectives.all_reduce_device)
         options = {"hard_ratio": 0.5, "momentum": 0.9, "lr": 1e-4}
         crossed = []
         for _ in range(2):

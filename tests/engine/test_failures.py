@@ -274,6 +274,23 @@ def test_an_error_of_one_rank_ends_all_with_its_code(
     assert ("Traceback" in job.said()) == (kind == "bug")
 
 
+@pytest.mark.parametrize(
+    ("kind", "code", "sentence"),
+    [
+        ("signal", 75, "videohpm: stopped by SIGTERM"),
+        ("interrupt", 130, "videohpm: interrupted"),
+        ("user", 2, "videohpm: data.root: made up"),
+    ],
+)
+def test_ranks_that_notice_a_broken_connection_end_with_the_code_of_who_broke_it(
+    starter, words, tmp_path, kind, code, sentence
+):
+    arguments = words(tmp_path / "run"), kind
+    job = starter.start(3, "facts:ends_while_others_step", *arguments, logs=tmp_path / "logs")
+    assert job.wait() == [code] * 3, job.said()
+    assert job.said().count(sentence) == job.said().count("videohpm: ") == 1
+
+
 def test_the_launcher_names_the_rank_that_a_signal_ended(capsys):
     ranks = object.__new__(Ranks)
     killed = "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"

@@ -195,7 +195,7 @@ def test_ranks_with_divided_weights_measure_what_one_process_does(config, starte
 
 def test_a_rank_that_has_no_clips_of_its_own_still_helps(monkeypatch):
     monkeypatch.setattr("videohpm.engine.distributed.world_size", lambda: 4)
-    monkeypatch.setattr("videohpm.engine.distributed.all_reduce_tensor", lambda values: values)
+    monkeypatch.setattr("videohpm.engine.collectives.all_reduce_tensor", lambda values: values)
     total = torch.zeros(3, 2)
     for rank in range(4):
         monkeypatch.setattr("videohpm.engine.distributed.rank", lambda rank=rank: rank)

@@ -34,7 +34,6 @@ from videohpm.engine import distributed
 from videohpm.engine.device import resolved_precision, torch_device
 from videohpm.engine.preemption import StopRequest, translate_errors
 from videohpm.engine.single import TorchEngine
-from videohpm.errors import exit_code
 
 __all__ = [
     "EngineConfig",
@@ -69,7 +68,7 @@ def process_group(config: EngineConfig, batch: int) -> Iterator[None]:
                 yield
                 distributed.destroy_process_group()  # not after an error: it waits for the others
         except BaseException as error:
-            distributed.announce_failure(exit_code(error))
+            distributed.announce_failure(error)
             raise
 
 

@@ -1,13 +1,11 @@
 # pyright: reportPrivateImportUsage=false
 # (torch.distributed documents its stores, and does not list them in __all__.)
-"""The processes of a run: how they find each other, and what they exchange besides gradients.
+"""The processes of a run: how they find each other, wait for each other, and end together.
 
 torchrun, the ``deepspeed`` launcher or Slurm start them and say in the environment (``RANK``,
 ``WORLD_SIZE``, ``LOCAL_RANK``, ``MASTER_ADDR``, ``MASTER_PORT``) who each of them is. Everything
 here also works, and costs nothing, in a single process that no launcher started.
-
-Flags and metrics go over a gloo group of their own, on the CPU: they neither wait for a GPU nor mix
-with the gradients' collectives.
+What they exchange is in :mod:`videohpm.engine.collectives`.
 """
 
 from __future__ import annotations
@@ -16,23 +14,20 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext, suppress
 from datetime import timedelta
 from typing import Any
 
-import numpy as np
 import torch
 import torch.distributed as dist
-from torch import Tensor
 from torch.distributed import distributed_c10d
 
 from videohpm import stopping
 from videohpm.config.machine import launched_world_size
-from videohpm.engine.meeting import LostProcess, Meeting, ask
+from videohpm.engine.meeting import Meeting, ask
 from videohpm.engine.rendezvous import unreached, wait_for_first_rank
 from videohpm.engine.watch import PeerWatch, leave_now
-from videohpm.errors import RunError, UserError
+from videohpm.errors import LostProcess, exit_code
 
 NCCL_LATER = 60.0
 """Seconds that NCCL waits longer than ``engine.timeout``."""
@@ -159,128 +154,23 @@ def progress() -> None:
 def wait_for_all() -> None:
     """Wait for every rank to call this, longer than ``engine.timeout`` where one is at work.
 
-    Raises RunError where none of them has given a sign of life for so long.
+    Raises LostProcess where none of them has given a sign of life for so long.
     """
     try:
         if _Group.meeting is not None:
             _Group.meeting.wait_for_all()
     except LostProcess as error:
-        raise RunError(lost_process(rank())) from error
+        raise LostProcess(lost_process(rank())) from error
 
 
-def any_rank(flag: bool) -> bool:
-    """Whether ``flag`` is true on any rank. Every rank must call it."""
-    return all_reduce_sum(int(flag)) > 0
+def control_group() -> dist.ProcessGroup | None:
+    """The gloo group of all processes for flags and metrics; None before they have joined."""
+    return _Group.control_group
 
 
-def raise_on_all_ranks(error: Exception | None) -> None:
-    """Raise on every rank where one has failed: its own error there, the same text elsewhere.
-
-    Every rank must call it, with None where all is well. A rank that is at work (:func:`working`)
-    is waited for.
-    """
-    store = _Group.store
-    if store is not None and error is not None:
-        kind = "user" if isinstance(error, UserError) else "run"
-        store.set("failure", f"{kind} {error}")
-    wait_for_all()
-    if not any_rank(error is not None):
-        return
-    if error is not None:
-        raise error
-    assert store is not None, "one process has no error of another's"
-    kind, _, text = store.get("failure").decode().partition(" ")
-    raise UserError(text) if kind == "user" else RunError(text)
-
-
-def from_first_rank(text: str | None) -> str | None:
-    """The ``text`` of rank 0, on every rank. Every rank must call it."""
-    if world_size() == 1:
-        return text
-    texts = [text]
-    dist.broadcast_object_list(texts, src=0, group=_Group.control_group)
-    return texts[0]
-
-
-def all_gather(values: Any) -> list[Any]:
-    """The plain values of all ranks, rank by rank. Every rank must call it."""
-    gathered: list[Any] = [values] * world_size()
-    if world_size() > 1:
-        dist.all_gather_object(gathered, values, group=_Group.control_group)
-    return gathered
-
-
-def assert_equal_across_ranks(name: str, value: int) -> None:
-    """UserError where ranks have different values of what must be equal, such as the first step."""
-    if world_size() == 1:
-        return
-    values = [torch.zeros((), dtype=torch.int64) for _ in range(world_size())]
-    dist.all_gather(values, torch.tensor(value), _Group.control_group)
-    if len({int(v) for v in values}) > 1:
-        raise UserError(
-            f"{name}: {', '.join(str(int(v)) for v in values)} on ranks 0 to "
-            f"{world_size() - 1}; all "
-            "machines must see the same run.dir and data.root"
-        )
-
-
-def all_reduce_sum(count: int) -> int:
-    """The sum of a count over the ranks. Every rank must call it."""
-    if world_size() == 1:
-        return count
-    total = torch.tensor(count)
-    dist.all_reduce(total, dist.ReduceOp.SUM, _Group.control_group)
-    return int(total)
-
-
-def all_reduce_min(count: int) -> int:
-    """The least of a count over the ranks. Every rank must call it."""
-    if world_size() == 1:
-        return count
-    least = torch.tensor(count)
-    dist.all_reduce(least, dist.ReduceOp.MIN, _Group.control_group)
-    return int(least)
-
-
-def all_reduce_tensor(values: Tensor) -> Tensor:
-    """The sum of a tensor on the CPU over the ranks. Every rank must call it."""
-    if world_size() > 1:
-        dist.all_reduce(values, dist.ReduceOp.SUM, _Group.control_group)
-    return values
-
-
-def all_reduce_device(values: Tensor) -> Tensor:
-    """The sum of a tensor over the ranks, in place, on the engine's device and without waiting.
-
-    Every rank must call it.
-    """
-    if world_size() > 1:
-        dist.all_reduce(values)
-    return values
-
-
-def all_reduce_any(flags: np.ndarray) -> np.ndarray:
-    """Element by element, whether any rank's flag is set. Every rank must call it."""
-    if world_size() == 1:
-        return flags
-    largest = torch.from_numpy(flags.astype(np.uint8))
-    dist.all_reduce(largest, dist.ReduceOp.MAX, _Group.control_group)
-    return largest.numpy().astype(bool)
-
-
-def any_rank_async(flag: bool) -> tuple[dist.Work, Tensor]:
-    """Begin :func:`any_rank` without waiting: wait for the work, then read the tensor."""
-    largest = torch.tensor(int(flag))
-    work: Any = dist.all_reduce(largest, dist.ReduceOp.MAX, _Group.control_group, async_op=True)
-    return work, largest
-
-
-def all_reduce_mean(metrics: Mapping[str, Tensor | float]) -> dict[str, float]:
-    """The means of scalars over the ranks, which waits for the device. Every rank must call it."""
-    row = torch.tensor([float(value) for value in metrics.values()], dtype=torch.float64)
-    if world_size() > 1:
-        dist.all_reduce(row, group=_Group.control_group)
-    return dict(zip(metrics, (row / world_size()).tolist(), strict=True))
+def store() -> dist.Store | None:
+    """Where ranks exchange short texts; None before they have joined."""
+    return _Group.store
 
 
 def timeout() -> float:
@@ -311,11 +201,23 @@ def report_once(message: str) -> None:
                 print(f"videohpm: {message}", file=sys.stderr, flush=True)
 
 
-def announce_failure(code: int) -> None:
-    """Have all ranks end with this exit code, promptly and whatever they wait for.
+def announce_failure(error: BaseException) -> int:
+    """Have all ranks end with the exit code of ``error``, promptly and whatever they wait for.
 
     Call it where this process is about to end so; nothing happens where all have left.
+
+    Returns:
+        that code: where another process is lost, what that one ended with.
     """
+    code = exit_code(error)
+    if _Group.watch is not None:
+        if isinstance(error, LostProcess):
+            code = _Group.watch.code_of_first()
+        _tell_others(code)
+    return code
+
+
+def _tell_others(code: int) -> None:
     if _Group.watch is not None:
         first_to_report()  # before the others are told: they would be the first to ask
         _Group.watch.failed(code)
@@ -356,4 +258,4 @@ def _leave_all(code: int, message: str | None) -> None:
     """A signal ends this process wherever it is: the others end with it."""
     if message is not None:
         report_once(message)
-    announce_failure(code)
+    _tell_others(code)

@@ -17,13 +17,11 @@ from contextlib import contextmanager, suppress
 
 import torch.distributed as dist
 
+from videohpm.errors import LostProcess
+
 BEAT = 1.0
 """Seconds between two signs of life."""
 ARRIVED, BEATS = "arrived", "beats"
-
-
-class LostProcess(Exception):
-    """Another process has died, or has given no sign of life for too long."""
 
 
 class Meeting:

@@ -10,7 +10,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from videohpm import stopping
-from videohpm.engine import distributed
+from videohpm.engine import collectives, distributed
 from videohpm.engine.distributed import lost_process
 from videohpm.engine.failures import (
     explain_communication,
@@ -18,7 +18,7 @@ from videohpm.engine.failures import (
     is_out_of_memory,
     last_words,
 )
-from videohpm.errors import RunError
+from videohpm.errors import LostProcess, RunError
 from videohpm.writing import full_disk
 
 
@@ -38,13 +38,13 @@ def translate_errors() -> Iterator[None]:
         told = _told(error)
         if told is None:
             raise
-        raise RunError(told) from error
+        raise told from error
 
 
-def _told(error: RuntimeError | MemoryError) -> str | None:
+def _told(error: RuntimeError | MemoryError) -> RunError | None:
     """What a run's error means, and what helps, in one line; None where that is not known."""
     if is_out_of_memory(error):
-        return (
+        return RunError(
             f"rank {distributed.rank()} ran out of memory ({last_words(error)}); give a larger "
             "engine.grad_accum_steps (the batch stays as it is), or engine.checkpoint_activations "
             "true; videohpm plan with the same options says what fits"
@@ -52,14 +52,14 @@ def _told(error: RuntimeError | MemoryError) -> str | None:
     return told_between_processes(error)
 
 
-def told_between_processes(error: BaseException) -> str | None:
+def told_between_processes(error: BaseException) -> RunError | None:
     """What an error of a collective call means, in one line; None for another error."""
     if distributed.world_size() == 1 or not isinstance(error, RuntimeError):
         return None
     if is_lost_process(error):
-        return lost_process(distributed.rank())
+        return LostProcess(lost_process(distributed.rank()))
     told = explain_communication(error)
-    return told and f"{told} (rank {distributed.rank()})"
+    return None if told is None else RunError(f"{told} (rank {distributed.rank()})")
 
 
 class StopRequest:
@@ -86,7 +86,7 @@ class StopRequest:
         """
         if distributed.world_size() == 1:
             return self.noted is not None
-        before, self.pending = self.pending, distributed.any_rank_async(self.noted is not None)
+        before, self.pending = self.pending, collectives.any_rank_async(self.noted is not None)
         if before is None:
             return False
         work, flag = before

@@ -41,6 +41,8 @@ class PeerWatch:
         self.rank, self.world = dist.get_rank(), dist.get_world_size()
         self.group: Any = dist.new_group(backend="gloo", timeout=limit)
         self.leaving = False
+        self.code: int | None = None
+        self.told = threading.Event()
         self.thread = threading.Thread(target=self._watch, daemon=True, name="peer watch")
         self.thread.start()
 
@@ -56,6 +58,12 @@ class PeerWatch:
             self.leaving = True
             self._tell(FAILED, self.rank, code)
 
+    def code_of_first(self) -> int:
+        """The exit code of the process that ended first: its word is a moment behind the connection
+        that it broke. 1 where it sent none."""
+        self.told.wait(GRACE)
+        return self.code or 1
+
     def _watch(self) -> None:
         word = torch.zeros(3, dtype=torch.int64)
         following = (self.rank + 1) % self.world
@@ -65,6 +73,8 @@ class PeerWatch:
         except RuntimeError:
             word = torch.tensor([LOST, following, 1])
         kind, origin, code = word.tolist()
+        self.code = code
+        self.told.set()
         if kind == BYE or self.leaving:
             return
         if origin != (self.rank - 1) % self.world:

@@ -17,7 +17,7 @@ from videohpm import hpm
 from videohpm.config import PretrainConfig
 from videohpm.data import Manifest, normalise
 from videohpm.data.loader import Loader
-from videohpm.engine import TorchEngine, distributed
+from videohpm.engine import TorchEngine, collectives, distributed
 from videohpm.errors import UserError
 from videohpm.evaluate.command import check_kind
 from videohpm.evaluate.knn import knn_probabilities
@@ -50,7 +50,7 @@ class Rows:
         """(padded, …) of this rank → (count, …) fp32 of all ranks. Every rank must call it."""
         everything = torch.zeros(self.count, *values.shape[1:])
         everything[torch.from_numpy(self.own)] = values[: len(self.own)].float().cpu()
-        return distributed.all_reduce_tensor(everything)
+        return collectives.all_reduce_tensor(everything)
 
 
 @dataclass

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from videohpm.engine import distributed
+from videohpm.engine import collectives, distributed
 
 
 @dataclass
@@ -35,7 +35,7 @@ class EvalProcesses:
         if self.world == 1:
             return [value]
         distributed.wait_for_all()
-        return distributed.all_gather(value)
+        return collectives.all_gather(value)
 
     def working(self) -> AbstractContextManager[None]:
         """Around what takes long, and has a limit of its own, while others wait to gather."""

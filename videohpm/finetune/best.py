@@ -11,7 +11,7 @@ from torch import nn
 
 from videohpm import checkpoint
 from videohpm.checkpoint import BEST
-from videohpm.engine import TorchEngine, distributed
+from videohpm.engine import TorchEngine, collectives, distributed
 from videohpm.errors import UserError
 
 _log = logging.getLogger(__name__)
@@ -31,7 +31,7 @@ def best_is_lost(run: Path) -> bool:
             if (run / BEST).exists():
                 kept = f", kept as {checkpoint.set_aside(run / BEST, 'damaged').name}"
             _log.warning("%s%s; the best of the validations to come takes its place", error, kept)
-    return distributed.any_rank(lost)
+    return collectives.any_rank(lost)
 
 
 def replace_best(run: Path, engine: TorchEngine, model: nn.Module, metadata: dict) -> None:

@@ -10,7 +10,7 @@ from videohpm.config import FinetuneConfig, PlanConfig, PretrainConfig
 from videohpm.config.checks import AUTO
 from videohpm.config.machine import local_world_size
 from videohpm.config.plan import GPUS
-from videohpm.engine import distributed, resolved_precision, torch_device
+from videohpm.engine import collectives, distributed, resolved_precision, torch_device
 from videohpm.engine.device import device_memory
 from videohpm.engine.settings import deepspeed_settings
 from videohpm.errors import UserError
@@ -114,8 +114,8 @@ def _accumulation(config, batch: Batch, device: torch.device, memory) -> int:
         total //= local_world_size()
     room = total * (USABLE if on_gpu else USABLE_ON_CPU)
     first, rest = memory(False), memory(True)  # gradients are kept between micro-batches
-    most = distributed.all_reduce_min(rest.most_clips(room))
-    whole = distributed.all_reduce_min(int(first.total_at(batch.clips(1)) <= room))
+    most = collectives.all_reduce_min(rest.most_clips(room))
+    whole = collectives.all_reduce_min(int(first.total_at(batch.clips(1)) <= room))
     fitting = 1 if whole else batch.accumulation_for(most)
     if asked == AUTO:
         used = memory(fitting > 1).total_at(batch.clips(fitting))

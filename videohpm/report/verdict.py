@@ -186,7 +186,10 @@ def _collapsing(looks: Sequence[Row]) -> tuple[str, str] | None:
         )
     best = max(value for row in looks if (value := row.get("effective_rank")) is not None)
     if rank < FALLEN * best:
-        return COLLAPSING, f"the effective rank was {best:.1f} before"
+        return COLLAPSING, (
+            f"the effective rank was {best:.1f} before; usual cause: a learning rate that is too "
+            "high (optim.base_lr)"
+        )
     return None
 
 

@@ -10,7 +10,7 @@ from videohpm import checkpoint
 from videohpm.config import as_plain
 from videohpm.data import Batch
 from videohpm.data.manifest import Manifest
-from videohpm.engine import distributed
+from videohpm.engine import collectives, distributed
 from videohpm.errors import RunError
 
 
@@ -32,7 +32,7 @@ class RecentLosses:
         """RunError on every rank, naming the step and its samples, where a loss is not finite."""
         failures = [self._failure(*kept) for kept in self.kept if not torch.isfinite(kept[1])]
         try:
-            distributed.raise_on_all_ranks(failures[0] if failures else None)
+            collectives.raise_on_all_ranks(failures[0] if failures else None)
         except RunError as error:
             if distributed.rank() == 0:
                 folder = Path(self.config.run.dir)

@@ -7,7 +7,7 @@ from torch import nn
 
 from videohpm import checkpoint
 from videohpm.config import as_plain
-from videohpm.engine import distributed
+from videohpm.engine import collectives, distributed
 from videohpm.errors import UserError
 
 
@@ -34,7 +34,7 @@ def restore(
             saved = checkpoint.restore(folder, model, ema_modules)
     except UserError as error:
         failure = error
-    distributed.raise_on_all_ranks(failure)
+    collectives.raise_on_all_ranks(failure)
     if saved and saved.state["samples"] != samples:
         raise UserError(
             f"data.root: {samples} samples, but {folder} was trained on "
@@ -58,6 +58,6 @@ def choose_checkpoint(config: Any) -> Path | None:
                 choice = checkpoint.to_resume(run, config.run.resume, as_plain(config))
         except UserError as error:
             failure = error
-    distributed.raise_on_all_ranks(failure)  # and wait until that is done
-    choice = distributed.from_first_rank(None if choice is None else str(choice))
+    collectives.raise_on_all_ranks(failure)  # and wait until that is done
+    choice = collectives.from_first_rank(None if choice is None else str(choice))
     return None if choice is None else Path(choice)

@@ -29,7 +29,14 @@ from videohpm.data import (
 )
 from videohpm.data.advice import WaitingAdvice
 from videohpm.data.loader import Loader
-from videohpm.engine import StopRequest, TorchEngine, distributed, make_engine, seed_step
+from videohpm.engine import (
+    StopRequest,
+    TorchEngine,
+    collectives,
+    distributed,
+    make_engine,
+    seed_step,
+)
 from videohpm.engine.feed import Feed
 from videohpm.errors import Preempted, RunError
 from videohpm.tracking import LoggedRun, Stopwatch, Tracker, describe_machine, make_loggers
@@ -144,7 +151,7 @@ class TrainingRun(ABC):
                 tracker.advance(self.done)
                 if self._due(config.run.log_every):
                     recent.check()
-                    means = distributed.all_reduce_mean(metrics | watch.lap())
+                    means = collectives.all_reduce_mean(metrics | watch.lap())
                     faults = self._reading_faults(loader)
                     row = means | self._metrics(step) | faults
                     tracker.log(self.done, row)
@@ -175,7 +182,7 @@ class TrainingRun(ABC):
                 checkpoint.save(*arguments, self.config.run.keep, self.description())
         except RunError as error:
             failure = error
-        distributed.raise_on_all_ranks(failure)
+        collectives.raise_on_all_ranks(failure)
 
     def _note_bad_files(self, batches: list[Batch]) -> None:
         """Count batches; one process names their bad files at once, several when they share."""
@@ -187,8 +194,8 @@ class TrainingRun(ABC):
 
     def _share_bad_files(self) -> None:
         """Let every rank know what all have met: one writes, and all stop where they are many."""
-        found = distributed.all_gather(self.bad_files.unshared)
-        seen = distributed.all_reduce_any(self.bad_files.seen_flags)
+        found = collectives.all_gather(self.bad_files.unshared)
+        seen = collectives.all_reduce_any(self.bad_files.seen_flags)
         new = self.bad_files.merge(seen, [file for part in found for file in part])
         if self.engine.rank == 0:
             append_bad_files(self.folder / BAD_FILES, new)
@@ -197,7 +204,7 @@ class TrainingRun(ABC):
     def _reading_faults(self, loader: Loader) -> dict[str, float | None]:
         """Metrics over all ranks: files found unreadable, and, if any, readers that died."""
         self._share_bad_files()
-        deaths = distributed.all_reduce_sum(loader.deaths)
+        deaths = collectives.all_reduce_sum(loader.deaths)
         found: dict[str, float | None] = {"bad_files": self.bad_files.bad}
         return found | ({"reader_deaths": deaths} if deaths else {})
 
