@@ -19,6 +19,8 @@ class Arm:
     model: dict = field(default_factory=dict)
     longer: dict[str, float] = field(default_factory=dict)
     """Times as many steps, by kind of data; 1 where it says nothing."""
+    other_losses: bool = False
+    """Whether each clip's losses, for the loss predictor, are those of another one."""
     control: str = "random"
     """The arm that it is compared with beside ``random``."""
 
@@ -61,6 +63,10 @@ ARMS = {
     "absolute": Arm(
         "predict, but how large each loss is instead of which of two is larger",
         {"objective": "absolute"}, NO_TEACHER, control="predict",
+    ),
+    "other-losses": Arm(
+        "predict, but the losses of another clip: nothing that can be known",
+        mask=NO_TEACHER, other_losses=True, control="predict",
     ),
     "constant": Arm("HPM, hard share .5 from the start", {"hard_ratio_start": 0.5}, control="hpm"),
     "level": Arm(

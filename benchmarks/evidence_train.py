@@ -17,6 +17,7 @@ from videohpm import hpm
 from videohpm.config import HPMConfig, MaskConfig, ModelConfig, OptimConfig, PretrainConfig
 from videohpm.data import Batch
 from videohpm.engine import EngineConfig, TorchEngine, torch_device
+from videohpm.grid import Mask
 from videohpm.hpm import LossTeacher, Scorer, Target
 from videohpm.interop.frozen import encoders_of
 from videohpm.models import MaskedAutoencoder
@@ -63,6 +64,24 @@ class Method:
         if config.hpm.center_scores and scorer is not None:
             scorer = hpm.CenteredScorer(scorer, config.hpm.center_momentum)
         return cls(model, scorer, made[0] if made else None, target)
+
+
+class OtherLosses(Target):
+    """A target of which the loss predictor learns the losses of the clip before it in the batch.
+
+    What they are, and of which tokens, nothing in its own clip tells.
+    """
+
+    def __init__(self, target: Target):
+        self.target, self.dim = target, target.dim
+
+    def __call__(self, clips: Tensor, mask: Mask) -> Tensor:
+        return self.target(clips, mask)
+
+    def hardness(
+        self, losses: Tensor, predicted: Tensor, targets: Tensor, clips: Tensor, mask: Mask
+    ) -> Tensor:
+        return self.target.hardness(losses, predicted, targets, clips, mask).roll(1, 0)
 
 
 @dataclass
@@ -151,11 +170,12 @@ def train(arm: Arm, common: PretrainConfig, data: Data, seed: int, steps: int) -
     if method.teacher is not None:
         engine.attach_ema(method.teacher)
     per_epoch = len(data["train"]) / config.optim.global_batch_size
+    target = OtherLosses(method.target) if arm.other_losses else method.target
     every, curve, recent = max(1, steps // 40), [], []
     for step in range(steps):
         batch = make_batch(data, config, seed, step)
         now = schedule(config, step, steps, per_epoch)
-        parts = engine, method.scorer, method.target
+        parts = engine, method.scorer, target
         recent.append(train_step(*parts, [batch], config, **now))
         if (step + 1) % every == 0 or step + 1 == steps:
             means = {k: float(torch.stack([row[k] for row in recent]).mean()) for k in recent[0]}

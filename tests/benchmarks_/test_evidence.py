@@ -240,6 +240,25 @@ def test_every_arm_is_a_valid_configuration_and_trains(tools, images, clips, kin
         assert ("predictor_loss" in curve[-1]) == arm.config(small).hpm.enabled
 
 
+def test_other_losses_are_those_of_the_clip_before_in_its_own_order(tools, clips, monkeypatch):
+    train, given = tools["train"], []
+    config = train.common_config("clips", 2, 4, "cpu")
+    monkeypatch.setattr(
+        train, "train_step", lambda *parts, **_: given.append(parts[2]) or {"loss": torch.ones(())}
+    )
+    for name in ("predict", "other-losses"):
+        train.train(tools["arms"].ARMS[name], config, clips, 0, 1)
+    plain, other = given
+    pixels = train.make_batch(clips, config, 0, 0).clips
+    mask = hpm.random_mask(config.model.grid(), 0.75, hpm.random_shuffle_ids(4, 64))
+    targets = plain(pixels, mask)
+    assert torch.equal(other(pixels, mask), targets)
+    parts = torch.rand(targets.shape[:2]), torch.rand(targets.shape), targets, pixels, mask
+    own, found = plain.hardness(*parts), other.hardness(*parts)
+    for clip in range(4):
+        assert torch.equal(found[clip], own[clip - 1])
+
+
 def test_equal_compute_is_as_many_more_steps(tools):
     arms = tools["arms"].ARMS
     assert arms["longer"].steps(300, "images") == 500
