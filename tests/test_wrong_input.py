@@ -29,9 +29,9 @@ FIELDS = {
         "optim.base_lrr: no such field; did you mean optim.base_lr?",
     ),
     "unknown section": (["--optimizer.lr", "1"], "optimizer.lr: no such field"),
-    "wrong type": (["--optim.base_lr", "fast"], "optim.base_lr: Expected"),
-    "a fraction of a frame": (["--model.frames", "4.5"], "model.frames: Expected"),
-    "a word for a switch": (["--hpm.enabled", "maybe"], "hpm.enabled: Expected"),
+    "wrong type": (["--optim.base_lr", "fast"], "optim.base_lr: 'fast' is not a number"),
+    "a fraction of a frame": (["--model.frames", "4.5"], "model.frames: '4.5' is not a whole number"),
+    "a word for a switch": (["--hpm.enabled", "maybe"], "hpm.enabled: 'maybe' is not true or false"),
     "frames not divisible": (["--model.frames", "5"], "model.frames: 5 is not a multiple"),
     "size not divisible": (["--model.image_size", "30"], "model.image_size: 30x30"),
     "three sizes": (["--model.image_size", "[32,32,32]"], "model.image_size"),
@@ -224,7 +224,7 @@ CONFIGS = {
     "unknown key in a file": ("optim:\n  learning_rate: 1\n", "optim.learning_rate: no such field"),
     "wrong type in a file": (
         "optim:\n  global_batch_size: many\n",
-        "optim.global_batch_size: Expected",
+        "optim.global_batch_size: 'many' is not a whole number",
     ),
 }
 

@@ -34,12 +34,15 @@ from videohpm.compat import RENAMED_FIELDS
 from videohpm.config.machine import launched_world_size
 from videohpm.config.places import find
 from videohpm.config.plain import check_yaml
+from videohpm.config.type_words import type_of, unfit
 from videohpm.errors import Preempted, RunError, UserError, exit_code, one_line
 from videohpm.writing import full_disk, make_room
 
 SHORT = {"output": "-o"}
 NO_READER = 141
 """As of a program that SIGPIPE ended: whoever read the output, such as head, has enough."""
+MISFITS = "Does not validate|Expected a|Unable to load config"
+"""How the parser's errors begin where a value does not fit its field."""
 LAUNCHERS = ("--local_rank=", "--local-rank=")
 """What launchers put before the command; the environment (``LOCAL_RANK``) holds it too."""
 
@@ -135,7 +138,7 @@ def _run(name: str, arguments: list[str]) -> int:
         values.pop("config", None)
         checked = declared(**values)
     except ArgumentError as error:
-        raise UserError(_explain(error, parser, arguments)) from None
+        raise UserError(_explain(error, parser, arguments, declared)) from None
     function = _target(target)
     with stopping.raising():
         result = function(checked) if is_dataclass(declared) else function(**values)
@@ -260,7 +263,9 @@ def _overview() -> str:
     )
 
 
-def _explain(error: ArgumentError, parser: ArgumentParser, arguments: list[str]) -> str:
+def _explain(
+    error: ArgumentError, parser: ArgumentParser, arguments: list[str], declared: Callable
+) -> str:
     """The parser's error as one line: which field, what is wrong, what was perhaps meant."""
     text = one_line(error)
     known = [action.dest for action in parser._actions if action.dest != "help"]
@@ -274,9 +279,12 @@ def _explain(error: ArgumentError, parser: ArgumentParser, arguments: list[str])
     if "onfig" in text.partition(":")[0]:  # a file that is no YAML, or no mapping
         return f"{', '.join(_config_files(arguments))}: {text}"
     text = re.sub(r'^Parser key "([^"]+)": ?', r"\1: ", text)
-    chosen = re.fullmatch(r"(\S+): Expected a typing\.Literal\[(.*)\]\. Got value: (.*)", text)
-    if chosen:  # as the configs' own checks say it
-        return f"{chosen[1]}: {chosen[3]!r} is not one of {chosen[2].replace(chr(39), '')}"
+    field, _, why = text.partition(": ")
+    if field in known and re.match(MISFITS, why):
+        given = re.search(r".*(?:Got|Given) value: ?(.*)$|load config '(.*?)' - ", why)
+        shown = (given[1] or given[2] or "") if given else ""
+        default = next(action.default for action in parser._actions if action.dest == field)
+        return f"{field}: {unfit(type_of(declared, field), shown, default)}"
     return text
 
 
@@ -287,7 +295,8 @@ def _config_files(arguments: list[str]) -> list[str]:
 
 
 def _nearest(name: str, known) -> str:
-    near = difflib.get_close_matches(name, known, 1)
+    whole = {each.partition(".")[0] for each in known if "." in each}  # sections
+    near = difflib.get_close_matches(name, set(known) - whole, 1)
     if near:
         return f"; did you mean {near[0]}?"
     section = name.partition(".")[0]

@@ -7,6 +7,7 @@ from dataclasses import MISSING, asdict, fields, is_dataclass
 from types import UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
+from videohpm.config.type_words import type_words
 from videohpm.errors import ConfigError, UserError, one_line
 
 Config = TypeVar("Config")
@@ -70,7 +71,7 @@ def _value(hint: Any, value: Any, strict: bool, name: str) -> Any:
         return float(value)
     if type(value) is hint:
         return value
-    raise ConfigError(f"{name}: {value!r} is not {_text(hint)}")
+    raise ConfigError(f"{name}: {value!r} is not {type_words(hint)}")
 
 
 def _one_of(hints: tuple[Any, ...], value: Any, strict: bool, name: str) -> Any:
@@ -83,11 +84,7 @@ def _one_of(hints: tuple[Any, ...], value: Any, strict: bool, name: str) -> Any:
         except ConfigError:
             if len(hints) == 1:
                 raise
-    raise ConfigError(f"{name}: {value!r} is not {' or '.join(map(_text, hints))}")
-
-
-def _text(hint: Any) -> str:
-    return hint.__name__ if isinstance(hint, type) and not get_args(hint) else str(hint)
+    raise ConfigError(f"{name}: {value!r} is not {' or '.join(map(type_words, hints))}")
 
 
 def _lists(value: Any) -> Any:
