@@ -34,7 +34,10 @@ QUICK_ERRORS = {
     "no such command": (["pretrian"], "did you mean pretrain?"),
     "unknown key": (["pretrain", "--optim.base_lrr", "1"], "did you mean optim.base_lr?"),
     "renamed key": (["plan", "--optim.lr", "1"], "was renamed to optim.base_lr"),
-    "wrong type": (["finetune", "--optim.base_lr", "fast"], "optim.base_lr: 'fast' is not a number"),
+    "wrong type": (
+        ["finetune", "--optim.base_lr", "fast"],
+        "optim.base_lr: 'fast' is not a number",
+    ),
     "unknown choice": (["pretrain", "--data.crop", "best"], "data.crop: 'best' is not one of"),
     "a section's check": (["pretrain", "--mask.ratio", "1"], "mask.ratio: 1"),
     "the grid": (["pretrain", "--model.frames", "5"], "model.frames: 5 is not a multiple"),

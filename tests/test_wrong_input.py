@@ -30,8 +30,14 @@ FIELDS = {
     ),
     "unknown section": (["--optimizer.lr", "1"], "optimizer.lr: no such field"),
     "wrong type": (["--optim.base_lr", "fast"], "optim.base_lr: 'fast' is not a number"),
-    "a fraction of a frame": (["--model.frames", "4.5"], "model.frames: '4.5' is not a whole number"),
-    "a word for a switch": (["--hpm.enabled", "maybe"], "hpm.enabled: 'maybe' is not true or false"),
+    "a fraction of a frame": (
+        ["--model.frames", "4.5"],
+        "model.frames: '4.5' is not a whole number",
+    ),
+    "a word for a switch": (
+        ["--hpm.enabled", "maybe"],
+        "hpm.enabled: 'maybe' is not true or false",
+    ),
     "frames not divisible": (["--model.frames", "5"], "model.frames: 5 is not a multiple"),
     "size not divisible": (["--model.image_size", "30"], "model.image_size: 30x30"),
     "three sizes": (["--model.image_size", "[32,32,32]"], "model.image_size"),

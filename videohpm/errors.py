@@ -3,6 +3,9 @@
 And how names stand in such lines.
 """
 
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
 
 class UserError(Exception):
     """Wrong input that the user can correct: a file, a field or a combination of fields.
@@ -46,6 +49,22 @@ class Preempted(BaseException):
     The message is one line. The command line prints it and exits with code 75, EX_TEMPFAIL: start
     the same command again.
     """
+
+
+@contextmanager
+def fields_called(names: Mapping[str, str]) -> Iterator[None]:
+    """Around what names fields of a configuration: errors name them as the user gave them here.
+
+    Args:
+        names: by what the errors begin with.
+    """
+    try:
+        yield
+    except UserError as error:
+        field, _, why = str(error).partition(": ")
+        if field not in names:
+            raise
+        raise type(error)(f"{names[field]}: {why}") from error.__cause__
 
 
 def printable(text: str) -> str:

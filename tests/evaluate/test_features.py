@@ -132,7 +132,8 @@ def test_a_folder_made_otherwise_is_refused(encoder_folder, shapes, tmp_path, ca
         (["--workers", "-1"], "workers: -1"),
         (["--stride", "0"], "stride: 0"),
         (["--sampling", "all"], "sampling: 'all'"),
-        (["--manifest", "nowhere.csv"], "data.manifest: nowhere.csv does not exist"),
+        (["--manifest", "nowhere.csv"], "videohpm: manifest: nowhere.csv does not exist"),
+        (["--root", "nowhere"], "videohpm: root: nowhere is not a folder"),
     ],
 )
 def test_a_mistake_is_one_line_and_leaves_no_folder(
@@ -200,6 +201,28 @@ def test_two_ranks_share_the_shards(encoder_folder, shapes, tmp_path):
     assert one.index.tolist() == two.index.tolist() == list(range(16))
     np.testing.assert_allclose(one.pooled, two.pooled, atol=1e-6)
     assert np.array_equal(one.labels, two.labels)
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (["--train", "nowhere.csv"], "train: nowhere.csv does not exist"),
+        (["--validation", "nowhere.csv"], "validation: nowhere.csv does not exist"),
+        (["--validation", "{empty}"], "validation: no videos or images under {empty}"),
+        (["--root", "nowhere"], "root: nowhere is not a folder"),
+    ],
+)
+def test_a_mistake_of_a_probe_names_its_own_field(
+    encoder_folder, shapes, tmp_path, capsys, more, said
+):
+    (tmp_path / "empty").mkdir()
+    lists = ["--train", shapes / "train.csv", "--validation", shapes / "validation.csv"]
+    more = [word.format(empty=tmp_path / "empty") for word in more]
+    words = ["probe", "--model", encoder_folder, *lists, "--device", "cpu", *more]
+    assert main([str(word) for word in words]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"videohpm: {said.format(empty=tmp_path / 'empty')}")
+    assert error.count("\n") == 1
 
 
 def test_probe_command(encoder_folder, shapes, tmp_path, capsys):

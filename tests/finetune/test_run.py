@@ -409,6 +409,19 @@ def test_validation_labels_must_be_among_the_classes(shapes, tmp_path):
         Finetuning(replace(config, validation=wrong))
 
 
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"root": "/nowhere"}, "^validation.root: /nowhere is not a folder"),
+        ({"manifest": "/nowhere.csv"}, "^validation.manifest: /nowhere.csv does not exist"),
+    ],
+)
+def test_a_mistake_of_validation_names_its_own_field(shapes, tmp_path, given, said):
+    config = settings(shapes, tmp_path)
+    with pytest.raises(UserError, match=said):
+        Finetuning(replace(config, validation=ValidationConfig(**given)))
+
+
 def test_an_odd_batch_cannot_be_mixed(shapes, tmp_path):
     config = settings(shapes, tmp_path)
     with pytest.raises(UserError, match="optim.global_batch_size: 7 .* in pairs for mixup"):

@@ -79,7 +79,7 @@ def test_a_named_size_and_what_is_changed():
     ({"predictor_target": 3}, "predictor.target: PredictorConfig has no such field"),
     ({"frames": "four"}, "encoder.frames: 'four' is not a whole number"),
     ({"class_token": 1}, "encoder.class_token: 1 is not true or false"),
-    ({"image_size": [1, 2, 3]}, r"encoder.image_size: \[1, 2, 3\] is not a whole number or a list of 2 whole"),
+    ({"image_size": [1, 2, 3]}, r"encoder.image_size: \[1, 2, 3\] is not a whole number or a list"),
     ({"predictor_unit": "frame"}, "predictor_unit: 'frame' is not one of tube, token"),
 ])  # fmt: skip
 def test_a_mistake_names_the_field(arguments, message):

@@ -73,13 +73,7 @@ def labelled_manifest(config: PretrainConfig) -> Manifest | None:
     given = config.probe
     if given.manifest is None:
         return None
-    try:
-        manifest = labelled_list(given.manifest, given.root, config.data.kind)
-    except UserError as error:
-        text = str(error)
-        for name in ("manifest", "root"):
-            text = text.removeprefix(f"data.{name}: ")
-        raise UserError(f"probe.manifest: {text}") from None
+    manifest = labelled_list("probe.manifest", given.manifest, given.root, config.data.kind)
     check_kind(manifest, config.model.frames)
     chosen = balanced(manifest.labels, given.samples)
     several = (np.bincount(manifest.labels[chosen]) > 1).sum()

@@ -20,7 +20,7 @@ from videohpm.data import Manifest, find_samples
 from videohpm.data.frame_folders import is_frame_folder
 from videohpm.data.manifest_parser import IMAGE_SUFFIXES
 from videohpm.engine import resolved_precision
-from videohpm.errors import UserError, printable
+from videohpm.errors import UserError, fields_called, printable
 from videohpm.evaluate.command import check_kind, resolve_device
 from videohpm.evaluate.extraction import Features, extract, write_features
 from videohpm.evaluate.load import Loaded, fingerprint, load
@@ -231,7 +231,8 @@ def features_command(
         view = ViewConfig(clips=clips, crops=crops, sampling=sampling, stride=stride, batch=batch)
     except ValueError as error:
         raise UserError(str(error).removeprefix("test.")) from None
-    samples = _labelled(root, manifest, kind, loaded)
+    with fields_called({f"data.{name}": name for name in ("root", "manifest", "kind")}):
+        samples = _labelled(root, manifest, kind, loaded)
     check_kind(samples, loaded.protocol.frames)
     check_writable(Path(out), "out")
     found, bf16 = resolve_device(device)

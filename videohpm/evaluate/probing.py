@@ -16,7 +16,7 @@ from videohpm.config.machine import reading_processes
 from videohpm.config.plain import as_plain
 from videohpm.config.tasks import REGRESS
 from videohpm.data import Manifest, find_samples
-from videohpm.errors import UserError
+from videohpm.errors import UserError, fields_called
 from videohpm.evaluate.command import check_kind, resolve_device
 from videohpm.evaluate.extraction import Features, read_features, write_features
 from videohpm.evaluate.knn import knn_means, knn_probabilities
@@ -41,10 +41,9 @@ def probe(config: ProbeConfig) -> int:
     if config.random:
         loaded.model = random_copy(loaded.model, config.seed)
     source, labels = (config.root, config.kind), {"task": config.task}
-    train = labelled_list(config.train, *source, **labels)
-    validation = labelled_list(
-        config.validation, *source, classes=train.classes, numbered=train.classes is None, **labels
-    )
+    train = labelled_list("train", config.train, *source, **labels)
+    known = {"classes": train.classes, "numbered": train.classes is None}
+    validation = labelled_list("validation", config.validation, *source, **known, **labels)
     protocol = loaded.protocol.changed(None, {"clips": 1, "crops": 1} | config.test.given())
     for manifest in (train, validation):
         check_kind(manifest, protocol.frames)
@@ -175,14 +174,17 @@ def write_probe(
             print(f"  could not be read: {reason}")
 
 
-def labelled_list(path: str, root: str | None, kind: str, **known: Any) -> Manifest:
+def labelled_list(field: str, path: str, root: str | None, kind: str, **known: Any) -> Manifest:
     """The labelled samples of a manifest, or of a folder of a folder per class. Raises UserError.
 
     Args:
+        field: of the configuration that ``path`` comes from.
         root: folder that a manifest's paths start from; its own if None.
         known: other arguments of :func:`videohpm.data.find_samples`.
     """
     options = {"labels": True, "kind": kind} | known
-    if Path(path).is_dir():
-        return find_samples(path, **options)
-    return find_samples(root, path, **options)
+    folder = Path(path).is_dir()
+    section = field.rpartition(".")[0]
+    of_root = field if folder else f"{section}.root".removeprefix(".")
+    with fields_called({"data.manifest": field, "data.root": of_root}):
+        return find_samples(path, **options) if folder else find_samples(root, path, **options)

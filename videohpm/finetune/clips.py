@@ -13,6 +13,7 @@ from videohpm.data import (
     find_samples,
     training_transform,
 )
+from videohpm.errors import fields_called
 from videohpm.finetune.augment import augmented
 from videohpm.grid import TokenGrid
 
@@ -46,12 +47,13 @@ def validation_samples(config: FinetuneConfig, names: list[str] | None) -> Manif
     given = config.validation
     if not given.given:
         return None
-    return find_samples(
-        given.root,
-        given.manifest,
-        labels=True,
-        kind=config.data.kind,
-        classes=names,
-        numbered=names is None,
-        task=config.task,
-    )
+    with fields_called({"data.root": "validation.root", "data.manifest": "validation.manifest"}):
+        return find_samples(
+            given.root,
+            given.manifest,
+            labels=True,
+            kind=config.data.kind,
+            classes=names,
+            numbered=names is None,
+            task=config.task,
+        )
