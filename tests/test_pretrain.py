@@ -212,6 +212,29 @@ def test_a_run_goes_on_only_with_its_own_data_and_model(shapes, tmp_path):
         pretrain(settings(shapes, folder, run=RunConfig(dir=str(folder), resume="never")))
 
 
+@pytest.mark.parametrize(
+    ("warmup", "said"),
+    [
+        (
+            {"warmup_epochs": 1.5},
+            "optim.warmup_epochs: the warm-up (6 steps) is as long as the run",
+        ),
+        (
+            {"warmup_steps": 9},
+            "optim.warmup_steps: the warm-up (9 steps) is as long as the run (6)",
+        ),
+        ({"warmup_steps": 4}, None),
+    ],
+)
+def test_a_warm_up_as_long_as_the_run_is_named(shapes, tmp_path, caplog, warmup, said):
+    optim = OptimConfig(global_batch_size=8, base_lr=3e-2, **warmup)
+    run = Pretraining(settings(shapes, tmp_path / "run", optim=optim))
+    rates = [optim.lr_at(step, run.steps, run.steps_per_epoch) for step in range(run.steps)]
+    assert (max(rates) == rates[-1]) == (said is not None)
+    assert ("the warm-up" in caplog.text) == (said is not None)
+    assert said is None or said in caplog.text
+
+
 def test_clips_a_second_count_repeats_and_neither_pictures_nor_checkpoints(
     shapes, tmp_path, monkeypatch
 ):

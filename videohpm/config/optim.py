@@ -60,11 +60,15 @@ class OptimConfig:
             raise ConfigError(f"optim.betas: {self.betas}; each must lie in [0, 1)")
         check.above_zero("eps")
 
+    def warmup(self, steps_per_epoch: float) -> int:
+        """Optimiser steps of warm-up that are asked for; a run may have fewer."""
+        if self.warmup_steps is not None:
+            return self.warmup_steps
+        return round(self.warmup_epochs * steps_per_epoch)
+
     def lr_at(self, step: int, steps: int, steps_per_epoch: float) -> float:
         """The learning rate of optimiser step ``step`` (from 0) of ``steps``."""
-        warmup = self.warmup_steps
-        if warmup is None:
-            warmup = round(self.warmup_epochs * steps_per_epoch)
+        warmup = self.warmup(steps_per_epoch)
         scale, inclusive = self.global_batch_size / 256, self.warmup_peak == "last"
         peak, final = self.base_lr * scale, self.min_lr * scale
         return cosine(step, steps, min(warmup, steps), peak, final, inclusive)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
@@ -14,7 +15,7 @@ import yaml
 from torch import Tensor, nn
 
 from videohpm import checkpoint
-from videohpm.config import as_plain
+from videohpm.config import OptimConfig, as_plain
 from videohpm.config.machine import local_world_size
 from videohpm.data import (
     BadFileTracker,
@@ -42,6 +43,8 @@ from videohpm.errors import Preempted, RunError
 from videohpm.tracking import LoggedRun, Stopwatch, Tracker, describe_machine, make_loggers
 from videohpm.training.losses import RecentLosses
 from videohpm.training.resume import restore
+
+_log = logging.getLogger(__name__)
 
 BAD_FILES = "bad_files.jsonl"
 NOTHING = torch.empty(0)
@@ -75,6 +78,8 @@ class TrainingRun(ABC):
         self.ema_modules = ema_modules
         self.steps_per_epoch = len(data) / config.optim.global_batch_size
         self.steps = config.run.total_steps(self.steps_per_epoch)
+        if distributed.rank() == 0:
+            _warn_of_warmup(config.optim, self.steps, self.steps_per_epoch)
         saved = restore(config, len(data), model, self._averages())
         self.engine = make_engine(model, config.engine, config.optim)
         for module in ema_modules.values():
@@ -287,4 +292,16 @@ def nothing_to_do(steps: int) -> str:
     return (
         f"all {steps} steps are done; for more give a larger --run.steps, to start anew another "
         "--run.dir"
+    )
+
+
+def _warn_of_warmup(optim: OptimConfig, steps: int, steps_per_epoch: float) -> None:
+    warmup = optim.warmup(steps_per_epoch)
+    if warmup < steps or steps < 2:
+        return
+    field = "warmup_epochs" if optim.warmup_steps is None else "warmup_steps"
+    _log.warning(
+        "optim.%s: the warm-up (%d steps) is as long as the run (%d), so that the learning rate "
+        "rises to the end and never falls; a tenth of the run is usual",
+        *(field, warmup, steps),
     )
