@@ -63,6 +63,34 @@ def test_predict_names_classes_on_the_command_line(classifier_folder, files, tmp
     assert "nowhere.mp4: no such file" in capsys.readouterr().err
 
 
+def test_predict_takes_folders_of_videos(classifier_folder, files, tmp_path, capsys):
+    inside = tmp_path / "clips" / "more"
+    inside.mkdir(parents=True)
+    (inside.parent / "b.mp4").symlink_to(files[1])
+    (inside / "a.mp4").symlink_to(files[0])
+    (inside / "notes.txt").write_text("no video")
+    loaded = evaluate.load(classifier_folder)
+    found = evaluate.predict(loaded, [inside.parent, files[1]], clips=1)
+    assert [one.path for one in found] == [
+        str(inside.parent / "b.mp4"), str(inside / "a.mp4"), files[1]
+    ]  # fmt: skip
+    assert found[0].probabilities == found[2].probabilities
+    (tmp_path / "empty").mkdir()
+    arguments = ["predict", str(tmp_path / "empty"), "--model", str(classifier_folder)]
+    assert main([*arguments, "--device", "cpu"]) == 2
+    assert f"videohpm: videos: no videos under {tmp_path / 'empty'}" in capsys.readouterr().err
+
+
+def test_a_folder_is_one_video_of_frames_or_images_each_as_the_model_takes_them(tmp_path):
+    for name in ("1.jpg", "2.jpg"):
+        (tmp_path / name).touch()
+    files = evaluate.prediction._files
+    assert files(str(tmp_path), 16) == [str(tmp_path)]
+    assert files(str(tmp_path), 1) == [str(tmp_path / "1.jpg"), str(tmp_path / "2.jpg")]
+    with pytest.raises(UserError, match="nowhere: no such file or folder"):
+        files("nowhere", 16)
+
+
 def features_command(encoder, shapes, out, *more) -> list[str]:
     return [
         "features", str(encoder), str(out), "--manifest", str(shapes / "validation.csv"),

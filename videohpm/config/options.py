@@ -183,7 +183,7 @@ def predict(
     """Name the most probable classes of videos, or of images for a model of images.
 
     Args:
-        videos: files, or folders of extracted frames.
+        videos: files, folders of extracted frames, or folders in which there are videos.
         model: run folder of a fine-tuning (its best weights), checkpoint or export.
         top: how many classes.
         clips: clips over the length of each video; as in the model's own test if left out.

@@ -19,6 +19,7 @@ from videohpm.config.tasks import REGRESS
 from videohpm.data import Manifest, find_samples
 from videohpm.data.frame_folders import is_frame_folder
 from videohpm.data.manifest_parser import IMAGE_SUFFIXES
+from videohpm.data.sample_files import files_in
 from videohpm.engine import resolved_precision
 from videohpm.errors import UserError, fields_called, printable
 from videohpm.evaluate.command import check_kind, resolve_device
@@ -58,6 +59,7 @@ def predict(
     """The most probable classes of videos (or images, for a model of images).
 
     Args:
+        paths: files, folders of extracted frames, or folders in which videos (images) are.
         model: what :func:`videohpm.evaluate.load` returns, or a path for it.
         top: how many classes.
         views: fields of :class:`videohpm.evaluate.ViewConfig`, such as clips and crops.
@@ -109,6 +111,7 @@ def features(
     """Frozen features of videos (or images): ``.pooled`` (n, V, D), ``.tokens``, ``.spans``.
 
     Args:
+        paths: as of :func:`predict`.
         model: what :func:`videohpm.evaluate.load` returns, or a path for it.
         what: pooled, tokens or both.
         views: fields of :class:`videohpm.evaluate.ViewConfig`, such as clips and crops.
@@ -148,16 +151,24 @@ def _samples(paths: Sequence[str | os.PathLike], loaded: Loaded) -> Manifest:
     """Files by name; a missing one is an error, an unreadable one a failed prediction."""
     if isinstance(paths, str | os.PathLike):
         paths = [paths]
-    names = [os.fspath(path) for path in paths]
-    for name in names:
-        if not Path(name).is_file() and not is_frame_folder(name):
-            raise UserError(f"{name}: no such file, nor a folder of frames")
+    names = [name for path in paths for name in _files(os.fspath(path), loaded.protocol.frames)]
     images = sum(Path(name).suffix.lower() in IMAGE_SUFFIXES for name in names)
     if 0 < images < len(names):
         raise UserError("videos and images together; give one kind at a time")
     manifest = Manifest(names, kind="image" if images else "video")
     check_kind(manifest, loaded.protocol.frames)
     return manifest
+
+
+def _files(path: str, frames: int) -> list[str]:
+    """A file, or a folder of frames, by itself; of another folder, what lies below it."""
+    if Path(path).is_file() or (frames > 1 and is_frame_folder(path)):
+        return [path]
+    if not Path(path).is_dir():
+        raise UserError(f"{path}: no such file or folder")
+    with fields_called({"data.root": "videos"}):
+        found = files_in(Path(path), "video" if frames > 1 else "image")
+        return [os.path.join(path, name) for name in found]
 
 
 def _labelled(root: str | None, manifest: str | None, kind: str, loaded: Loaded) -> Manifest:
