@@ -231,6 +231,22 @@ def test_a_header_without_a_path_is_no_sample(videos, text, labels):
     assert "name the column of the files path" in message
 
 
+@pytest.mark.parametrize("header", ["path;label", "Label; path", "path;label;notes"])
+def test_a_spreadsheet_that_separates_by_semicolons(videos, header):
+    names = header.lower().replace(" ", "").split(";")
+    cells = {"path": '"v0.mp4"', "label": '"to run; far"', "notes": "1,5"}
+    lines = [header, ";".join(cells[name] for name in names), ""]
+    (videos / "list.csv").write_text("\r\n".join(lines))
+    found = find_samples(None, videos / "list.csv", labels=True)
+    assert (found.name(0), found.classes) == ("v0.mp4", ["to run; far"])
+
+
+def test_several_labels_beside_a_semicolon_are_a_row_too_long(videos):
+    (videos / "list.csv").write_text("path;label\nv0.mp4;run;jump\n")
+    with pytest.raises(UserError, match="list.csv line 2"):
+        find_samples(None, videos / "list.csv", labels=True)
+
+
 def test_a_header_between_tabs_may_have_more_columns(videos):
     text = "Path\tlabel\tcaption\nv0.mp4\tair drumming\ta, b\nv1.mp4\trun\t\n"
     assert read(videos, text) == [("v0.mp4", "air drumming"), ("v1.mp4", "run")]

@@ -201,15 +201,15 @@ def find_samples(
     Without ``manifest``, ``root`` is searched recursively, in a fixed order; with ``labels`` its
     first-level folders are the classes. ``root`` may itself be a manifest file.
 
-    ``labels`` is True where every sample needs one, "optional" where samples without one stay
-    unlabelled (a warning counts them), False where labels are not read.
+    ``labels`` is True where every sample needs one, "optional" where samples without one (an empty
+    field, -1) stay unlabelled (a warning counts them), False where labels are not read.
 
     A manifest is a file with a header (``path`` and optionally ``label``, ``frames``, ``reader``,
-    ``height``, ``width``, in any order; other columns of a CSV file are left alone), or lines of
-    ``path label`` or ``path frames label`` separated by spaces (``path`` alone without labels).
-    A file ``.jsonl`` holds an object with these names a line. Relative paths belong to ``root``, or
-    else to the manifest's folder. A folder's metadata.csv or metadata.jsonl with a column ``label``
-    (Hugging Face's videofolder) goes before its folders as classes.
+    ``height``, ``width``, in any order, between commas, semicolons or tabs; other columns are left
+    alone), or lines of ``path label`` or ``path frames label`` separated by spaces (``path`` alone
+    without labels). A file ``.jsonl`` holds an object with these names a line. Relative paths
+    belong to ``root``, or else to the manifest's folder. A folder's metadata.csv or metadata.jsonl
+    with a column ``label`` (Hugging Face's videofolder) goes before its folders as classes.
 
     Labels are numbers from 0, or names. With ``classes`` (names in order, of a model or of the
     training data) names are looked up there, and numbers are positions there, unless names of

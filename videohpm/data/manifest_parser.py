@@ -57,6 +57,9 @@ def read_rows(file: Path) -> dict[str, list]:
         raise UserError(f"data.manifest: {file} line {line}: {error}") from None
     if _is_header(header):
         return _comma_rows(file, header, _records(file, text))
+    halves = _named([field.strip() for field in first.lower().split(";")])
+    if _is_header(halves):  # as spreadsheets write CSV where the comma is in numbers
+        return _comma_rows(file, halves, _records(file, text, ";"))
     spaced = _named(first.lower().split())
     if "path" in spaced and set(spaced) <= set(COLUMNS):
         return _headed_rows(file, spaced, numbered[1:], "\t" if "\t" in first else None)
@@ -136,9 +139,9 @@ def _fields(line: str) -> list[str]:
     return next(csv.reader([line.replace("\r", " ")]))
 
 
-def _records(file: Path, text: str) -> list[tuple[int, list[str]]]:
+def _records(file: Path, text: str, delimiter: str = ",") -> list[tuple[int, list[str]]]:
     """The rows of a CSV text, each with the number of its first line; blank ones are left out."""
-    reader = csv.reader(io.StringIO(text, newline=""))
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
     records, before = [], 0
     try:
         for fields in reader:
