@@ -23,6 +23,7 @@ from videohpm.config import (
     HPMConfig,
     MaskConfig,
     ModelConfig,
+    OnlineProbeConfig,
     OptimConfig,
     PretrainConfig,
     RunConfig,
@@ -169,6 +170,34 @@ def test_token_masks_train_too(shapes, tmp_path):
     )
     pretrain(settings(shapes, tmp_path / "run", mask=mask, hpm=said, steps=4))
     assert metrics(tmp_path / "run")[-1]["hard_ratio"] > 0
+
+
+def test_token_masks_of_images_train_with_the_usual_predictor(shapes, tmp_path):
+    one = replace(MODEL, frames=1, tubelet=1)
+    pretrain(settings(shapes, tmp_path / "tube", model=one))
+    by_token = MaskConfig(ratio=0.75, unit="token")
+    pretrain(settings(shapes, tmp_path / "token", model=one, mask=by_token))
+    assert losses(tmp_path / "token") == losses(tmp_path / "tube")  # a tube is one token there
+
+
+def test_a_loss_of_the_predictor_that_is_not_finite_stops_the_run(shapes, tmp_path, monkeypatch):
+    true = hpm.OBJECTIVES["relative"]
+    monkeypatch.setitem(hpm.OBJECTIVES, "relative", lambda *args: true(*args) * float("inf"))
+    with pytest.raises(RunError, match=r"step 1: the loss of the loss predictor is inf.*\.mp4"):
+        pretrain(settings(shapes, tmp_path / "run"))
+
+
+def test_what_was_saved_of_other_options_is_left_aside(shapes, tmp_path):
+    mining = HPMConfig(center_scores=True, hard_ratio_start=0.5, momentum_steps=5)
+    config = settings(shapes, tmp_path / "run", steps=2, hpm=mining)
+    pretrain(replace(config, probe=OnlineProbeConfig(every=1, clips=8)))
+    run = replace(config.run, steps=4, dir=str(tmp_path / "rest"), resume=str(tmp_path / "run"))
+    larger = replace(MODEL, image_size=48)
+    probe = OnlineProbeConfig(every=1, clips=12)
+    pretrain(replace(config, run=run, model=larger, probe=probe))
+    rows = metrics(tmp_path / "rest")
+    assert [row["step"] for row in rows] == [3, 4]
+    assert rows[0]["feature_change"] is None and rows[1]["feature_change"] > 0
 
 
 def test_the_absolute_objective_trains_too(shapes, tmp_path):

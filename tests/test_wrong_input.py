@@ -86,6 +86,27 @@ FIELDS = {
         ],
         "hpm.teacher_samples_per_tube",
     ),
+    "a thinned student of tokens": (
+        ["--mask.unit", "token", "--hpm.predictor_unit", "token", "--mask.scorer", "student"]
+        + ["--hpm.teacher_samples_per_tube", "1"],
+        "hpm.teacher_samples_per_tube: with mask.unit token student must see every time step",
+    ),
+    "thinned attention to tokens": (
+        ["--mask.unit", "token", "--hpm.enabled", "false", "--mask.scorer", "attention"]
+        + ["--hpm.teacher_samples_per_tube", "1"],
+        "hpm.teacher_samples_per_tube: with mask.unit token attention must see every time step",
+    ),
+    "a fraction of a step": (
+        ["--hpm.teacher_samples_per_tube", "1.5"],
+        "hpm.teacher_samples_per_tube: 1.5; give a whole number of time steps, or below 1 a share",
+    ),
+    "the spread of one loss": (
+        ["--hpm.objective", "absolute", "--mask.ratio", "0.1"],
+        "hpm.objective: absolute standardises the losses of what is masked, and with mask.ratio "
+        "0.1 that is one tube",
+    ),
+    "a numbered CPU": (["--engine.device", "cpu:0"], "engine.device: 'cpu:0' is not auto, cpu,"),
+    "a GPU of no number": (["--engine.device", "cuda:x"], "engine.device: 'cuda:x' is not auto,"),
     "a score of no predictor": (
         ["--data.root", "{good}", "--mask.scorer", "student", "--hpm.enabled", "false"],
         "mask.scorer: student asks the loss predictor; set hpm.enabled true",

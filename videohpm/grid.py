@@ -148,6 +148,7 @@ class TokenGrid:
         row, number = tube // self.w, tube % self.w
         if samples < 1:
             share = Fraction(min(samples, 1 - samples)).limit_denominator(20)
+            share = max(share, Fraction(1, 20))
             # Rows are shifted by nearly the golden section of what repeats, as they never line up.
             shift = min(range(1, share.denominator), key=lambda n: abs(n * share % 1 - GOLDEN))
             kept, places = [], []  # in Python: what has no values, as traced steps, has no choice

@@ -150,8 +150,9 @@ class Pretraining(TrainingRun):
             self.sampling = sampling(len(data), batch, self._share, collectives.all_gather)
         ema_modules: dict[str, nn.Module] = {"teacher": self.teacher} if self.teacher else {}
         super().__init__(config, data, self.model, ema_modules)
-        if isinstance(self.scorer, hpm.CenteredScorer) and self.restored.get("score_center"):
-            self.scorer.center = torch.tensor(self.restored["score_center"])
+        center = self.restored.get("score_center")
+        if isinstance(self.scorer, hpm.CenteredScorer) and center and len(center) == self.units:
+            self.scorer.center = torch.tensor(center)  # else of a grid of another size
         if self.sampling is not None:
             self.sampling.start(self.done)
         self.mining = hpm.MiningStatistics(
@@ -225,7 +226,7 @@ class Pretraining(TrainingRun):
         metrics: dict[str, float | None] = dict(self.schedule(step))
         metrics |= hpm.mining_metrics(collectives.all_reduce_tensor(self.mining.sums().cpu()))
         self.mining.reset()
-        if self.scorer is None:
+        if self.scorer is None and self.sampling is None:
             metrics["hard_ratio"] = 0.0
         if not self.config.hpm.enabled:
             metrics["predictor_loss"] = None

@@ -266,6 +266,8 @@ def test_class_weights_make_rare_classes_count_alike():
     assert (given[1] / given[0]).item() == pytest.approx(2)
     with pytest.raises(UserError, match="loss.class_weights: 2 numbers for 4 classes"):
         class_weights([1.0, 2.0], labels, 4)
+    with pytest.raises(UserError, match="loss.class_weights: .* every sample weighs 0"):
+        class_weights([0.0, 0.0, 5.0], np.array([0, 1, 1]), 3)
 
 
 def test_without_validation_the_last_weights_are_the_best(shapes, tmp_path):
@@ -293,7 +295,9 @@ def test_damaged_best_weights_are_kept_aside_and_replaced(shapes, tmp_path, capl
     damaged = bytearray(file.read_bytes())
     damaged[-2] ^= 4
     file.write_bytes(damaged)
-    with pytest.raises(UserError, match="test_weights: best.*are lost; give --test_weights last"):
+    with pytest.raises(
+        UserError, match="test_weights: best.*are lost, .*; give --test_weights last"
+    ):
         finetune(config)
     assert "best_damaged; the best of the validations to come" in caplog.text
     longer = replace(config, run=replace(config.run, steps=6))
@@ -365,6 +369,7 @@ def test_two_processes_train_what_one_does(shapes, tmp_path):
     [
         ({"init": "nowhere"}, "nowhere: no model here"),
         ({"dim": 48}, "model.dim: 48, but .* has 24; leave it out"),
+        ({"arch": "vit_large"}, "model.arch: vit_large has dim 1024, but .* has 24; leave it out"),
         ({"tubelet": 4}, "model.tubelet: the weights are for 2 frames"),
         ({"frames": 5}, "model.frames: 5 is not a multiple"),
         ({"pool": "class_token"}, "model.pool: class_token needs"),

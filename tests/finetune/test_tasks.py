@@ -3,6 +3,7 @@
 import csv
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -355,6 +356,17 @@ def test_mistakes_are_one_line(shapes, lists, tmp_path):
 def test_options_that_do_not_go_together(given, told, capsys):
     assert main(["finetune", *given]) == 2
     assert told in capsys.readouterr().err
+
+
+def test_labels_without_a_spread_have_no_r2_to_be_best_in(shapes, lists, tmp_path):
+    config = config_of(shapes, lists, tmp_path / "run", REGRESS)
+    rows = Path(config.validation.manifest).read_text().splitlines()[1:]
+    listed = shapes / "same.csv"
+    listed.write_text("path,label\n" + "".join(f"{row.split(',')[0]},3\n" for row in rows))
+    validation = replace(config.validation, manifest=str(listed))
+    with pytest.raises(UserError, match="validation.best_by: r2 .* all the same; give mse or mae"):
+        Finetuning(replace(config, validation=validation))
+    Finetuning(replace(config, validation=replace(validation, best_by="mse")))
 
 
 def test_the_least_error_is_the_best(shapes, lists, tmp_path):

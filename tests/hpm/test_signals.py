@@ -139,7 +139,9 @@ def test_noise_is_the_difference_of_two_literal_blurs():
     size = (GRID.t, GRID.h, GRID.w)
     normal = torch.distributions.Normal(0.0, 1.0)
     for clip in range(2):
-        white = normal.icdf((shuffle_ids[clip] + 0.5) / GRID.num_tokens).view(size)
+        ids_ = shuffle_ids[clip]
+        ranks = torch.tensor([ids_[ids_[ids_[ids_[i]]]] for i in range(GRID.num_tokens)])
+        white = normal.icdf((ranks + 0.5) / GRID.num_tokens).view(size)
 
         def blurred(place, sigma, white=white):
             total = weight = 0.0

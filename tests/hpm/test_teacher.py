@@ -101,6 +101,15 @@ def test_of_a_part_of_the_tubes_each_is_seen_once_in_a_lattice(t, h, w, samples,
         assert set(steps.tolist()) == set(range(t))
 
 
+@pytest.mark.parametrize("samples", [0.001, 0.024, 0.05])
+def test_a_share_near_nothing_or_all_is_a_twentieth(samples):
+    few = TokenGrid(1, 14, 14).staggered_tokens(samples)
+    assert few.tolist() == TokenGrid(1, 14, 14).staggered_tokens(0.05).tolist()
+    assert 8 <= len(few) <= 12
+    most = TokenGrid(1, 14, 14).staggered_tokens(1 - samples)
+    assert sorted(few.tolist() + most.tolist()) == list(range(196))
+
+
 @pytest.mark.parametrize("samples", [0.5, 1 / 3, 0.25, 0.2])
 def test_a_tube_that_is_not_seen_lies_beside_one_that_is(samples):
     seen = torch.zeros(196).scatter(0, TokenGrid(1, 14, 14).staggered_tokens(samples), 1.0)

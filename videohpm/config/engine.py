@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Literal
 
@@ -9,7 +10,6 @@ from videohpm.config.checks import AUTO, Section, auto_or_at_least
 from videohpm.config.machine import launched_world_size
 from videohpm.errors import ConfigError
 
-DEVICES = ("auto", "cpu", "cuda")
 PRECISIONS = ("auto", "fp32", "bf16")
 STAGES = (0, 1, 2, 3)
 
@@ -77,7 +77,7 @@ class EngineConfig:
 
 def check_device(field: str, device: str) -> None:
     """ConfigError where ``device`` names no kind of device that is known."""
-    if device.partition(":")[0] not in DEVICES:
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):
         raise ConfigError(f"{field}: {device!r} is not auto, cpu, cuda or cuda:N")
 
 

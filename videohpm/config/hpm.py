@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from videohpm.config.architecture import PREDICTORS
 from videohpm.config.checks import Section
+from videohpm.errors import ConfigError
 
 OBJECTIVES = ("relative", "absolute")
 READOUTS = ("query", "visible")
@@ -84,6 +85,12 @@ class HPMConfig:
         check.at_least(1, "predictor_depth", "momentum_steps")
         check.fraction("hard_ratio_start", "hard_ratio_end", "momentum_start", "momentum_end")
         check.at_least(0, "weight", "teacher_samples_per_tube")
+        samples = self.teacher_samples_per_tube
+        if samples is not None and samples > 1 and samples % 1:
+            raise ConfigError(
+                f"hpm.teacher_samples_per_tube: {samples:g}; give a whole number of time steps, or "
+                "below 1 a share of the tubes"
+            )
         check.at_least(0, "momentum_epochs", finite=False)
         check.above_zero("ema_horizon_start", "ema_horizon_end")
         check.fraction("ema_ramp")

@@ -18,6 +18,9 @@ from videohpm.config.run import RunConfig
 from videohpm.errors import ConfigError
 from videohpm.grid import TokenGrid
 
+ASK_THE_MODEL = ("loss_teacher", "student", "attention")
+"""Scorers that show clips to a model, which need not see all of their time steps."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class PretrainConfig:
@@ -42,13 +45,19 @@ class PretrainConfig:
         """What no section can see alone. Raises ConfigError naming the fields."""
         grid, hpm = self.model.grid(), self.hpm
         try:
-            masked_count(unit_count(grid, self.mask.unit), self.mask.ratio)
+            masked = masked_count(unit_count(grid, self.mask.unit), self.mask.ratio)
         except ValueError as error:
             raise ConfigError(f"mask.{error}") from None
+        if hpm.enabled and hpm.objective == "absolute" and masked < 2:
+            raise ConfigError(
+                "hpm.objective: absolute standardises the losses of what is masked, and with "
+                f"mask.ratio {self.mask.ratio:g} that is one {self.mask.unit}; mask more, or give "
+                "relative"
+            )
         check_batch(self.optim.global_batch_size, self.engine.accumulation)
         self._check_decoded(grid)
-        by_token = hpm.enabled and self.mask.unit == "token" and grid.t > 1
-        if by_token and hpm.predictor_unit == "tube":
+        by_token = self.mask.unit == "token" and grid.t > 1
+        if by_token and hpm.enabled and hpm.predictor_unit == "tube":
             raise ConfigError(
                 "hpm.predictor_unit: a score a tube cannot choose tokens; with mask.unit token set "
                 "hpm.predictor_unit token"
@@ -63,10 +72,9 @@ class PretrainConfig:
                 "hpm.teacher_samples_per_tube: below 1 some tubes are not seen, and scores can be "
                 "read at visible tubes only; set hpm.score_readout query"
             )
-        by_teacher = by_token and self.scorer == "loss_teacher"
-        if by_teacher and samples and samples < grid.t:
+        if by_token and self.scorer in ASK_THE_MODEL and samples and samples < grid.t:
             raise ConfigError(
-                "hpm.teacher_samples_per_tube: with mask.unit token the teacher must see "
+                f"hpm.teacher_samples_per_tube: with mask.unit token {self.scorer} must see "
                 "every time step; set hpm.teacher_samples_per_tube 0"
             )
 

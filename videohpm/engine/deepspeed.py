@@ -137,6 +137,8 @@ class ZeroEngine(TorchEngine):
     def moment(self, parameter: Tensor, name: str) -> Tensor:
         if self.stage == 0:
             return super().moment(parameter, name)
+        if not self.optimizer.state:  # no step has moved the weights yet
+            return torch.zeros(self.full_shape(parameter))
         joined = self._join(*self._piece(parameter, name), self.full_shape(parameter))
         return self._on_first(joined)
 

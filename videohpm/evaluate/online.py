@@ -213,7 +213,9 @@ class OnlineProbe:
         directions = torch.randn(features.shape[1], SKETCH, generator=generator)
         sketch, before = features[:SKETCH] @ directions, self.sketch
         self.sketch = sketch.tolist()
-        return None if before is None else hpm.feature_change(torch.tensor(before), sketch)
+        if before is None or len(before) != len(sketch):  # or of another probe.clips
+            return None
+        return hpm.feature_change(torch.tensor(before), sketch)
 
     def _accuracy(self, features: Tensor) -> dict[str, float | None]:
         """Top-1 in per cent: each half of the clips is classified by the other half."""

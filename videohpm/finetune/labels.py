@@ -79,4 +79,6 @@ def class_weights(rule: str | list[float], labels: np.ndarray, classes: int) -> 
         raise UserError(f"loss.class_weights: {len(rule)} numbers for {classes} classes")
     else:
         weights = np.array(rule)
+        if not (weights * counts).any():
+            raise UserError(f"loss.class_weights: {rule}, and every sample weighs 0")
     return torch.tensor(weights * len(labels) / (weights * counts).sum(), dtype=torch.float32)

@@ -148,8 +148,8 @@ class Finetuning(TrainingRun):
         which, best_step = self.config.test_weights, self.best.get("step")
         if which == "best" and not self.best:
             raise UserError(
-                f"test_weights: best, but the best weights of {self.folder} are lost; give "
-                "--test_weights last"
+                f"test_weights: best, but {self.folder} has none: they are lost, or no validation "
+                f"could measure validation.best_by {self.best_by}; give --test_weights last"
             )
         if which == "best":
             model = checkpoint.load_model(self.folder / BEST).to(self.engine.device)

@@ -13,10 +13,11 @@ from videohpm.interop import native
 from videohpm.interop.convert import read_weights
 from videohpm.interop.core import Weights
 from videohpm.interop.report import ConversionReport
-from videohpm.models import VideoClassifier, VideoClassifierConfig, VideoViT, vit_config
+from videohpm.models import VideoClassifier, VideoClassifierConfig, VideoViT, ViTConfig, vit_config
 from videohpm.models.adapt import adapt_encoder
 
-FIXED = ("patch", "dim", "depth", "heads", "position", "class_token")
+SIZE = ("dim", "depth", "heads")
+FIXED = ("patch", *SIZE, "position", "class_token")
 """What weights cannot change, but that fixed positions can become learned."""
 ENCODER = ("frames", "image_size", "tubelet", *FIXED)
 PIXELS = ("mean", "std")
@@ -44,6 +45,7 @@ def start_classifier(
         else:
             encoder = _fitting_encoder(config, config.init, given)
             shape = replace(encoder.config, patch_init="default")
+            _check_arch(config.arch, given, shape, config.init)
         classifier = VideoClassifierConfig(
             encoder=replace(shape, drop_path=config.drop_path),
             classes=classes,
@@ -112,6 +114,19 @@ def _fitting_encoder(config: ClassifierConfig, init: str, given: dict[str, Any])
             raise UserError(f"model.{name}: {given[name]}, but {init} has {own}; leave it out")
     changes = {name: given.get(name) for name in ("frames", "image_size", "tubelet", "position")}
     return adapt_encoder(encoder, **changes, final_norm=config.pool != "mean")
+
+
+def _check_arch(arch: str | None, given: dict[str, Any], found: ViTConfig, init: str) -> None:
+    """UserError where ``model.arch`` is given, and the weights are of another size."""
+    if arch is None:
+        return
+    wanted = vit_config(arch)
+    for name in SIZE:
+        if name not in given and getattr(wanted, name) != getattr(found, name):
+            raise UserError(
+                f"model.arch: {arch} has {name} {getattr(wanted, name)}, but {init} has "
+                f"{getattr(found, name)}; leave it out"
+            )
 
 
 def pretrained_encoder(path: str, weights: str = "student") -> VideoViT:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from videohpm import evaluate
 from videohpm.config import FinetuneConfig
 from videohpm.config.dataset_info import DatasetInfo
-from videohpm.config.tasks import CLASSIFY, MULTI_LABEL, REGRESS
+from videohpm.config.tasks import CLASSIFY, MULTI_LABEL, REGRESS, best_by
 from videohpm.data import Batch, Manifest
 from videohpm.errors import UserError
 from videohpm.finetune.augment import mix
@@ -204,7 +204,12 @@ class NumberRegression(_Numbers):
         self.truth = evaluate.as_tensor(self.meaning.standard(manifest.values[:, None]))
 
     def check(self, samples: Manifest) -> None:
-        pass  # any number may be validated on
+        by = best_by(REGRESS, self.config.validation.best_by)
+        if by == "r2" and len(np.unique(samples.values)) < 2:
+            raise UserError(
+                "validation.best_by: r2 compares with the spread of the labels, and those of "
+                "validation are all the same; give mse or mae"
+            )
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         return F.mse_loss(outputs, targets)

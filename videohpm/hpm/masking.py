@@ -28,7 +28,7 @@ def _drawn(scores: Tensor, shuffle_ids: Tensor) -> Tensor:
     scores = scores.float()
     scores = (scores - scores.mean(1, keepdim=True)) / scores.std(1, keepdim=True).clamp(min=1e-12)
     # A permutation applied to itself: the permutation as it is chooses what is hidden at random.
-    uniform = (shuffle_ids.gather(1, shuffle_ids) + 0.5) / shuffle_ids.shape[1]
+    uniform = (drawn_again(shuffle_ids) + 0.5) / shuffle_ids.shape[1]
     return scores - (-uniform.log()).log()
 
 
@@ -54,6 +54,19 @@ taken of."""
 def random_shuffle_ids(batch: int, units: int, generator: torch.Generator | None = None) -> Tensor:
     """The random part of a mask: a permutation of the units for each sample, (B, units)."""
     return torch.rand(batch, units, generator=generator).argsort(1)
+
+
+def drawn_again(shuffle_ids: Tensor, times: int = 2) -> Tensor:
+    """Permutations that ``shuffle_ids`` fixes and that say nothing of its order: its powers.
+
+    What is drawn beside a random mask must not come from the same ids: those masked are the high
+    ones. ``times`` is one number for each purpose: 2 of drawn choices, 3 of what is reconstructed,
+    4 of noise.
+    """
+    power = shuffle_ids
+    for _ in range(times - 1):
+        power = shuffle_ids.gather(1, power)
+    return power
 
 
 def random_mask(grid: TokenGrid, ratio: float, shuffle_ids: Tensor, unit: str = "tube") -> Mask:
@@ -127,7 +140,8 @@ def subsample_decoded(mask: Mask, grid: TokenGrid, share: float, shuffle_ids: Te
         return mask
     if mask.tubes is None:
         count = max(1, round(share * mask.masked.shape[1]))
-        chosen = shuffle_ids.gather(1, mask.masked).topk(count, dim=1).indices.sort(dim=1).values
+        again = drawn_again(shuffle_ids, 3).gather(1, mask.masked)  # the ids chose what is masked
+        chosen = again.topk(count, dim=1).indices.sort(dim=1).values
         return replace(mask, decoded_subset=mask.masked.gather(1, chosen))
     count = max(1, round(share * grid.t))
     apart = torch.arange(count, device=shuffle_ids.device)[:, None] * grid.t // count

@@ -5,7 +5,8 @@ A scorer that is not here yet: CONTRIBUTING.md, "How to add a scorer".
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import NamedTuple, Protocol
 
 import torch
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from videohpm.config import PretrainConfig
 from videohpm.errors import ConfigError
 from videohpm.grid import TokenGrid
+from videohpm.hpm.masking import drawn_again
 from videohpm.hpm.teacher import LossTeacher
 from videohpm.models import MaskedAutoencoder
 from videohpm.models.hooked import call_hooked
@@ -114,7 +116,8 @@ class StudentScorer(Scorer):
         self.student, self.steps, self.read = student, steps, read
 
     def __call__(self, clips: Tensor, shuffle_ids: Tensor) -> Tensor:
-        return call_hooked(self.student, self.student.score, clips, self.steps, self.read)
+        with evaluating(self.student):
+            return call_hooked(self.student, self.student.score, clips, self.steps, self.read)
 
 
 class ChangeScorer(Scorer):
@@ -181,7 +184,8 @@ class NoiseScorer(Scorer):
 
     def __call__(self, clips: Tensor, shuffle_ids: Tensor) -> Tensor:
         # The ranks of a permutation, turned into normal deviates, are white noise.
-        uniform = (shuffle_ids.to(clips.device) + 0.5) / shuffle_ids.shape[1]
+        ranks = drawn_again(shuffle_ids.to(clips.device), 4)
+        uniform = (ranks + 0.5) / shuffle_ids.shape[1]
         field = torch.special.ndtri(uniform).view(-1, 1, *self.shape)
         return (_blurred(field, 1.0) - _blurred(field, 2.0)).flatten(1)
 
@@ -200,12 +204,24 @@ class AttentionScorer(Scorer):
         self.steps = None if steps is None else max(1, steps)
 
     def __call__(self, clips: Tensor, shuffle_ids: Tensor) -> Tensor:
-        grid = self.grid
-        if self.steps is None or self.steps >= grid.t:
-            return call_hooked(self.encoder, self.encoder.last_attention, clips)
-        visible = grid.staggered_tokens(self.steps, clips.device).expand(len(clips), -1)
-        scores = call_hooked(self.encoder, self.encoder.last_attention, clips, visible)
-        return scores.view(len(clips), -1, grid.num_tubes).mean(1)
+        grid, attention = self.grid, self.encoder.last_attention
+        with evaluating(self.encoder):
+            if self.steps is None or self.steps >= grid.t:
+                return call_hooked(self.encoder, attention, clips)
+            visible = grid.staggered_tokens(self.steps, clips.device).expand(len(clips), -1)
+            scores = call_hooked(self.encoder, attention, clips, visible)
+            return scores.view(len(clips), -1, grid.num_tubes).mean(1)
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """In evaluation mode: dropped paths are no part of what a model in training says of a clip."""
+    training = module.training
+    module.eval()
+    try:
+        yield
+    finally:
+        module.train(training)
 
 
 def _needs_time(name: str, count: int, field: str) -> None:

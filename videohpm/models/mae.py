@@ -188,6 +188,6 @@ class MaskedAutoencoder(Pretrained, nn.Module):
     def _query_positions(self, mask: Mask) -> Tensor:
         if self.predictor_unit == "token":
             return self.decoder_positions[mask.decoded]
-        if mask.tubes is None:
+        if mask.tubes is None and self.grid.t > 1:
             raise ValueError("the tube-level loss predictor needs a mask whose unit is the tube")
-        return self.tube_positions[mask.tubes]
+        return self.tube_positions[mask.decoded if mask.tubes is None else mask.tubes]

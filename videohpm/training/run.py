@@ -152,7 +152,8 @@ class TrainingRun(ABC):
                 self._note_bad_files(read)
                 self.done += 1
                 watch.count_step()
-                recent.add(self.done, metrics["loss"], read)
+                recent.add(self.done, metrics, read)
+                recent.count_skipped(self.done, engine.step_applied)
                 tracker.advance(self.done)
                 if self._due(config.run.log_every):
                     recent.check()
