@@ -236,6 +236,19 @@ def fails_on_the_last_rank(arguments: list[str], kind: str, text: str) -> int:
     return main(arguments)
 
 
+def never_finite(arguments: list[str]) -> int:
+    """The command line, where no gradient is finite and every loss is."""
+
+    def step(engine, *rest, **options):
+        if "backward" not in engine.__dict__:
+            backward = engine.backward
+            engine.backward = lambda loss: backward(loss * float("inf"))
+        return train_step(engine, *rest, **options)
+
+    pretrain.train_step = step
+    return main(arguments)
+
+
 def ends_while_others_step(arguments: list[str], kind: str) -> int:
     """The command line, where the last rank ends in the second step and the others exchange theirs.
 

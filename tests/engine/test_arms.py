@@ -161,6 +161,12 @@ def test_two_ranks_with_divided_weights_train_as_one_process(arm, alone, divided
     assert losses(divided(arm)) == pytest.approx(losses(alone(arm)), rel=1e-4)
 
 
+def test_the_hard_share_of_chosen_clips_is_logged_though_masks_are_random(alone):
+    rows = [json.loads(line) for line in (alone("sampled") / "metrics.jsonl").open()]
+    logged = [row["hard_ratio"] for row in rows]
+    assert logged[0] == 0.3 and logged == sorted(logged) and logged[-1] > 0.4
+
+
 def test_hard_clips_are_seen_more_often_from_the_third_epoch_on(alone):
     sampled, uniform = alone("sampled"), alone("not sampled")
     assert losses(sampled)[:UNIFORM] == losses(uniform)[:UNIFORM]

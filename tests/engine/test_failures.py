@@ -1,5 +1,6 @@
 """Errors of torch, NCCL and gloo by their real texts; ranks that end with the one that failed."""
 
+import json
 import re
 import signal
 import socket
@@ -12,6 +13,7 @@ import torch
 import torch.distributed as dist
 from made_runs import write_settings
 
+from videohpm.checkpoint import latest
 from videohpm.cli import main
 from videohpm.engine import distributed, rendezvous
 from videohpm.engine.preemption import translate_errors
@@ -289,6 +291,23 @@ def test_ranks_that_notice_a_broken_connection_end_with_the_code_of_who_broke_it
     job = starter.start(3, "facts:ends_while_others_step", *arguments, logs=tmp_path / "logs")
     assert job.wait() == [code] * 3, job.said()
     assert job.said().count(sentence) == job.said().count("videohpm: ") == 1
+
+
+@pytest.mark.parametrize("stage", [1, 3])
+def test_gradients_that_are_never_finite_end_a_run_whose_checkpoints_stay(
+    starter, words, tmp_path, stage
+):
+    """DeepSpeed skips such steps; AdamW then has no moments yet that could be saved."""
+    options = ["--engine.zero_stage", str(stage), "--run.steps", "30", "--run.save_every", "5"]
+    arguments = [*words(tmp_path / "run"), *options]
+    job = starter.start(2, "facts:never_finite", arguments, logs=tmp_path / "logs")
+    assert job.wait() == [1, 1], job.said()
+    said = "videohpm: step 20: the gradient was not finite in 20 steps in a row"
+    assert job.said().count(said) == 1 and "Traceback" not in job.said()
+    newest = latest(tmp_path / "run")
+    assert newest.name == "step_00000015"
+    state = json.loads((newest / "state.json").read_text())
+    assert (state["skipped"], state["updates"]) == (15, 0)
 
 
 def test_the_launcher_names_the_rank_that_a_signal_ended(capsys):
