@@ -27,12 +27,14 @@ from videohpm.config import (
     OptimConfig,
     PretrainConfig,
     RunConfig,
+    as_plain,
 )
 from videohpm.data import DataConfig, VideoDataset
 from videohpm.engine import EngineConfig
 from videohpm.errors import RunError, UserError
 from videohpm.hpm import LossTeacher
 from videohpm.pretrain import Pretraining, pretrain, schedule, train_step
+from videohpm.training.changed import changed_settings, told_changes
 
 MODEL = ModelConfig(
     arch="vit_tiny", frames=4, image_size=32, patch=8, dim=48, depth=1, heads=2,
@@ -187,6 +189,37 @@ def test_a_loss_of_the_predictor_that_is_not_finite_stops_the_run(shapes, tmp_pa
         pretrain(settings(shapes, tmp_path / "run"))
 
 
+def test_settings_that_change_what_is_learnt_are_named_when_a_run_goes_on(shapes, tmp_path, caplog):
+    folder = tmp_path / "run"
+    config = settings(shapes, folder, steps=2)
+    pretrain(config)
+    pretrain(replace(config, data=replace(config.data, workers=1, prefetch=3)))
+    longer = replace(config, run=replace(config.run, steps=3, log_every=2))
+    pretrain(longer)
+    assert "was reached with" not in caplog.text
+    other = {"mask": replace(config.mask, scorer="change"), "hpm": HPMConfig(weight=0.5)}
+    with pytest.raises(UserError, match="^run.dir: .*; all steps are done, so give another run"):
+        pretrain(replace(longer, **other))
+    pretrain(replace(longer, run=replace(longer.run, steps=4), **other))
+    assert "step 3 was reached with mask.scorer loss_teacher, now change; hpm.wei" in caplog.text
+    assert "; the run goes on with what is given now" in caplog.text
+
+
+def test_only_what_changes_steps_is_compared_in_whatever_version():
+    now = as_plain(PretrainConfig())
+    before = json.loads(json.dumps(now))
+    before["run"] |= {"dir": "elsewhere", "steps": 7, "resume": "x"}
+    before["engine"], before["probe"] = {"device": "cpu"}, {}
+    before["data"] |= {"root": "/a", "workers": 9, "gone": 1}
+    assert changed_settings(before, now) == [] == changed_settings({}, now)
+    before["run"]["seed"], before["data"]["stride"] = 5, 2
+    assert changed_settings(before, now) == ["run.seed 5, now 0", "data.stride 2, now 4"]
+    old = before | {"mask": {}, "hpm": {"hard_share_start": 0.25}}
+    renamed = {"run.seed 5, now 0", "data.stride 2, now 4", "hpm.hard_ratio_start 0.25, now 0.0"}
+    assert set(changed_settings(old, now)) == renamed
+    assert told_changes([f"a{i}" for i in range(7)]) == "a0; a1; a2; a3; a4 and 2 more"
+
+
 def test_what_was_saved_of_other_options_is_left_aside(shapes, tmp_path):
     mining = HPMConfig(center_scores=True, hard_ratio_start=0.5, momentum_steps=5)
     config = settings(shapes, tmp_path / "run", steps=2, hpm=mining)
@@ -235,7 +268,7 @@ def test_a_run_goes_on_only_with_its_own_data_and_model(shapes, tmp_path):
     fewer = DataConfig(root=str(shapes / "validation"), workers=0, stride=2)
     with pytest.raises(UserError, match=r"data\.root.*16 samples.*32"):
         pretrain(settings(shapes, folder, data=fewer))
-    with pytest.raises(UserError, match="does not fit the model"):
+    with pytest.raises(UserError, match="does not fit .* written with model.dim 48, now 64$"):
         pretrain(settings(shapes, folder, model=replace(MODEL, dim=64)))
     with pytest.raises(UserError, match=r"run\.resume: never"):
         pretrain(settings(shapes, folder, run=RunConfig(dir=str(folder), resume="never")))

@@ -36,7 +36,7 @@ from videohpm.checkpoint.metadata import (
 )
 from videohpm.checkpoint.resume import going_on_from, note_not_finite, to_resume
 from videohpm.checkpoint.runs import Saved, restore, restore_moments, save
-from videohpm.checkpoint.soundness import find_damage, newest_sound
+from videohpm.checkpoint.soundness import find_damage, newest_sound, read_state
 from videohpm.checkpoint.weights import (
     OF_WHOLE,
     load_encoder,
@@ -67,6 +67,7 @@ __all__ = [
     "read_config",
     "read_described",
     "read_metadata",
+    "read_state",
     "restore",
     "restore_moments",
     "save",

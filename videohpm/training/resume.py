@@ -1,5 +1,6 @@
 """Which checkpoint a run goes on from: found by the first rank, loaded by all."""
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,8 @@ from torch import nn
 from videohpm import checkpoint
 from videohpm.config import as_plain
 from videohpm.engine import collectives, distributed
-from videohpm.errors import UserError
+from videohpm.errors import DamagedError, UserError
+from videohpm.training.changed import changed_settings, told_changes
 
 
 def restore(
@@ -32,8 +34,10 @@ def restore(
                     "must see the same run.dir and data.root"
                 )
             saved = checkpoint.restore(folder, model, ema_modules)
-    except UserError as error:
+    except DamagedError as error:
         failure = error
+    except UserError as error:
+        failure = error if folder is None else _with_changes(error, folder, config)
     collectives.raise_on_all_ranks(failure)
     if saved and saved.state["samples"] != samples:
         raise UserError(
@@ -41,6 +45,15 @@ def restore(
             f"{saved.state['samples']}; a run goes on only with the data it began with"
         )
     return saved
+
+
+def _with_changes(error: UserError, folder: Path, config: Any) -> UserError:
+    """The error of a checkpoint that does not fit, with the settings that may be why."""
+    with suppress(UserError, OSError):
+        before = checkpoint.read_state(folder).get("config", {})
+        if changes := changed_settings(before, as_plain(config)):
+            return UserError(f"{error}; it was written with {told_changes(changes)}")
+    return error
 
 
 def choose_checkpoint(config: Any) -> Path | None:
