@@ -3,10 +3,13 @@
 import inspect
 import json
 import os
+import platform
+import re
 import subprocess
 import sys
 from dataclasses import fields, is_dataclass
 from functools import cache
+from importlib import metadata
 from typing import get_type_hints
 
 import pytest
@@ -33,6 +36,11 @@ print(json.dumps([code, found]), file=sys.stderr)
 QUICK_ERRORS = {
     "no such command": (["pretrian"], "did you mean pretrain?"),
     "unknown key": (["pretrain", "--optim.base_lrr", "1"], "did you mean optim.base_lr?"),
+    "of another command": (
+        ["plan", "--test_weights", "last"],
+        "test_weights: is a field of videohpm finetune, not of videohpm plan",
+    ),
+    "one of a hundred": (["pretrain", "--foo", "1"], "foo: no such field; --help lists those"),
     "renamed key": (["plan", "--optim.lr", "1"], "was renamed to optim.base_lr"),
     "wrong type": (
         ["finetune", "--optim.base_lr", "fast"],
@@ -81,6 +89,25 @@ def test_errors_of_wrong_input_import_no_model_code(kind):
     code, found, text = answer(typed)
     assert (code, found) == (2, []), text
     assert expected in text and text.strip().count("\n") == 0
+
+
+def test_a_group_of_commands_lists_its_own():
+    code, found, text = answer(["data", "--help"])
+    assert (code, found) == (0, []) and "data scan" in text and "pretrain" not in text
+    assert answer(["data"])[0] == 2
+    code, found, text = answer(["data", "scna"])
+    assert (code, found) == (
+        2,
+        [],
+    ) and "data scna: no such command; did you mean data scan?" in text
+
+
+def test_versions_are_told_without_imports():
+    code, found, text = answer(["--version"])
+    assert (code, found) == (0, [])
+    found = re.match(r"videohpm (\S+), torch (\S+), Python (\S+)\n?$", text)
+    own, torch = (metadata.version(name) for name in ("videohpm", "torch"))
+    assert found and found.groups() == (own, torch, platform.python_version())
 
 
 def test_the_quick_answers_would_be_seen_to_be_slow():

@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from videohpm.cli import main
 from videohpm.errors import UserError
 from videohpm.evaluate.results import draw_confusion
 from videohpm.report import charts, load_run, load_runs, page, report
@@ -144,13 +145,49 @@ def test_text_is_text(value):
     charts.text(value).encode("utf-8")
 
 
-def test_an_empty_folder_says_what_is_missing(tmp_path):
-    (tmp_path / "empty").mkdir()
-    html = page_of(tmp_path / "empty")
+def test_a_nearly_empty_folder_says_what_is_missing(tmp_path, capsys):
+    folder = tmp_path / "begun"
+    folder.mkdir()
+    (folder / "bad_files.jsonl").touch()
+    html = page_of(folder)
     for name in ("metrics.jsonl", "config.yaml", "environment.json", "pictures", "diagnostics"):
         assert f"<li>{name}: no" in html
     with pytest.raises(UserError, match="no such folder"):
         load_runs([str(tmp_path / "absent")])
+    report([str(folder)], str(tmp_path / "report.html"))
+    said = "not shown, or only in part: 5 (the top of the page says what and why)"
+    assert said in capsys.readouterr().out
+
+
+def test_a_folder_that_is_no_run_is_refused_and_runs_below_it_are_named(tmp_path):
+    (tmp_path / "vids").mkdir()
+    (tmp_path / "vids/a.mp4").touch()
+    with pytest.raises(UserError, match=r"vids: holds no run \(no .*\); give a run folder$"):
+        load_runs([str(tmp_path / "vids")])
+    for name in "dcba":
+        make_run(tmp_path / name)
+    with pytest.raises(UserError, match="give a run folder, such as ") as error:
+        load_runs([str(tmp_path)])
+    named = str(error.value).partition("such as ")[2].split(", ")
+    assert named == [str(tmp_path / name) for name in "abc"]
+
+
+@pytest.mark.parametrize(
+    ("output", "said"),
+    [
+        ("vids", "vids is a folder; name a file, such as vids/report.html"),
+        ("rep.pdf", "rep.pdf must end in .html or .htm"),
+        ("notes.txt/rep.html", "notes.txt is no folder"),
+    ],
+)
+def test_an_output_that_cannot_be_is_refused_first(tmp_path, monkeypatch, capsys, output, said):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "vids").mkdir()
+    (tmp_path / "notes.txt").touch()
+    assert main(["report", "no-run-is-read", "-o", output]) == 2
+    line = capsys.readouterr().err.strip()
+    assert "output: " in line and said in line and "\n" not in line
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["notes.txt", "vids"]
 
 
 def test_a_fine_tuning_lacks_no_pictures(tmp_path):

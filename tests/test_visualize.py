@@ -502,6 +502,25 @@ def test_mistakes_are_named(tmp_path, monkeypatch, arguments, names):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("files", "said"),
+    [
+        (["b.mp4", "a.mp4", "notes.txt"], "a folder of videos; name .*such as vids/a.mp4$"),
+        (["run/b.mp4", ".thumbs/a.jpg"], "a folder of videos; name .*such as vids/run/b.mp4$"),
+        (["one/0001.jpg"], "a folder of folders of frames; name .*such as vids/one$"),
+        (["notes.txt"], "a folder with neither frames nor videos"),
+    ],
+)
+def test_a_folder_of_videos_is_called_one(tmp_path, monkeypatch, files, said):
+    monkeypatch.chdir(tmp_path)
+    save(tmp_path / "run", MaskedAutoencoder.create(**TINY))
+    for name in files:
+        (tmp_path / "vids" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "vids" / name).touch()
+    with pytest.raises(UserError, match=f"^vids: {said}"):
+        visualize.visualize("run", ["vids"])
+
+
 def test_a_model_that_reconstructs_nothing_is_refused(tmp_path):
     weights = save(tmp_path / "run", MaskedAutoencoder.create(**TINY, pixel_decoder=False))
     with pytest.raises(UserError, match="reconstructs nothing"):

@@ -249,6 +249,14 @@ CONFIGS = {
     "a list": ("- run\n", "config.yaml"),
     "unknown section in a file": ("trainer:\n  steps: 1\n", "trainer"),
     "unknown key in a file": ("optim:\n  learning_rate: 1\n", "optim.learning_rate: no such field"),
+    "a section given twice": (
+        "data:\n  stride: 2\ndata:\n  workers: 0\n",
+        "config.yaml line 3: data is given twice; give it once",
+    ),
+    "a field given twice": (
+        "model:\n  frames: 8\n  dim: 24\n  frames: 4\n",
+        "config.yaml line 4: frames is given twice; give it once",
+    ),
     "wrong type in a file": (
         "optim:\n  global_batch_size: many\n",
         "optim.global_batch_size: 'many' is not a whole number",

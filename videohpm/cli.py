@@ -15,9 +15,10 @@ import select
 import sys
 import traceback
 from argparse import ArgumentError
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import is_dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import get_args, get_origin, get_type_hints
 
@@ -43,6 +44,8 @@ NO_READER = 141
 """As of a program that SIGPIPE ended: whoever read the output, such as head, has enough."""
 MISFITS = "Does not validate|Expected a|Unable to load config"
 """How the parser's errors begin where a value does not fit its field."""
+MOST_NAMES = 30
+"""Of fields or commands in one error."""
 LAUNCHERS = ("--local_rank=", "--local-rank=")
 """What launchers put before the command; the environment (``LOCAL_RANK``) holds it too."""
 
@@ -75,9 +78,12 @@ def _answer(arguments: list[str]) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # names of files may hold what it cannot encode
             stream.reconfigure(errors="backslashreplace")
-    if not arguments or arguments[0] in ("-h", "--help"):
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(_overview())
         return 0 if arguments else 2
+    if arguments[0] in ("-V", "--version"):
+        print(_version())
+        return 0
     if arguments[0].startswith(LAUNCHERS) and len(arguments) > 1:
         arguments = arguments[1:]
     name, *rest = arguments
@@ -85,7 +91,12 @@ def _answer(arguments: list[str]) -> int:
         name, rest = f"{name} {rest[0]}", rest[1:]
     try:
         if name not in COMMANDS:
-            raise UserError(f"{name}: no such command{_nearest(name, COMMANDS)}")
+            group = [each for each in COMMANDS if each.startswith(f"{name} ")]
+            if group and rest[:1] in ([], ["-h"], ["--help"]):
+                print(_overview(group))
+                return 0 if rest else 2
+            typed = f"{name} {rest[0]}" if group else name
+            raise UserError(f"{typed}: no such command{_nearest(typed, group or COMMANDS)}")
         return _run(name, rest)
     except (Preempted, KeyboardInterrupt) as error:
         return _failed(error)
@@ -255,9 +266,17 @@ def _documented(function: Callable, parameter: str) -> str:
     return " ".join(found[1].split()) if found else "one or more"
 
 
-def _overview() -> str:
-    width = max(map(len, COMMANDS))
-    lines = [f"  {name:<{width}}  {command.summary}" for name, command in COMMANDS.items()]
+def _version() -> str:
+    """Of the package, and of what its numbers depend on; nothing is imported for it."""
+    torch = "without torch"
+    with suppress(metadata.PackageNotFoundError):
+        torch = f"torch {metadata.version('torch')}"
+    return f"videohpm {metadata.version('videohpm')}, {torch}, Python {sys.version.split()[0]}"
+
+
+def _overview(names: Iterable[str] = COMMANDS) -> str:
+    width = max(map(len, names))
+    lines = [f"  {name:<{width}}  {COMMANDS[name].summary}" for name in names]
     return "\n".join(
         ["usage: videohpm COMMAND [options]", "", *lines, "", "videohpm COMMAND --help says more."]
     )
@@ -275,6 +294,8 @@ def _explain(
     if field and field not in known:
         if RENAMED_FIELDS.get(field) in known:
             return f"{field}: was renamed to {RENAMED_FIELDS[field]}; use that name"
+        if owner := _owner(field):
+            return f"{field}: is a field of videohpm {owner}, not of {parser.prog}"
         return f"{field}: no such field{_nearest(field, known)}"
     if "onfig" in text.partition(":")[0]:  # a file that is no YAML, or no mapping
         return f"{', '.join(_config_files(arguments))}: {text}"
@@ -286,6 +307,14 @@ def _explain(
         default = next(action.default for action in parser._actions if action.dest == field)
         return f"{field}: {unfit(type_of(declared, field), shown, default)}"
     return text
+
+
+def _owner(field: str) -> str | None:
+    """A command with that field, perhaps the one that a configuration was written for."""
+    for name in ("pretrain", "finetune"):
+        if any(action.dest == field for action in parser_of(name)._actions):
+            return name
+    return None
 
 
 def _config_files(arguments: list[str]) -> list[str]:
@@ -301,4 +330,7 @@ def _nearest(name: str, known) -> str:
         return f"; did you mean {near[0]}?"
     section = name.partition(".")[0]
     fields = [each for each in known if each.startswith(f"{section}.")] or known
-    return f"; there are: {', '.join(each for each in fields if not each.startswith('print_'))}"
+    shown = [each for each in fields if not each.startswith("print_")]
+    if len(shown) > MOST_NAMES:
+        return "; --help lists those that there are"
+    return f"; there are: {', '.join(shown)}"

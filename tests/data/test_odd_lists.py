@@ -231,6 +231,27 @@ def test_a_header_without_a_path_is_no_sample(videos, text, labels):
     assert "name the column of the files path" in message
 
 
+def test_what_is_no_list_is_named_as_what_it_is(videos):
+    (videos / "wide.txt").write_bytes("path,label\nv0.mp4,1\n".encode("utf-16"))
+    (videos / "binary.txt").write_bytes(b"\0\0\0 ftypisom" * 200)
+    for given, told in (
+        ({"root": videos / "v0.mp4"}, "^data.root: .*v0.mp4 is no list; give a folder of videos"),
+        ({"manifest": videos / "v0.mp4"}, "^data.manifest: .*v0.mp4 is no list; give a folder"),
+        ({"manifest": videos}, "^data.manifest: .* is a folder; give it as data.root$"),
+        ({"manifest": videos / "wide.txt"}, "wide.txt is text in UTF-16; save it as UTF-8$"),
+        ({"manifest": videos / "binary.txt"}, "binary.txt is no text; a list has a path in each"),
+    ):
+        with pytest.raises(UserError, match=told) as caught:
+            find_samples(given.get("root"), given.get("manifest"), labels=True)
+        assert len(str(caught.value)) < 300
+
+
+@pytest.mark.parametrize("text", ["v0.mp4;1\n", "v0.mp4|1\n"])
+def test_a_list_whose_labels_are_not_seen_shows_what_was_read(videos, text):
+    told = f"(its first path is '{text.strip()}'); add a column named label, or a label behind"
+    refused(videos, text, told)
+
+
 @pytest.mark.parametrize("header", ["path;label", "Label; path", "path;label;notes"])
 def test_a_spreadsheet_that_separates_by_semicolons(videos, header):
     names = header.lower().replace(" ", "").split(";")

@@ -89,6 +89,8 @@ def test_a_folder_is_one_video_of_frames_or_images_each_as_the_model_takes_them(
     assert files(str(tmp_path), 1) == [str(tmp_path / "1.jpg"), str(tmp_path / "2.jpg")]
     with pytest.raises(UserError, match="nowhere: no such file or folder"):
         files("nowhere", 16)
+    with pytest.raises(UserError, match="list.csv: is a list; give videos, or the list to"):
+        files("list.csv", 16)
 
 
 def features_command(encoder, shapes, out, *more) -> list[str]:

@@ -105,7 +105,11 @@ def check_yaml(file: str, kind: Callable[..., Any]) -> None:
 
     try:
         with open(file, encoding="utf-8") as opened:
-            values = yaml.safe_load(opened)
+            text = opened.read()
+        if (twice := _given_twice(yaml.compose(text, yaml.SafeLoader), set())) is not None:
+            line = twice.start_mark.line + 1
+            raise UserError(f"{file} line {line}: {twice.value} is given twice; give it once")
+        values = yaml.safe_load(text)
     except (OSError, yaml.YAMLError):
         return
     except ODD_YAML as error:
@@ -113,6 +117,27 @@ def check_yaml(file: str, kind: Callable[..., Any]) -> None:
         raise UserError(f"{file}: cannot be read as YAML ({reason})") from None
     if isinstance(values, dict):
         _check_sections(kind, values, file, "")
+
+
+def _given_twice(node: Any, seen: set[int]) -> Any:
+    """The second of two like keys of a mapping in a tree of YAML nodes; None where there is none.
+
+    Args:
+        seen: nodes that were looked at: an alias is the same node in several places.
+    """
+    if node is None or isinstance(node.value, str) or id(node) in seen:
+        return None
+    seen.add(id(node))
+    keys = set()
+    for child in node.value:
+        pair = child if isinstance(child, tuple) else (None, child)
+        key = getattr(pair[0], "value", None)
+        if isinstance(key, str) and key in keys:
+            return pair[0]
+        keys.add(key if isinstance(key, str) else None)
+        if (found := _given_twice(pair[1], seen)) is not None:
+            return found
+    return None
 
 
 def _check_sections(kind: Callable[..., Any], values: dict, file: str, prefix: str) -> None:

@@ -31,6 +31,7 @@ from videohpm.data.manifest_parser import (
 )
 from videohpm.data.readers import READERS
 from videohpm.data.sample_files import ANY, files_in, kind_of, of_kind
+from videohpm.data.spaced_lines import has_media_suffix
 from videohpm.errors import UserError
 
 Labels = bool | Literal["optional"]
@@ -233,6 +234,11 @@ def find_samples(
     if folder is not None and not folder.is_dir():
         raise UserError(f"data.root: {folder} is not a folder; check the path")
     if file is not None:
+        if has_media_suffix(file.name) and not file.is_dir():
+            field = "data.root" if manifest is None else "data.manifest"
+            raise UserError(f"{field}: {file} is no list; give a folder of videos, or a list")
+        if file.is_dir():
+            raise UserError(f"data.manifest: {file} is a folder; give it as data.root")
         if not file.is_file():
             raise UserError(f"data.manifest: {file} does not exist; check the path")
         return _from_file(file, folder or file.parent, labels, kind, classes, numbered, task)
@@ -292,7 +298,10 @@ def _from_file(
     where = f"data.manifest: {file}"
     rows = of_kind(read_rows(file), kind, where)
     if labels is True and "label" not in rows:
-        raise UserError(f"data.manifest: {file} has no labels; add a column named label")
+        raise UserError(
+            f"data.manifest: {file} has no labels (its first path is {rows['path'][0][:80]!r}); "
+            "add a column named label, or a label behind each path after a space, tab or comma"
+        )
     paths = rows["path"]
     check_rows(where, base, rows)
     numbers = sets = values = None

@@ -23,6 +23,8 @@ FEW_FRAMES = 16
 """Where all videos of a list without a header seem to be shorter, this is reported."""
 MOST_LOOKED_AT = 1000
 """So many files of a list are looked for before none counts as found."""
+UTF_16 = ("\udcff\udcfe", "\udcfe\udcff")
+"""How a file in that encoding begins, read as UTF-8."""
 _log = logging.getLogger(__name__)
 
 
@@ -51,6 +53,10 @@ def read_rows(file: Path) -> dict[str, list]:
     if file.suffix.lower() == ".jsonl":
         return _json_rows(file, numbered)
     line, first = numbered[0]
+    if first.startswith(UTF_16):
+        raise UserError(f"data.manifest: {file} is text in UTF-16; save it as UTF-8")
+    if "\0" in first:
+        raise UserError(f"data.manifest: {file} is no text; a list has a path in each line")
     try:
         header = _named([field.strip().lower() for field in _fields(first)])
     except csv.Error as error:

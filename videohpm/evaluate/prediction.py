@@ -31,6 +31,7 @@ from videohpm.evaluate.processes import EvalProcesses, init_eval_processes
 from videohpm.evaluate.results import UNREADABLE
 from videohpm.models import VideoClassifier
 
+LISTS = (".csv", ".tsv", ".txt", ".jsonl")
 _log = logging.getLogger(__name__)
 Model = Loaded | str | os.PathLike[str]
 
@@ -162,6 +163,8 @@ def _samples(paths: Sequence[str | os.PathLike], loaded: Loaded) -> Manifest:
 
 def _files(path: str, frames: int) -> list[str]:
     """A file, or a folder of frames, by itself; of another folder, what lies below it."""
+    if Path(path).suffix.lower() in LISTS:
+        raise UserError(f"{path}: is a list; give videos, or the list to videohpm evaluate")
     if Path(path).is_file() or (frames > 1 and is_frame_folder(path)):
         return [path]
     if not Path(path).is_dir():

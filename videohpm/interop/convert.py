@@ -14,6 +14,7 @@ from videohpm.interop.core import Weights
 from videohpm.interop.files import read_source
 from videohpm.interop.inflate import inflate
 from videohpm.interop.report import ConversionReport
+from videohpm.models import MAEConfig
 from videohpm.writing import complete, full_disk
 
 READERS = (huggingface, videomae, mae_st, mae, timm)
@@ -36,8 +37,28 @@ def read_weights(source: str | Path, **options) -> tuple[Weights, ConversionRepo
     weights = _read(hub.resolve(source), report, chosen)
     if chosen.inflate is not None:
         inflate(weights, chosen.inflate, chosen.frames or 16, report)
+    _refuse_ignored(weights, report.source, chosen)
     report.kind, report.config = weights.kind, weights.config
     return weights, report
+
+
+def _refuse_ignored(weights: Weights, source: str, options: ReadOptions) -> None:
+    """UserError for a size that was given and is not the model's: its layout states its own."""
+    encoder = weights.encoder_config
+    has = {name: getattr(encoder, name) for name in ("frames", "image_size", "heads")}
+    if isinstance(weights.config, MAEConfig):
+        has["decoder_heads"] = weights.config.decoder.heads
+    for name in ("frames", "image_size", "heads", "decoder_heads"):
+        given = getattr(options, name)
+        if given is None or given == has.get(name):
+            continue
+        if name not in has:
+            raise UserError(f"{name}: {given}, but no decoder is read of {source}; leave it out")
+        pair = isinstance(has[name], tuple)
+        own = "x".join(map(str, has[name])) if pair else has[name]
+        image = name == "frames" and own == 1
+        also = ", or give --inflate too" if image else ""
+        raise UserError(f"{name}: {given}, but {source} has {own}; leave it out{also}")
 
 
 def _read(source: Path, report: ConversionReport, options: ReadOptions) -> Weights:

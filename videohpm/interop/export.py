@@ -27,6 +27,7 @@ def export(source: str, out: str, what: str = "encoder", weights: str = "student
     """
     check_options(source, out, what, weights)
     to = Path(out)
+    checkpoint.check_writable(to, "out")
     if to.exists() and any(to.iterdir()):
         raise UserError(f"{out}: exists and is not empty; give another folder")
     folder = checkpoint.find_weights(source)

@@ -22,6 +22,18 @@ MOST_ROWS, MOST_RARE, MOST_KINDS = 20_000, 2_000, 64
 NUMBER = re.compile(r"[-+]?(\d{1,40}(\.\d{0,40})?|\.\d{1,40})([eE][-+]?\d{1,3})?")
 WORDS = {"": None, "~": None, "null": None, "true": True, "false": False}
 
+READ = (
+    "metrics.jsonl", "config.yaml", "evaluation*.json", "environment.json", "bad_files.jsonl",
+    "confusion.png", "evaluation*/*.json", "evaluation*/confusion.png", "pictures/*.png",
+    "diagnostics/*.json", "checkpoints/*/state.json",
+)  # fmt: skip
+"""The files of a run that a report reads."""
+
+
+def is_run(folder: Path) -> bool:
+    """Whether a folder holds at least one file of a run, in whatever state."""
+    return any(True for pattern in READ for _ in folder.glob(pattern))
+
 
 def inside(folder: Path, file: Path) -> Path:
     """``file``. ValueError where a link leads out of the run folder: the page may be published."""

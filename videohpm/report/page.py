@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
+from videohpm.errors import UserError
 from videohpm.report import charts
 from videohpm.report.charts import short, text
 from videohpm.report.runs import Run, load_runs
@@ -57,14 +59,28 @@ def report(runs: list[str], output: str = "report.html") -> None:
         runs: run folders.
         output: HTML file to write.
     """
-    loaded = load_runs(runs)
     file = Path(output)
+    _check_output(file)
+    loaded = load_runs(runs)
     file.parent.mkdir(parents=True, exist_ok=True)
     with complete(file) as partial:
         partial.write_bytes(page(loaded).encode())
     missing = sum(len(run.missing) for run in loaded)
-    lacking = f"; missing: {missing}, listed in it" if missing else ""
+    where = "the top of the page says what and why"
+    lacking = f"; not shown, or only in part: {missing} ({where})" if missing else ""
     print(f"{output}: {', '.join(run.name for run in loaded)}{lacking}")
+
+
+def _check_output(file: Path) -> None:
+    """UserError where no page can be written to ``file``."""
+    if file.is_dir():
+        name = file / "report.html"
+        raise UserError(f"output: {file} is a folder; name a file, such as {name}")
+    if file.suffix.lower() not in (".html", ".htm"):
+        raise UserError(f"output: {file} must end in .html or .htm")
+    nearest = next(path for path in file.absolute().parents if path.exists())
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK):
+        raise UserError(f"output: {nearest} is no folder that can be written to; give another file")
 
 
 def page(runs: list[Run], *, follow: bool = False) -> str:

@@ -13,13 +13,14 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
+from itertools import islice
 from pathlib import Path
 
 from PIL import Image
 
 from videohpm.compat import RENAMED_FIELDS, RENAMED_METRICS, upgrade_names
 from videohpm.errors import UserError
-from videohpm.report.files import Lines, inside, read_structure
+from videohpm.report.files import READ, Lines, inside, is_run, read_structure
 
 MOST_PICTURES = 24
 MOST_FIELDS = 600
@@ -67,11 +68,16 @@ class Run:
 
 
 def load_runs(folders: list[str]) -> list[Run]:
-    """Read run folders. Raises UserError only for what is no folder at all."""
+    """Read run folders. Raises UserError only for what is no folder, or holds no file of a run."""
     paths = [Path(folder) for folder in folders]
     for path in paths:
         if not path.is_dir():
             raise UserError(f"{path}: no such folder; give the folder of a run")
+        if not is_run(path):
+            below = list(islice(filter(is_run, sorted(path.glob("*/"))), 3))
+            such = f", such as {', '.join(map(str, below))}" if below else ""
+            names = ", ".join(READ[:3])
+            raise UserError(f"{path}: holds no run (no {names}, ...); give a run folder{such}")
     names = [path.resolve().name or str(path) for path in paths]
     if len(set(names)) < len(names):
         names = ["/".join(path.resolve().parts[-2:]) for path in paths]
@@ -109,9 +115,8 @@ def _found(run: Run, *patterns: str) -> list[Path]:
 
 def signature(folder: Path) -> tuple:
     """Changes when anything that the report reads does: names, sizes and times of files."""
-    patterns = ("*.json*", "*.yaml", "confusion.png", "pictures/*.png", "diagnostics/*.json")
     found = []
-    for pattern in (*patterns, "evaluation*/*", "checkpoints/*/state.json"):
+    for pattern in READ:
         for file in folder.glob(pattern):
             try:
                 status = file.stat()

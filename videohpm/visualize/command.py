@@ -22,7 +22,7 @@ from videohpm.data import (
     normalise,
 )
 from videohpm.data.frame_folders import is_frame_folder
-from videohpm.data.manifest_parser import IMAGE_SUFFIXES
+from videohpm.data.manifest_parser import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 from videohpm.data.sampling import dense_indices, segment_indices
 from videohpm.data.transforms import CentreCrop
 from videohpm.engine import torch_device
@@ -196,7 +196,7 @@ def read_clip(path: str, model: MaskedAutoencoder, data: DataConfig, stride: int
             f"{path}: an image, but the model takes clips of {model.grid.frames} frames"
         )
     if not Path(path).is_file() and not is_frame_folder(path):
-        raise UserError(f"{path}: no such file, nor a folder of frames")
+        raise UserError(f"{path}: {_why_no_video(Path(path), model.grid.frames)}")
     try:
         if image:
             frames = load_image(sample)
@@ -213,6 +213,21 @@ def read_clip(path: str, model: MaskedAutoencoder, data: DataConfig, stride: int
         raise UserError(f"{error}; give a file that can be read") from error
     size = (model.grid.height, model.grid.width)
     return CentreCrop(size, data.interpolation, data.antialias)(frames).transpose(0, 1)
+
+
+def _why_no_video(path: Path, frames: int) -> str:
+    """What ``path`` is instead, and what to give; looks in a folder and those directly below."""
+    if not path.is_dir():
+        return "no such file, nor a folder of frames"
+    suffixes = VIDEO_SUFFIXES if frames > 1 else VIDEO_SUFFIXES | IMAGE_SUFFIXES
+    for pattern in ("[!.]*", "[!.]*/[!.]*"):
+        for found in sorted(path.glob(pattern)):
+            if found.suffix.lower() in suffixes and found.is_file():
+                kind = "images" if found.suffix.lower() in IMAGE_SUFFIXES else "videos"
+                return f"a folder of {kind}; name one or more of them, such as {found}"
+            if frames > 1 and is_frame_folder(found):
+                return f"a folder of folders of frames; name one or more, such as {found}"
+    return "a folder with neither frames nor videos; give a video, or a folder of frames"
 
 
 @dataclass(frozen=True)
