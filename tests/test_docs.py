@@ -42,6 +42,7 @@ MEASURED = {
     "`hpm.teacher_samples_per_tube: 0`": "published",
     "`hpm.center_scores: true`": "centred",
     "`hpm.hard_ratio_start: 0.5`": "constant",
+    "`hpm.hard_ratio_start: 0.25`": "level",
 }
 """What a row of the page configures, and the arm of the experiment that is it."""
 

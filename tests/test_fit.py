@@ -18,7 +18,7 @@ from videohpm.config import (
     OptimConfig,
     PretrainConfig,
 )
-from videohpm.engine import EngineConfig, distributed, single
+from videohpm.engine import EngineConfig, collectives, distributed, single
 from videohpm.errors import UserError
 from videohpm.finetune import start_classifier
 from videohpm.plan import PlanConfig, fit, memory_of
@@ -104,7 +104,7 @@ def test_a_recipe_too_large_for_its_cards_is_divided_further(root, monkeypatch):
     PretendedGpus(monkeypatch, count=8, memory=80e9)
     monkeypatch.setenv("WORLD_SIZE", "8")
     monkeypatch.setattr(distributed, "world_size", lambda: 8)
-    monkeypatch.setattr(distributed, "all_reduce_min", lambda count: count)
+    monkeypatch.setattr(collectives, "all_reduce_min", lambda count: count)
     config = recipe(root, "kinetics400_huge")
     assert fit.fit_pretraining(config).engine.grad_accum_steps > 1
     given = replace(config, engine=replace(config.engine, grad_accum_steps=1))
@@ -131,7 +131,7 @@ def test_a_fine_tuning_run_is_divided_into_pairs_for_mixup(monkeypatch):
 def test_the_slowest_card_decides_for_all(monkeypatch):
     PretendedGpus(monkeypatch, count=1, memory=80e9)
     least = []
-    monkeypatch.setattr(distributed, "all_reduce_min", lambda n: least.append(n) or min(n, 10))
+    monkeypatch.setattr(collectives, "all_reduce_min", lambda n: least.append(n) or min(n, 10))
     config = PretrainConfig(optim=OptimConfig(global_batch_size=640))
     assert fit.fit_pretraining(config).engine.grad_accum_steps == 64
     assert least[0] > 10

@@ -151,8 +151,9 @@ class Pretraining(TrainingRun):
         ema_modules: dict[str, nn.Module] = {"teacher": self.teacher} if self.teacher else {}
         super().__init__(config, data, self.model, ema_modules)
         center = self.restored.get("score_center")
-        if isinstance(self.scorer, hpm.CenteredScorer) and center and len(center) == self.units:
-            self.scorer.center = torch.tensor(center)  # else of a grid of another size
+        sizes = grid.num_tubes, grid.num_tokens  # else it is of a grid of another size
+        if isinstance(self.scorer, hpm.CenteredScorer) and center and len(center) in sizes:
+            self.scorer.center = torch.tensor(center)
         if self.sampling is not None:
             self.sampling.start(self.done)
         self.mining = hpm.MiningStatistics(

@@ -55,7 +55,7 @@ def read_rows(file: Path) -> dict[str, list]:
     line, first = numbered[0]
     if first.startswith(UTF_16):
         raise UserError(f"data.manifest: {file} is text in UTF-16; save it as UTF-8")
-    if "\0" in first:
+    if first.count("\0") > 1:  # one is that of a row
         raise UserError(f"data.manifest: {file} is no text; a list has a path in each line")
     try:
         header = _named([field.strip().lower() for field in _fields(first)])
