@@ -20,6 +20,8 @@ import torch.distributed as dist
 
 GRACE = 1.0
 """Seconds that the main thread gets to end by itself, once another process has ended."""
+WORD = 5.0
+"""Seconds that a process whose connection is broken waits to hear why, on a busy machine too."""
 FOREVER = timedelta(days=365)
 BYE, FAILED, LOST = range(3)
 
@@ -61,7 +63,7 @@ class PeerWatch:
     def code_of_first(self) -> int:
         """The exit code of the process that ended first: its word is a moment behind the connection
         that it broke. 1 where it sent none."""
-        self.told.wait(GRACE)
+        self.told.wait(WORD)
         return self.code or 1
 
     def _watch(self) -> None:
