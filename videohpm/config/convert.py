@@ -20,15 +20,14 @@ HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[\w./-]+)?")
 class ReadOptions:
     """What the file does not state. None: infer it, and note that in the report.
 
+    Which layouts state a size, and refuse another value, is told by :func:`convert`.
+
     Args:
         weights: ``student``, or ``ema``: the moving average that the file carries (HPM).
-        frames: T of a clip. For VideoMAE's layout and that of Hugging Face, and with inflate; other
-            weights state it, and refuse another value.
-        image_size: H = W in pixels. For all layouts but ours (and mae_st's with split positions),
-            which state it and refuse another value.
-        heads: attention heads of the encoder, which weights do not show. For all layouts but ours,
-            which states them and refuses another value.
-        decoder_heads: the same of the decoder, where one is read.
+        frames: T of a clip.
+        image_size: H = W in pixels.
+        heads: attention heads of the encoder.
+        decoder_heads: attention heads of the decoder.
         inflate: make a video model of an image model, with tubelets of so many frames.
         allow_missing: names (or patterns with ``*``) of tensors that may be missing, and then keep
             their initial values, or be left over.

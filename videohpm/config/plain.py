@@ -129,13 +129,14 @@ def _given_twice(node: Any, seen: set[int]) -> Any:
         return None
     seen.add(id(node))
     keys = set()
-    for child in node.value:
-        pair = child if isinstance(child, tuple) else (None, child)
-        key = getattr(pair[0], "value", None)
-        if isinstance(key, str) and key in keys:
-            return pair[0]
-        keys.add(key if isinstance(key, str) else None)
-        if (found := _given_twice(pair[1], seen)) is not None:
+    for child in node.value:  # of a mapping a pair, of a list an entry
+        key, value = child if isinstance(child, tuple) else (None, child)
+        name = getattr(key, "value", None)
+        if isinstance(name, str):
+            if name in keys:
+                return key
+            keys.add(name)
+        if (found := _given_twice(value, seen)) is not None:
             return found
     return None
 

@@ -234,13 +234,7 @@ def find_samples(
     if folder is not None and not folder.is_dir():
         raise UserError(f"data.root: {folder} is not a folder; check the path")
     if file is not None:
-        if has_media_suffix(file.name) and not file.is_dir():
-            field = "data.root" if manifest is None else "data.manifest"
-            raise UserError(f"{field}: {file} is no list; give a folder of videos, or a list")
-        if file.is_dir():
-            raise UserError(f"data.manifest: {file} is a folder; give it as data.root")
-        if not file.is_file():
-            raise UserError(f"data.manifest: {file} does not exist; check the path")
+        _check_is_list(file, "data.root" if manifest is None else "data.manifest")
         return _from_file(file, folder or file.parent, labels, kind, classes, numbered, task)
     lists = [folder / name for name in METADATA] if folder is not None and labels else []
     listed = next(filter(_has_labels, lists), None)
@@ -252,6 +246,16 @@ def find_samples(
     if task != CLASSIFY and labels:
         raise UserError(f"data.root: {folder}: task {task} needs a list with a column label")
     return _from_folder(folder, labels, kind, classes, numbered)
+
+
+def _check_is_list(file: Path, field: str) -> None:
+    """UserError where ``field`` names what can be no list."""
+    if file.is_dir():
+        raise UserError(f"{field}: {file} is a folder; give it as data.root")
+    if has_media_suffix(file.name):
+        raise UserError(f"{field}: {file} is no list; give a folder of videos, or a list")
+    if not file.is_file():
+        raise UserError(f"{field}: {file} does not exist; check the path")
 
 
 # --- folders -------------------------------------------------------------------------------------

@@ -79,20 +79,20 @@ def assert_equal_across_ranks(name: str, value: int) -> None:
 
 def all_reduce_sum(count: int) -> int:
     """The sum of a count over the ranks. Every rank must call it."""
-    if distributed.world_size() == 1:
-        return count
-    total = torch.tensor(count)
-    dist.all_reduce(total, dist.ReduceOp.SUM, distributed.control_group())
-    return int(total)
+    return _all_reduce_number(count, dist.ReduceOp.SUM)
 
 
 def all_reduce_min(count: int) -> int:
     """The least of a count over the ranks. Every rank must call it."""
+    return _all_reduce_number(count, dist.ReduceOp.MIN)
+
+
+def _all_reduce_number(number: int, operation: Any) -> int:
     if distributed.world_size() == 1:
-        return count
-    least = torch.tensor(count)
-    dist.all_reduce(least, dist.ReduceOp.MIN, distributed.control_group())
-    return int(least)
+        return number
+    reduced = torch.tensor(number)
+    dist.all_reduce(reduced, operation, distributed.control_group())
+    return int(reduced)
 
 
 def all_reduce_tensor(values: Tensor) -> Tensor:

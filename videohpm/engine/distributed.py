@@ -210,10 +210,9 @@ def announce_failure(error: BaseException) -> int:
         that code: where another process is lost, what that one ended with.
     """
     code = exit_code(error)
-    if _Group.watch is not None:
-        if isinstance(error, LostProcess):
-            code = _Group.watch.code_of_first()
-        _tell_others(code)
+    if isinstance(error, LostProcess) and _Group.watch is not None:
+        code = _Group.watch.code_of_first()
+    _tell_others(code)
     return code
 
 

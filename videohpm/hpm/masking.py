@@ -13,6 +13,9 @@ from videohpm.grid import Mask, TokenGrid
 
 # --- which units, of all that are ranked -----------------------------------------------------
 
+CHOICE, DECODED, NOISE = 2, 3, 4
+"""What is drawn beside a random mask, each from another power of the same permutation."""
+
 
 def _hardest(scores: Tensor, shuffle_ids: Tensor) -> Tensor:
     return scores
@@ -27,8 +30,7 @@ def _drawn(scores: Tensor, shuffle_ids: Tensor) -> Tensor:
     replacement with chances as exp(score), so that one deviation more is taken e times as often."""
     scores = scores.float()
     scores = (scores - scores.mean(1, keepdim=True)) / scores.std(1, keepdim=True).clamp(min=1e-12)
-    # A permutation applied to itself: the permutation as it is chooses what is hidden at random.
-    uniform = (drawn_again(shuffle_ids) + 0.5) / shuffle_ids.shape[1]
+    uniform = (drawn_again(shuffle_ids, CHOICE) + 0.5) / shuffle_ids.shape[1]
     return scores - (-uniform.log()).log()
 
 
@@ -56,15 +58,17 @@ def random_shuffle_ids(batch: int, units: int, generator: torch.Generator | None
     return torch.rand(batch, units, generator=generator).argsort(1)
 
 
-def drawn_again(shuffle_ids: Tensor, times: int = 2) -> Tensor:
-    """Permutations that ``shuffle_ids`` fixes and that say nothing of its order: its powers.
+def drawn_again(shuffle_ids: Tensor, purpose: int) -> Tensor:
+    """Permutations that ``shuffle_ids`` fixes and that say nothing of its order: a power of each.
 
     What is drawn beside a random mask must not come from the same ids: those masked are the high
-    ones. ``times`` is one number for each purpose: 2 of drawn choices, 3 of what is reconstructed,
-    4 of noise.
+    ones.
+
+    Args:
+        purpose: the power: ``CHOICE``, ``DECODED`` or ``NOISE``.
     """
     power = shuffle_ids
-    for _ in range(times - 1):
+    for _ in range(purpose - 1):
         power = shuffle_ids.gather(1, power)
     return power
 
@@ -140,7 +144,7 @@ def subsample_decoded(mask: Mask, grid: TokenGrid, share: float, shuffle_ids: Te
         return mask
     if mask.tubes is None:
         count = max(1, round(share * mask.masked.shape[1]))
-        again = drawn_again(shuffle_ids, 3).gather(1, mask.masked)  # the ids chose what is masked
+        again = drawn_again(shuffle_ids, DECODED).gather(1, mask.masked)
         chosen = again.topk(count, dim=1).indices.sort(dim=1).values
         return replace(mask, decoded_subset=mask.masked.gather(1, chosen))
     count = max(1, round(share * grid.t))

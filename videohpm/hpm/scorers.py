@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from videohpm.config import PretrainConfig
 from videohpm.errors import ConfigError
 from videohpm.grid import TokenGrid
-from videohpm.hpm.masking import drawn_again
+from videohpm.hpm.masking import NOISE, drawn_again
 from videohpm.hpm.teacher import LossTeacher
 from videohpm.models import MaskedAutoencoder
 from videohpm.models.hooked import call_hooked
@@ -184,7 +184,7 @@ class NoiseScorer(Scorer):
 
     def __call__(self, clips: Tensor, shuffle_ids: Tensor) -> Tensor:
         # The ranks of a permutation, turned into normal deviates, are white noise.
-        ranks = drawn_again(shuffle_ids.to(clips.device), 4)
+        ranks = drawn_again(shuffle_ids.to(clips.device), NOISE)
         uniform = (ranks + 0.5) / shuffle_ids.shape[1]
         field = torch.special.ndtri(uniform).view(-1, 1, *self.shape)
         return (_blurred(field, 1.0) - _blurred(field, 2.0)).flatten(1)

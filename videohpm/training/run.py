@@ -39,9 +39,8 @@ from videohpm.engine import (
     seed_step,
 )
 from videohpm.engine.feed import Feed
-from videohpm.errors import Preempted, RunError, UserError
+from videohpm.errors import Preempted, RunError
 from videohpm.tracking import LoggedRun, Stopwatch, Tracker, describe_machine, make_loggers
-from videohpm.training.changed import changed_settings, told_changes
 from videohpm.training.losses import RecentLosses
 from videohpm.training.resume import restore
 
@@ -81,7 +80,7 @@ class TrainingRun(ABC):
         self.steps = config.run.total_steps(self.steps_per_epoch)
         if distributed.rank() == 0:
             _warn_of_warmup(config.optim, self.steps, self.steps_per_epoch)
-        saved = restore(config, len(data), model, self._averages())
+        saved = restore(config, len(data), self.steps, model, self._averages())
         self.engine = make_engine(model, config.engine, config.optim)
         for module in ema_modules.values():
             self.engine.attach_ema(module)
@@ -89,21 +88,9 @@ class TrainingRun(ABC):
             checkpoint.restore_moments(saved, self.engine)
         self.done = 0 if saved is None else saved.step
         self.restored: dict = {} if saved is None else saved.state
-        self._check_settings()
         self.bad_files = BadFileTracker(len(data), config.data.max_bad_fraction)
         if "bad_files" in self.restored:
             self.bad_files.restore(self.restored["bad_files"])
-
-    def _check_settings(self) -> None:
-        """Warns where a run goes on with other settings; UserError where nothing is left to do."""
-        changes = changed_settings(self.restored.get("config", {}), as_plain(self.config))
-        if not changes:
-            return
-        told = f"run.dir: {self.folder}: step {self.done} was reached with {told_changes(changes)}"
-        if self.done >= self.steps:
-            raise UserError(f"{told}; all steps are done, so give another run.dir")
-        if self.engine.rank == 0:
-            _log.warning("%s; the run goes on with what is given now", told)
 
     @abstractmethod
     def train(self, batches: Iterable[Batch], step: int) -> dict[str, Tensor]:

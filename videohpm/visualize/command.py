@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from videohpm import checkpoint, hpm
 from videohpm.compat import upgrade_config
 from videohpm.config import DataConfig, ModelConfig, PretrainConfig, from_plain
+from videohpm.config.data import FRAMES
 from videohpm.config.options import CELL, picture_suffix
 from videohpm.data import (
     DecodeError,
@@ -22,7 +24,8 @@ from videohpm.data import (
     normalise,
 )
 from videohpm.data.frame_folders import is_frame_folder
-from videohpm.data.manifest_parser import IMAGE_SUFFIXES, VIDEO_SUFFIXES
+from videohpm.data.manifest_parser import IMAGE_SUFFIXES
+from videohpm.data.sample_files import files_in
 from videohpm.data.sampling import dense_indices, segment_indices
 from videohpm.data.transforms import CentreCrop
 from videohpm.engine import torch_device
@@ -216,17 +219,14 @@ def read_clip(path: str, model: MaskedAutoencoder, data: DataConfig, stride: int
 
 
 def _why_no_video(path: Path, frames: int) -> str:
-    """What ``path`` is instead, and what to give; looks in a folder and those directly below."""
+    """What ``path`` is instead, and what to give."""
     if not path.is_dir():
         return "no such file, nor a folder of frames"
-    suffixes = VIDEO_SUFFIXES if frames > 1 else VIDEO_SUFFIXES | IMAGE_SUFFIXES
-    for pattern in ("[!.]*", "[!.]*/[!.]*"):
-        for found in sorted(path.glob(pattern)):
-            if found.suffix.lower() in suffixes and found.is_file():
-                kind = "images" if found.suffix.lower() in IMAGE_SUFFIXES else "videos"
-                return f"a folder of {kind}; name one or more of them, such as {found}"
-            if frames > 1 and is_frame_folder(found):
-                return f"a folder of folders of frames; name one or more, such as {found}"
+    folders = (FRAMES, "folders of frames") if frames > 1 else ("image", "images")
+    for kind, called in (("video", "videos"), folders):
+        with suppress(UserError):  # there are none
+            found = path / next(iter(files_in(path, kind)))
+            return f"a folder of {called}; name one or more of them, such as {found}"
     return "a folder with neither frames nor videos; give a video, or a folder of frames"
 
 
